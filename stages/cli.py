@@ -1,0 +1,55 @@
+"""The thin command line that every stage shares.
+
+A stage module ends with::
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = cli.parser(__doc__)
+        parser.add_argument("--out", type=Path, required=True)
+        return cli.run(parser, _run, argv)
+
+where ``_run(args)`` reads its inputs, calls pure functions and writes its outputs.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stages.errors import StageError
+from stages.settings import PARAMS_FILE
+
+log = logging.getLogger("stages")
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose description is the first paragraph of the stage's docstring."""
+    summary = (doc or "").strip().split("\n\n")[0]
+    return argparse.ArgumentParser(description=summary)
+
+
+def add_params(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--params``, the composed settings file (default: ``params.yaml`` here)."""
+    arguments.add_argument(
+        "--params", type=Path, default=Path(PARAMS_FILE), help="settings (default: %(default)s)"
+    )
+
+
+def run(
+    arguments: argparse.ArgumentParser,
+    stage: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse, run the stage, and turn an expected error into one line and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    args = arguments.parse_args(argv)
+    try:
+        stage(args)
+    except StageError as error:
+        log.error("error: %s", error)  # noqa: TRY400 - a person wants the line, not the traceback
+        return 1
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        log.error("error:%s: %s. Check the path, its permissions and free disk space.", where, error.strerror or error)  # noqa: TRY400, E501
+        return 1
+    return 0

@@ -1,0 +1,29 @@
+"""Errors that a person can act on: what is wrong, the value, what is allowed, what to do."""
+
+
+class StageError(Exception):
+    """A stage cannot go on; the message is one line that says what to do about it."""
+
+
+class SettingsError(StageError):
+    """``params.yaml`` or ``conf/`` holds an unknown key or a value that is not allowed."""
+
+
+class TableError(StageError):
+    """A table between two stages does not follow its schema."""
+
+
+class AtlasError(StageError):
+    """A raw file of cells is missing, damaged or not what it was taken for."""
+
+
+class DownloadError(StageError):
+    """A file could not be fetched, or what came is not the file asked for."""
+
+
+class FigureError(StageError):
+    """A figure cannot be drawn from the tables it was given."""
+
+
+class RenderError(StageError):
+    """The paper refers to something that does not exist, or its renderer failed."""

@@ -1,0 +1,304 @@
+"""The schema of every table that passes from room to room, checked on write and on read.
+
+Tables are tidy: one observation a row, units in the column's name, written as CSV with full float precision so that a
+reader and a stage see the same digits. A column that a schema does not name is an error.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaError
+
+from stages.errors import TableError
+from stages.files import atomic_path
+
+AGE_GROUPS = ("young", "middle", "old")
+QUADRANTS = ("crystallize", "disperse", "mixed")
+RULES = ("unannotated", "pooled_label", "unknown_animal", "too_few_cells", "all_unannotated")
+CELLS = ("all", "rarefied")
+
+
+def _text(*, nullable: bool = False, isin: tuple[str, ...] | None = None) -> pa.Column:
+    return pa.Column(str, pa.Check.isin(isin) if isin else None, nullable=nullable, coerce=True)
+
+
+def _number(low: float | None = None, high: float | None = None, *, nullable: bool = False) -> pa.Column:
+    checks = []
+    if low is not None:
+        checks.append(pa.Check.ge(low))
+    if high is not None:
+        checks.append(pa.Check.le(high))
+    return pa.Column(float, checks, nullable=nullable, coerce=True)
+
+
+def _count(low: int = 0) -> pa.Column:
+    return pa.Column(int, pa.Check.ge(low), coerce=True)
+
+
+def _flag() -> pa.Column:
+    return pa.Column(bool, coerce=True)
+
+
+def _schema(name: str, columns: dict[str, pa.Column], unique: list[str]) -> pa.DataFrameSchema:
+    return pa.DataFrameSchema(columns, name=name, strict=True, ordered=True, unique=unique)
+
+
+_SAMPLE_KEY = ["cohort", "platform", "tissue", "animal"]
+_SAMPLE = {
+    "cohort": _text(),
+    "platform": _text(),
+    "tissue": _text(),
+    "animal": _text(),
+    "sex": _text(nullable=True),
+    "age_months": _number(0),
+    "age_group": _text(isin=AGE_GROUPS),
+}
+_TISSUE = {"cohort": _text(), "platform": _text(), "tissue": _text()}
+
+COUNTS = _schema(
+    "counts", _SAMPLE | {"cell_type": _text(nullable=True), "n_cells": _count(1)}, [*_SAMPLE_KEY, "cell_type"]
+)
+"""Annotated cells of every sample; an empty cell type counts the cells without an annotation."""
+
+TRUTH = _schema(
+    "truth",
+    _TISSUE
+    | {
+        "metric": _text(),
+        "change_of_mean_composition": _number(),
+        "change_of_medians": _number(),
+    },
+    ["cohort", "platform", "tissue", "metric"],
+)
+"""Known truth of simulated cohorts: the change between the two mean compositions, and the difference of the medians over
+a very large population of animals with as many cells as the simulated ones. Empty for real inputs."""
+
+SAMPLES = _schema(
+    "samples",
+    _SAMPLE
+    | {"n_cells": _count(1), "n_unannotated": _count(), "n_types": _count(), "pooled": _flag()},
+    _SAMPLE_KEY,
+)
+"""What each file holds: one row a sample (an animal's cells of one tissue)."""
+
+CONFOUNDING = _schema(
+    "confounding",
+    _TISSUE
+    | {
+        "age_group": _text(isin=AGE_GROUPS),
+        "n_female": _count(),
+        "n_male": _count(),
+        "n_unknown_sex": _count(),
+        "n_pooled": _count(),
+        "sex_confounded": _flag(),
+    },
+    ["cohort", "platform", "tissue", "age_group"],
+)
+"""Animals by age group and sex; confounded: no sex has both a young and an old animal (pooled labels left out)."""
+
+PROPORTIONS = _schema(
+    "proportions",
+    _SAMPLE | {"cell_type": _text(), "n_cells": _count(1), "proportion": _number(0, 1)},
+    [*_SAMPLE_KEY, "cell_type"],
+)
+"""Share of each cell type in each sample; absent types have no row."""
+
+EXCLUSIONS = _schema(
+    "exclusions",
+    {
+        "cohort": _text(),
+        "platform": _text(),
+        "tissue": _text(),
+        "animal": _text(),
+        "rule": _text(isin=RULES),
+        "n_cells": _count(1),
+        "detail": _text(),
+    },
+    [*_SAMPLE_KEY, "rule"],
+)
+"""Every cell that does not count, by the rule that left it out."""
+
+METRICS = _schema(
+    "metrics",
+    _SAMPLE
+    | {
+        "cells": _text(isin=CELLS),
+        "n_cells": _count(1),
+        "gini": _number(0, 1),
+        "gini_corrected": _number(0, 1 + 1e-12, nullable=True),
+        "effective_number": _number(1 - 1e-12),
+        "effective_number_miller_madow": _number(1 - 1e-12),
+        "effective_number_chao_shen": _number(1 - 1e-12),
+        "richness": _number(1),
+        "evenness": _number(0, 1 + 1e-12, nullable=True),
+        "hill_0": _number(1),
+        "hill_0_5": _number(1 - 1e-12),
+        "hill_1": _number(1 - 1e-12),
+        "hill_2": _number(1 - 1e-12),
+    },
+    [*_SAMPLE_KEY, "cells"],
+)
+"""The numbers of each sample, from all its cells and from equal numbers of cells (mean over the draws)."""
+
+AGING = _schema(
+    "aging",
+    _TISSUE
+    | {
+        "cells": _text(isin=CELLS),
+        "metric": _text(),
+        "n_young": _count(1),
+        "n_old": _count(1),
+        "young_median": _number(),
+        "old_median": _number(),
+        "change": _number(),
+        "change_low": _number(),
+        "change_high": _number(),
+        "shift": _number(),
+        "shift_low": _number(nullable=True),
+        "shift_high": _number(nullable=True),
+        "shift_confidence": _number(0, 1, nullable=True),
+        "mann_whitney_u": _number(0),
+        "mann_whitney_p": _number(0, 1),
+        "mann_whitney_p_smallest": _number(0, 1),
+        "mann_whitney_q": _number(0, 1),
+        "within_sex_p": _number(0, 1, nullable=True),
+        "within_sex_p_smallest": _number(0, 1, nullable=True),
+        "within_sex_n": _count(),
+        "within_sex_exact": _flag(),
+        "quadrant": _text(isin=QUADRANTS),
+    },
+    ["cohort", "platform", "tissue", "cells", "metric"],
+)
+"""Old minus young. `change` is the difference of the medians with its exact-bootstrap interval; `shift` the
+Hodges-Lehmann estimate with its exact rank interval (empty where the groups are too small for one)."""
+
+CONCORDANCE = _schema(
+    "concordance",
+    {
+        "tissue": _text(),
+        "metric": _text(),
+        "change_first": _number(),
+        "change_first_low": _number(),
+        "change_first_high": _number(),
+        "change_second": _number(),
+        "change_second_low": _number(),
+        "change_second_high": _number(),
+        "same_sign": _flag(),
+    },
+    ["tissue", "metric"],
+)
+"""The change of each tissue on the two platforms, first and second as the settings name them."""
+
+CONCORDANCE_SUMMARY = _schema(
+    "concordance_summary",
+    {
+        "metric": _text(),
+        "first": _text(),
+        "second": _text(),
+        "n_tissues": _count(),
+        "n_same_sign": _count(),
+        "same_sign_p": _number(0, 1, nullable=True),
+        "spearman": _number(-1, 1, nullable=True),
+        "spearman_p": _number(0, 1, nullable=True),
+        "p_smallest": _number(0, 1, nullable=True),
+        "exact": _flag(),
+    },
+    ["metric"],
+)
+"""How far the two platforms agree over tissues, with permutation p-values."""
+
+DRIVERS = _schema(
+    "drivers",
+    _TISSUE
+    | {
+        "cell_type": _text(),
+        "young_proportion": _number(0, 1),
+        "old_proportion": _number(0, 1),
+        "gini_contribution": _number(),
+        "gini_contribution_low": _number(),
+        "gini_contribution_high": _number(),
+        "effective_number_contribution": _number(),
+        "effective_number_contribution_low": _number(),
+        "effective_number_contribution_high": _number(),
+        "clr_change": _number(),
+        "clr_change_low": _number(),
+        "clr_change_high": _number(),
+    },
+    ["cohort", "platform", "tissue", "cell_type"],
+)
+"""Each cell type's share of the change of the group means; the contributions of a tissue sum to the whole change."""
+
+RECOVERY = _schema(
+    "recovery",
+    _TISSUE
+    | {
+        "metric": _text(),
+        "truth": _number(),
+        "change": _number(),
+        "change_low": _number(),
+        "change_high": _number(),
+        "covered": _flag(),
+        "same_sign": _flag(),
+    },
+    ["cohort", "platform", "tissue", "metric"],
+)
+"""Known truth of simulated cohorts beside what the pipeline found. Empty for real inputs."""
+
+
+def write(table: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> None:
+    """Check `table` and write it as CSV with 17 significant digits, atomically.
+
+    Raises
+    ------
+    TableError
+        The table does not follow its schema.
+    """
+    checked = _check(table, schema, f"the {schema.name} table to be written to {path}")
+    with atomic_path(path) as temporary:
+        checked.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Read a CSV written by :func:`write` and check it.
+
+    Raises
+    ------
+    TableError
+        The file is missing, is no CSV, or does not follow its schema.
+    """
+    text = {name: "str" for name, column in schema.columns.items() if str(column.dtype) == "str"}
+    try:
+        # Only an empty field is missing: "nan" and "NA" are names that real atlases use.
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8")
+    except FileNotFoundError:
+        msg = f"the {schema.name} table {path} does not exist. Run the stage that writes it: dvc repro."
+        raise TableError(msg) from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
+        msg = f"{path} is not a readable CSV of the {schema.name} table ({' '.join(str(error).split())}). Remove it and run dvc repro."
+        raise TableError(msg) from None
+    return _check(table, schema, f"the {schema.name} table {path}")
+
+
+def empty(schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Return a table of `schema` without rows."""
+    return pd.DataFrame({name: pd.Series(dtype=str(column.dtype)) for name, column in schema.columns.items()})
+
+
+def _check(table: pd.DataFrame, schema: pa.DataFrameSchema, where: str) -> pd.DataFrame:
+    try:
+        return schema.validate(table)
+    except SchemaError as error:
+        msg = f"{where} does not follow its schema: {_reason(error)}. Mend the stage that writes it, then run dvc repro."
+        raise TableError(msg) from None
+
+
+def _reason(error: SchemaError) -> str:
+    """Say in one line what is wrong, with the column and the first bad value."""
+    cases = error.failure_cases
+    column = getattr(error.schema, "name", None)
+    text = " ".join(str(error).split())
+    if isinstance(cases, pd.DataFrame) and "failure_case" in cases and not cases.empty:
+        first = cases["failure_case"].iloc[0]
+        return f"column {column}, value {first!r} ({error.check})" if column else f"{first!r} ({error.check})"
+    return text[:300]
