@@ -50,6 +50,10 @@ def run(
         return 1
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        log.error("error:%s: %s. Check the path, its permissions and free disk space.", where, error.strerror or error)  # noqa: TRY400, E501
+        log.error(
+            "error:%s: %s. Check the path, its permissions and free disk space.",
+            where,
+            error.strerror or error,
+        )  # noqa: TRY400, E501
         return 1
     return 0

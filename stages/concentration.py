@@ -27,9 +27,10 @@ def gini(x: ArrayLike, *, axis: int = -1, components: Components = "all") -> flo
 
     With the weights sorted upwards, :math:`x_1 \le \dots \le x_n`, and their sum :math:`s`,
 
-    .. math:: G = \frac{n + 1 - 2 \sum_k c_k / s}{n} = \frac{\sum_i (2 i - n - 1)\, x_i}{n s},
+    .. math:: G = \frac{n + 1 - 2 \sum_k c_k / s}{n} = \frac{\sum_{k<n} k (n - k) (x_{k+1} - x_k)}{n s},
 
-    where :math:`c_k` are the cumulative sums [1]_. The second form is used: its terms cancel exactly for equal weights.
+    where :math:`c_k` are the cumulative sums [1]_. The second form is used: none of its terms is negative, so that
+    nothing cancels and equal weights give exactly 0.
 
     Parameters
     ----------
@@ -61,13 +62,12 @@ def gini(x: ArrayLike, *, axis: int = -1, components: Components = "all") -> flo
     """
     weights = _weights(x, axis)
     ordered = np.sort(weights, axis=-1)
-    rank = np.arange(1, weights.shape[-1] + 1, dtype=np.float64)
-    # Zeros sort first: the rank among the present ones is the rank less the number of zeros, and zeros add nothing.
     n = _n_components(weights, components)[..., np.newaxis]
-    absent = weights.shape[-1] - n
+    # Zeros sort first. Where they are no components, the gaps up to the first present weight count nothing.
+    below = np.arange(1, weights.shape[-1], dtype=np.float64) - (weights.shape[-1] - n)
+    gaps = np.diff(ordered, axis=-1) * np.maximum(below, 0) * (n - below)
     with np.errstate(invalid="ignore", divide="ignore"):
-        numerator = ((2 * (rank - absent) - n - 1) * ordered).sum(axis=-1)
-        return _result(numerator / (n[..., 0] * ordered.sum(axis=-1)))
+        return _result(gaps.sum(axis=-1) / (n[..., 0] * ordered.sum(axis=-1)))
 
 
 def gini_corrected(

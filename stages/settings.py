@@ -49,18 +49,35 @@ class SimulatedFile(Section):
     tissue: str | None = None
 
 
+class FigshareFile(Section):
+    """A file on figshare: the version of the article that lists it, and its own number."""
+
+    article: Count
+    version: Count
+    id: Count
+
+
 class RemoteFile(Section):
     """One published file: where it lies and what must be true of its bytes."""
 
     out: Path
-    filename: str
-    urls: Annotated[list[str], Field(min_length=1)]
+    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    urls: list[Annotated[str, Field(pattern=r"^https?://")]] = []
+    """Addresses, tried in this order, after those that `figshare` gives."""
+    figshare: FigshareFile | None = None
     format: Literal["h5ad", "csv", "tar", "zip"]
     size_bytes: Count | None = None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     members: list[str] = []
     """Patterns (fnmatch) of the members to unpack from an archive; empty: all of them."""
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Self:
+        if not self.urls and self.figshare is None:
+            msg = f"{self.filename} has no address; give urls or figshare"
+            raise ValueError(msg)
+        return self
 
 
 class Columns(Section):
@@ -89,6 +106,8 @@ class CellsFile(Section):
     columns: Columns
     constants: Constants = Constants()
     age_months: dict[str, float] = {}
+    where: dict[str, str] = {}
+    """Keep only the cells whose column has this value; empty: all of them."""
     young_max_months: float
     old_min_months: float
 
@@ -265,10 +284,18 @@ def _one_line(error: ValidationError, content: dict[str, Any], source: str) -> s
     first = faults[0]
     # The discriminator's tag stands in the location after `atlas`; it is no key of the file.
     location = [str(part) for part in first["loc"]]
-    if len(location) > 1 and location[0] == "atlas" and location[1] in {"demo", "published", "local"}:
+    if (
+        len(location) > 1
+        and location[0] == "atlas"
+        and location[1] in {"demo", "published", "local"}
+    ):
         location.pop(1)
     key = ".".join(location)
-    home = f"conf/atlas/{_atlas_name(content)}.yaml" if location[:1] == ["atlas"] else "conf/config.yaml"
+    home = (
+        f"conf/atlas/{_atlas_name(content)}.yaml"
+        if location[:1] == ["atlas"]
+        else "conf/config.yaml"
+    )
     more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
     match first["type"]:
         case "extra_forbidden":
@@ -281,7 +308,11 @@ def _one_line(error: ValidationError, content: dict[str, Any], source: str) -> s
         case _:
             reason = first["msg"].removeprefix("Value error, ")
             value = first["input"]
-            shown = f" = {value!r}" if isinstance(value, str | int | float | bool | list) or value is None else ""
+            shown = (
+                f" = {value!r}"
+                if isinstance(value, str | int | float | bool | list) or value is None
+                else ""
+            )
             what = f"{key}{shown}: {reason[0].lower()}{reason[1:]}."
     return f"{source}: {what} Change {home} and run make reproduce.{more}"
 
@@ -300,10 +331,18 @@ def _allowed_keys(location: list[str], content: dict[str, Any]) -> list[str]:
         if section is Settings and part == "atlas":
             by_source = {"demo": DemoAtlas, "published": PublishedAtlas, "local": LocalAtlas}
             section = by_source.get(str(node.get("source")), DemoAtlas)
-        elif isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
+        elif (
+            isinstance(section, type)
+            and issubclass(section, BaseModel)
+            and part in section.model_fields
+        ):
             section = section.model_fields[part].annotation
         else:
             # One level of dict[str, Section]: the annotation's value type.
             arguments = getattr(section, "__args__", ())
             section = arguments[-1] if arguments else section
-    return sorted(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    return (
+        sorted(section.model_fields)
+        if isinstance(section, type) and issubclass(section, BaseModel)
+        else []
+    )

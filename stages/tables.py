@@ -15,7 +15,7 @@ from stages.files import atomic_path
 
 AGE_GROUPS = ("young", "middle", "old")
 QUADRANTS = ("crystallize", "disperse", "mixed")
-RULES = ("unannotated", "pooled_label", "unknown_animal", "too_few_cells", "all_unannotated")
+RULES = ("unannotated", "unknown_animal", "pooled_label", "too_few_cells")
 CELLS = ("all", "rarefied")
 
 
@@ -23,7 +23,9 @@ def _text(*, nullable: bool = False, isin: tuple[str, ...] | None = None) -> pa.
     return pa.Column(str, pa.Check.isin(isin) if isin else None, nullable=nullable, coerce=True)
 
 
-def _number(low: float | None = None, high: float | None = None, *, nullable: bool = False) -> pa.Column:
+def _number(
+    low: float | None = None, high: float | None = None, *, nullable: bool = False
+) -> pa.Column:
     checks = []
     if low is not None:
         checks.append(pa.Check.ge(low))
@@ -57,7 +59,9 @@ _SAMPLE = {
 _TISSUE = {"cohort": _text(), "platform": _text(), "tissue": _text()}
 
 COUNTS = _schema(
-    "counts", _SAMPLE | {"cell_type": _text(nullable=True), "n_cells": _count(1)}, [*_SAMPLE_KEY, "cell_type"]
+    "counts",
+    _SAMPLE | {"cell_type": _text(nullable=True), "n_cells": _count(1)},
+    [*_SAMPLE_KEY, "cell_type"],
 )
 """Annotated cells of every sample; an empty cell type counts the cells without an annotation."""
 
@@ -173,6 +177,13 @@ AGING = _schema(
 """Old minus young. `change` is the difference of the medians with its exact-bootstrap interval; `shift` the
 Hodges-Lehmann estimate with its exact rank interval (empty where the groups are too small for one)."""
 
+NOT_COMPARED = _schema(
+    "not_compared",
+    _TISSUE | {"n_young": _count(), "n_old": _count(), "reason": _text()},
+    ["cohort", "platform", "tissue"],
+)
+"""Tissues without enough animals in both groups."""
+
 CONCORDANCE = _schema(
     "concordance",
     {
@@ -201,8 +212,8 @@ CONCORDANCE_SUMMARY = _schema(
         "same_sign_p": _number(0, 1, nullable=True),
         "spearman": _number(-1, 1, nullable=True),
         "spearman_p": _number(0, 1, nullable=True),
-        "p_smallest": _number(0, 1, nullable=True),
-        "exact": _flag(),
+        "spearman_p_smallest": _number(0, 1, nullable=True),
+        "spearman_exact": _flag(),
     },
     ["metric"],
 )
@@ -213,17 +224,17 @@ DRIVERS = _schema(
     _TISSUE
     | {
         "cell_type": _text(),
-        "young_proportion": _number(0, 1),
-        "old_proportion": _number(0, 1),
+        "young_proportion": _number(0, 1, nullable=True),
+        "old_proportion": _number(0, 1, nullable=True),
         "gini_contribution": _number(),
         "gini_contribution_low": _number(),
         "gini_contribution_high": _number(),
         "effective_number_contribution": _number(),
         "effective_number_contribution_low": _number(),
         "effective_number_contribution_high": _number(),
-        "clr_change": _number(),
-        "clr_change_low": _number(),
-        "clr_change_high": _number(),
+        "clr_change": _number(nullable=True),
+        "clr_change_low": _number(nullable=True),
+        "clr_change_high": _number(nullable=True),
     },
     ["cohort", "platform", "tissue", "cell_type"],
 )
@@ -270,11 +281,18 @@ def read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     text = {name: "str" for name, column in schema.columns.items() if str(column.dtype) == "str"}
     try:
         # Only an empty field is missing: "nan" and "NA" are names that real atlases use.
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8")
+        table = pd.read_csv(
+            path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8"
+        )
     except FileNotFoundError:
         msg = f"the {schema.name} table {path} does not exist. Run the stage that writes it: dvc repro."
         raise TableError(msg) from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
+    except (
+        pd.errors.EmptyDataError,
+        pd.errors.ParserError,
+        UnicodeDecodeError,
+        ValueError,
+    ) as error:
         msg = f"{path} is not a readable CSV of the {schema.name} table ({' '.join(str(error).split())}). Remove it and run dvc repro."
         raise TableError(msg) from None
     return _check(table, schema, f"the {schema.name} table {path}")
@@ -282,7 +300,9 @@ def read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
 
 def empty(schema: pa.DataFrameSchema) -> pd.DataFrame:
     """Return a table of `schema` without rows."""
-    return pd.DataFrame({name: pd.Series(dtype=str(column.dtype)) for name, column in schema.columns.items()})
+    return pd.DataFrame(
+        {name: pd.Series(dtype=str(column.dtype)) for name, column in schema.columns.items()}
+    )
 
 
 def _check(table: pd.DataFrame, schema: pa.DataFrameSchema, where: str) -> pd.DataFrame:
@@ -300,5 +320,9 @@ def _reason(error: SchemaError) -> str:
     text = " ".join(str(error).split())
     if isinstance(cases, pd.DataFrame) and "failure_case" in cases and not cases.empty:
         first = cases["failure_case"].iloc[0]
-        return f"column {column}, value {first!r} ({error.check})" if column else f"{first!r} ({error.check})"
+        return (
+            f"column {column}, value {first!r} ({error.check})"
+            if column
+            else f"{first!r} ({error.check})"
+        )
     return text[:300]

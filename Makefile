@@ -1,0 +1,70 @@
+# Thin wrappers. dvc.yaml owns the graph; this file sets up .venv and calls it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+ATLAS ?=
+MODEL ?=
+SET ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# DVC and the stages find the tools of .venv first, and nothing reports home.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export PYTHONHASHSEED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## Show this help
+	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [SET='KEY=VALUE ...']"
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv from the pinned requirements, if it is missing or stale
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) not found; this project needs Python 3.11. Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version); this project needs Python 3.11. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: reproduce
+reproduce: setup compose ## Rebuild what changed, from raw files to the paper
+	dvc repro
+
+.PHONY: compose
+compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it does not follow from it
+	@python -m stages.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(SET),--set $(SET))
+
+.PHONY: test
+test: setup ## Run all tests, one real run of the demo among them
+	pytest
+
+.PHONY: pull
+pull: setup ## Fetch the tables, figures and the paper that were computed before
+	dvc pull --allow-missing
+
+.PHONY: paper
+paper: setup compose ## Render the paper (with Quarto if it is installed) and what it needs
+	dvc repro render
+
+.PHONY: lint
+lint: setup ## Check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+.PHONY: bench
+bench: setup ## Measure reading a large atlas against loading it whole (several GB of disk, minutes)
+	python -m benchmarks.obs_of_a_large_atlas
+
+.PHONY: clean
+clean: ## Remove what make made here, but not the downloads and not DVC's cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis data/interim reports/_output

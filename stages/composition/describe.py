@@ -1,0 +1,88 @@
+"""Describe what the atlas holds: samples, animals, ages, sexes, pooled labels, and what is confounded with age.
+
+Original step 00.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from stages import cli, tables
+from stages.composition import counts
+from stages.settings import load
+
+
+def samples(cells: pd.DataFrame, *, pooled_pattern: str) -> pd.DataFrame:
+    """Return one row a sample: its animal, its cells, the types among them and whether animals were pooled.
+
+    Parameters
+    ----------
+    cells
+        Counts by sample and cell type (``tables.COUNTS``).
+    pooled_pattern
+        A label that this regular expression matches names several animals.
+    """
+    annotated = cells["cell_type"].notna()
+    rows = cells.assign(
+        n_unannotated=cells["n_cells"].where(~annotated, 0),
+        n_types=annotated.astype(int),
+    )
+    grouped = rows.groupby(counts.SAMPLE, dropna=False, as_index=False, sort=True)
+    table = grouped[["n_cells", "n_unannotated", "n_types"]].sum()
+    table["pooled"] = counts.is_pooled(table["animal"], pooled_pattern)
+    return table
+
+
+def confounding(described: pd.DataFrame) -> pd.DataFrame:
+    """Count animals by tissue, age group and sex, and say where sex cannot be told from age.
+
+    A tissue is confounded when no sex has both a young and an old animal: then no comparison within a sex exists.
+    Pooled labels are counted by themselves, since they are no animals.
+    """
+    rows = []
+    for key, tissue in described.groupby(["cohort", "platform", "tissue"], sort=True):
+        single = tissue[~tissue["pooled"]]
+        by_sex = {
+            group: set(single.loc[single["age_group"] == group, "sex"].dropna())
+            for group in ("young", "old")
+        }
+        confounded = not by_sex["young"] & by_sex["old"]
+        for group in tables.AGE_GROUPS:
+            here = tissue[tissue["age_group"] == group]
+            animals = here[~here["pooled"]]
+            rows.append(
+                [
+                    *key,
+                    group,
+                    int((animals["sex"] == "female").sum()),
+                    int((animals["sex"] == "male").sum()),
+                    int((~animals["sex"].isin(["female", "male"])).sum()),
+                    int(here["pooled"].sum()),
+                    confounded,
+                ]
+            )
+    return pd.DataFrame(rows, columns=list(tables.CONFOUNDING.columns))
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    cells = counts.read_all(args.cells, list(settings.atlas.cells))
+    described = samples(cells, pooled_pattern=settings.proportions.pooled_pattern)
+    tables.write(described, tables.SAMPLES, args.samples)
+    tables.write(confounding(described), tables.CONFOUNDING, args.confounding)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--cells", type=Path, required=True, help="folder of counts by file")
+    parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("--confounding", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
