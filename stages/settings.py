@@ -1,7 +1,7 @@
 """``params.yaml`` as typed, validated objects.
 
-Every section bears the name of the stage that reads it. An unknown key or a value that is not allowed stops with one
-line that names the key, the value, what is allowed and the file to change.
+Every section bears the name of the stage that reads it. An unknown key or a value that is not
+allowed stops with one line that names the key, the value, what is allowed and the file to change.
 """
 
 import difflib
@@ -98,7 +98,8 @@ class Constants(Section):
 
 
 class CellsFile(Section):
-    """A table of annotated cells: the file, its columns, and what counts as young and old in its cohort."""
+    """A table of annotated cells: the file, its columns, and what counts as young and old in its
+    cohort."""
 
     raw: Path
     cohort: str
