@@ -46,14 +46,15 @@ def run(
     try:
         stage(args)
     except StageError as error:
-        log.error("error: %s", error)  # noqa: TRY400 - a person wants the line, not the traceback
+        # A person wants the one line, not the traceback.
+        log.error("error: %s", error)  # noqa: TRY400
         return 1
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        log.error(
+        log.error(  # noqa: TRY400 - as above
             "error:%s: %s. Check the path, its permissions and free disk space.",
             where,
             error.strerror or error,
-        )  # noqa: TRY400, E501
+        )
         return 1
     return 0

@@ -1,8 +1,8 @@
 """Compose ``conf/`` into ``params.yaml``, and tell whether the one still follows from the other.
 
-``dvc repro`` reads ``params.yaml`` and never looks at ``conf/``: a change there that was not composed would silently have
-no effect. So ``params.yaml`` carries a digest of ``conf/`` (compared by the first stage of the graph), and ``make
-reproduce`` composes anew whenever the digest differs.
+``dvc repro`` reads ``params.yaml`` and never looks at ``conf/``: a change there that was not
+composed would silently have no effect. So ``params.yaml`` carries a digest of ``conf/`` (compared
+by the first stage of the graph), and ``make reproduce`` composes anew whenever the digest differs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DIGEST_KEY = "conf_digest"
 
 
 def conf_digest(conf: Path) -> str:
-    """Return the sha256 over the names and texts of all YAML files below `conf`, blind to line ends."""
+    """Return the sha256 over names and texts of all YAML files below `conf`, blind to line ends."""
     digest = hashlib.sha256()
     for path in sorted(conf.rglob("*.yaml")):
         text = path.read_bytes().replace(b"\r\n", b"\n")
@@ -70,7 +70,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:  # noqa: ANN401
+def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Return the leaves in which two nested mappings differ, by dotted key."""
     if isinstance(left, dict) and isinstance(right, dict):
         found: dict[str, tuple[Any, Any]] = {}
@@ -81,7 +81,9 @@ def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any,
 
 
 def overridden(params: dict[str, Any], conf: Path) -> dict[str, tuple[Any, Any]]:
-    """Return where ``params.yaml`` differs from what ``conf/`` composes to for its atlas: (params, conf) by key.
+    """Return where ``params.yaml`` differs from what ``conf/`` composes to for its atlas.
+
+    The result gives the two values (params, conf) by dotted key.
 
     Raises
     ------
@@ -91,7 +93,8 @@ def overridden(params: dict[str, Any], conf: Path) -> dict[str, tuple[Any, Any]]
     recorded, actual = params.get(DIGEST_KEY), conf_digest(conf)
     if recorded != actual:
         msg = (
-            f"{PARAMS_FILE} does not follow from {conf}/: it was composed from digest {str(recorded)[:12]}, "
+            f"{PARAMS_FILE} does not follow from {conf}/: "
+            f"it was composed from digest {str(recorded)[:12]}, "
             f"{conf}/ now has {actual[:12]}. Run make reproduce, which composes it again."
         )
         raise SettingsError(msg)

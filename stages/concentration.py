@@ -1,14 +1,17 @@
-"""The one idea of the study: how concentrated is a whole over its parts?
+"""Measure how concentrated a whole is over its parts: the one idea of the study.
 
-Two numbers say it, the Gini coefficient and the effective number of components (the Hill number of order 1). Cells and
-heads both use this module, so that both are measured by the same code. Every function takes non-negative weights along
-one axis (counts of cells by type, absolute effects of heads) and works on any number of vectors at once.
+Two numbers say it, the Gini coefficient and the effective number of components (the Hill number of
+order 1). Cells and heads both use this module, so that both are measured by the same code. Every
+function takes non-negative weights along one axis (counts of cells by type, absolute effects of
+heads) and works on any number of vectors at once.
 
 Conventions shared by all functions:
 
-* Components lie along `axis`; the result has the shape of the input without that axis. One vector gives a float.
+* Components lie along `axis`; the result has the shape of the input without that axis. One vector
+  gives a float.
 * Logarithms are natural; entropies are in nats.
-* A vector without components, or whose weights are all zero, has no concentration: the result is nan.
+* A vector without components, or whose weights are all zero, has no concentration: the result is
+  nan.
 * nan, infinite or negative weights are a ``ValueError``, never a number.
 """
 
@@ -27,10 +30,11 @@ def gini(x: ArrayLike, *, axis: int = -1, components: Components = "all") -> flo
 
     With the weights sorted upwards, :math:`x_1 \le \dots \le x_n`, and their sum :math:`s`,
 
-    .. math:: G = \frac{n + 1 - 2 \sum_k c_k / s}{n} = \frac{\sum_{k<n} k (n - k) (x_{k+1} - x_k)}{n s},
+    .. math:: G = \frac{n + 1 - 2 \sum_k c_k / s}{n}
+              = \frac{\sum_{k<n} k (n - k) (x_{k+1} - x_k)}{n s},
 
-    where :math:`c_k` are the cumulative sums [1]_. The second form is used: none of its terms is negative, so that
-    nothing cancels and equal weights give exactly 0.
+    where :math:`c_k` are the cumulative sums [1]_. The second form is used: none of its terms is
+    negative, so that nothing cancels and equal weights give exactly 0.
 
     Parameters
     ----------
@@ -39,8 +43,8 @@ def gini(x: ArrayLike, *, axis: int = -1, components: Components = "all") -> flo
     axis
         The axis along which the components lie.
     components
-        ``"all"``: a weight of zero is a component. ``"present"``: only positive weights are, so that padding with
-        zeros changes nothing. Padding does raise the Gini over all components.
+        ``"all"``: a weight of zero is a component. ``"present"``: only positive weights are, so
+        that padding with zeros changes nothing. Padding does raise the Gini over all components.
 
     Returns
     -------
@@ -63,7 +67,8 @@ def gini(x: ArrayLike, *, axis: int = -1, components: Components = "all") -> flo
     weights = _weights(x, axis)
     ordered = np.sort(weights, axis=-1)
     n = _n_components(weights, components)[..., np.newaxis]
-    # Zeros sort first. Where they are no components, the gaps up to the first present weight count nothing.
+    # Zeros sort first. Where they are no components, the gaps up to the first present weight count
+    # nothing.
     below = np.arange(1, weights.shape[-1], dtype=np.float64) - (weights.shape[-1] - n)
     gaps = np.diff(ordered, axis=-1) * np.maximum(below, 0) * (n - below)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -75,12 +80,13 @@ def gini_corrected(
 ) -> float | Floats:
     """Return the Gini coefficient times n / (n - 1), whose maximum is 1 for every n [1]_.
 
-    Vectors of different lengths share this scale: 384 heads and 15 cell types can be set side by side. A single
-    component gives nan, since it can neither share nor keep.
+    Vectors of different lengths share this scale: 384 heads and 15 cell types can be set side by
+    side. A single component gives nan, since it can neither share nor keep.
 
     References
     ----------
-    .. [1] Deltas, G. (2003). The small-sample bias of the Gini coefficient. Review of Economics and Statistics 85:226-234.
+    .. [1] Deltas, G. (2003). The small-sample bias of the Gini coefficient. Review of Economics and
+       Statistics 85:226-234.
 
     Examples
     --------
@@ -97,13 +103,17 @@ def gini_corrected(
 
 
 def hill_number(x: ArrayLike, order: ArrayLike, *, axis: int = -1) -> float | Floats:
-    r"""Return the Hill number of one or several orders: how many equal components would be as diverse [1]_.
+    r"""Return the Hill number [1]_ of one or several orders.
 
-    .. math:: N_q = \Big(\sum_i p_i^q\Big)^{1 / (1 - q)}, \quad N_1 = \exp\Big(-\sum_i p_i \ln p_i\Big), \quad
+    It says how many equal components would be as diverse:
+
+    .. math:: N_q = \Big(\sum_i p_i^q\Big)^{1 / (1 - q)}, \quad
+              N_1 = \exp\Big(-\sum_i p_i \ln p_i\Big), \quad
               N_\infty = 1 / \max_i p_i
 
-    Order 0 counts the components that are present, order 1 is the exponential of Shannon's entropy and order 2 the
-    inverse of Simpson's concentration. Components of zero weight change nothing at any order.
+    Order 0 counts the components that are present, order 1 is the exponential of Shannon's entropy
+    and order 2 the inverse of Simpson's concentration. Components of zero weight change nothing at
+    any order.
 
     Parameters
     ----------
@@ -117,11 +127,13 @@ def hill_number(x: ArrayLike, order: ArrayLike, *, axis: int = -1) -> float | Fl
     Returns
     -------
     float or array
-        In [1, n], not increasing in the order. With a vector of orders these lie along a new last axis.
+        In [1, n], not increasing in the order. With a vector of orders these lie along a new last
+        axis.
 
     References
     ----------
-    .. [1] Hill, M. O. (1973). Diversity and evenness: a unifying notation and its consequences. Ecology 54:427-432.
+    .. [1] Hill, M. O. (1973). Diversity and evenness: a unifying notation and its consequences.
+       Ecology 54:427-432.
 
     Examples
     --------
@@ -130,7 +142,10 @@ def hill_number(x: ArrayLike, order: ArrayLike, *, axis: int = -1) -> float | Fl
     """
     orders = np.asarray(order, dtype=np.float64)
     if orders.ndim > 1 or np.isnan(orders).any() or (orders < 0).any():
-        msg = f"order {order!r} is not allowed: give one number or a vector of numbers, each at least 0"
+        msg = (
+            f"order {order!r} is not allowed: "
+            "give one number or a vector of numbers, each at least 0"
+        )
         raise ValueError(msg)
     weights = _weights(x, axis)
     # The limit is evaluated by its own formula; near it the general one loses all digits.
@@ -150,17 +165,19 @@ def shannon_entropy(
     axis
         The axis along which the components lie.
     estimator
-        ``"plugin"``: :math:`-\sum p \ln p` of the observed shares; too low by about (S - 1) / 2N for N individuals of
-        S types. ``"miller_madow"``: plus :math:`(S_\mathrm{observed} - 1) / 2N` [1]_. ``"chao_shen"``: shares shrunk
-        by the estimated coverage :math:`C = 1 - f_1 / N` (:math:`f_1` types seen once) and each type weighted by the
-        inverse of its probability of being seen [2]_; where all individuals are singletons, :math:`f_1` is taken as
-        N - 1, as its authors' software does, since a coverage of zero says nothing.
+        ``"plugin"``: :math:`-\sum p \ln p` of the observed shares; too low by about (S - 1) / 2N
+        for N individuals of S types. ``"miller_madow"``: plus :math:`(S_\mathrm{observed} - 1) /
+        2N` [1]_. ``"chao_shen"``: shares shrunk by the estimated coverage :math:`C = 1 - f_1 / N`
+        (:math:`f_1` types seen once) and each type weighted by the inverse of its probability of
+        being seen [2]_; where all individuals are singletons, :math:`f_1` is taken as N - 1, as its
+        authors' software does, since a coverage of zero says nothing.
 
     References
     ----------
-    .. [1] Miller, G. A. (1955). Note on the bias of information estimates. In Information Theory in Psychology II-B.
-    .. [2] Chao, A. and Shen, T.-J. (2003). Nonparametric estimation of Shannon's index of diversity when there are
-       unseen species in sample. Environmental and Ecological Statistics 10:429-443.
+    .. [1] Miller, G. A. (1955). Note on the bias of information estimates. In Information Theory in
+       Psychology II-B.
+    .. [2] Chao, A. and Shen, T.-J. (2003). Nonparametric estimation of Shannon's index of diversity
+       when there are unseen species in sample. Environmental and Ecological Statistics 10:429-443.
 
     Examples
     --------
@@ -202,8 +219,9 @@ def effective_number(
     Returns
     -------
     float or array
-        In [1, n] for the plug-in estimator: n when all are equal, 1 when one component holds everything. The corrected
-        estimators may exceed the number of types that were seen: they count the unseen.
+        In [1, n] for the plug-in estimator: n when all are equal, 1 when one component holds
+        everything. The corrected estimators may exceed the number of types that were seen: they
+        count the unseen.
 
     References
     ----------
@@ -229,8 +247,8 @@ def evenness(x: ArrayLike, *, axis: int = -1) -> float | Floats:
 
     References
     ----------
-    .. [1] Pielou, E. C. (1966). The measurement of diversity in different types of biological collections. Journal of
-       Theoretical Biology 13:131-144.
+    .. [1] Pielou, E. C. (1966). The measurement of diversity in different types of biological
+       collections. Journal of Theoretical Biology 13:131-144.
 
     Examples
     --------
@@ -255,14 +273,15 @@ def richness(x: ArrayLike, *, axis: int = -1) -> float | Floats:
 
 
 def lorenz_curve(x: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the Lorenz curve of one vector: share of the components against share of the whole, both from 0 to 1.
+    """Return the Lorenz curve of one vector.
 
-    Twice the area between the curve and the diagonal is the Gini coefficient [1]_.
+    It is the share of the components against the share of the whole, both from 0 to 1. Twice the
+    area between the curve and the diagonal is the Gini coefficient [1]_.
 
     References
     ----------
-    .. [1] Lorenz, M. O. (1905). Methods of measuring the concentration of wealth. Publications of the American
-       Statistical Association 9:209-219.
+    .. [1] Lorenz, M. O. (1905). Methods of measuring the concentration of wealth. Publications of
+       the American Statistical Association 9:209-219.
 
     Examples
     --------
@@ -280,17 +299,23 @@ def lorenz_curve(x: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _weights(x: ArrayLike, axis: int) -> Floats:
-    """Return the weights as floats with the components along the last axis, or say what is wrong with them."""
+    """Return the weights as floats, components along the last axis, or say what is wrong."""
     weights = np.asarray(x, dtype=np.float64)
     if weights.ndim == 0:
         msg = f"weights must be a vector or an array, got the single number {weights}"
         raise ValueError(msg)
     if not np.isfinite(weights).all():
         bad = weights[~np.isfinite(weights)].flat[0]
-        msg = f"weights hold {bad}: only finite numbers of at least 0 are allowed; drop or repair the row"
+        msg = (
+            f"weights hold {bad}: only finite numbers of at least 0 are allowed; "
+            "drop or repair the row"
+        )
         raise ValueError(msg)
     if (weights < 0).any():
-        msg = f"weights hold {weights.min()}: only numbers of at least 0 are allowed; take absolute values or repair"
+        msg = (
+            f"weights hold {weights.min()}: only numbers of at least 0 are allowed; "
+            "take absolute values or repair"
+        )
         raise ValueError(msg)
     return np.moveaxis(weights, axis, -1)
 
@@ -300,14 +325,16 @@ def _n_components(weights: Floats, components: Components) -> Floats:
         case "all":
             return np.full(weights.shape[:-1], float(weights.shape[-1]))
         case "present":
-            return (weights > 0).sum(axis=-1).astype(np.float64)
+            present: Floats = (weights > 0).sum(axis=-1).astype(np.float64)
+            return present
     msg = f"components {components!r} is unknown: allowed are all, present"
     raise ValueError(msg)
 
 
 def _shares(weights: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return weights / weights.sum(axis=-1, keepdims=True)
+        shares: Floats = weights / weights.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def _entropy(weights: Floats) -> Floats:

@@ -1,9 +1,11 @@
-"""Bootstrap, permutation and rank tests for groups of a few animals: one place, exact wherever that is possible.
+"""Resample and rank groups of a few animals, exactly wherever that is possible.
 
-Groups here have 2 to 20 members. At that size Monte Carlo adds noise for nothing and asymptotic formulas are wrong, so
-the bootstrap of a median, the Mann-Whitney test with ties and the permutation tests are computed exactly; only where
-the number of arrangements is too large are some drawn at random, and the result says so. Every test also states the
-smallest p-value that it could have reached: with 2 against 2 animals nothing can be significant.
+The one place for bootstrap, permutation and rank tests.
+Groups here have 2 to 20 members. At that size Monte Carlo adds noise for nothing and asymptotic
+formulas are wrong, so the bootstrap of a median, the Mann-Whitney test with ties and the
+permutation tests are computed exactly; only where the number of arrangements is too large are some
+drawn at random, and the result says so. Every test also states the smallest p-value that it could
+have reached: with 2 against 2 animals nothing can be significant.
 """
 
 import itertools
@@ -17,7 +19,8 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 
-# Two statistics closer than this, relative to the largest, are one statistic computed in two orders of summation.
+# Two statistics closer than this, relative to the largest, are one statistic computed in two orders
+# of summation.
 _TIE = 1e-12
 
 
@@ -33,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Test:
-    """A p-value with the smallest one the design allows, and whether all arrangements were counted."""
+    """A p-value, the smallest one the design allows, and whether all arrangements were counted."""
 
     __test__ = False  # not a pytest class
 
@@ -46,9 +49,10 @@ class Test:
 def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
     r"""Return the exact bootstrap distribution of the median: its support and the probabilities.
 
-    Drawing n of n values with replacement, the number of draws at or below the i-th smallest value is binomial
-    (n, i / n). For odd n the median is one order statistic and its distribution follows at once [1]_; for even n it is
-    the mean of two neighbours in order, whose joint distribution is multinomial [2]_. No random numbers are used.
+    Drawing n of n values with replacement, the number of draws at or below the i-th smallest value
+    is binomial (n, i / n). For odd n the median is one order statistic and its distribution follows
+    at once [1]_; for even n it is the mean of two neighbours in order, whose joint distribution is
+    multinomial [2]_. No random numbers are used.
 
     Parameters
     ----------
@@ -62,9 +66,10 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
 
     References
     ----------
-    .. [1] Efron, B. (1979). Bootstrap methods: another look at the jackknife. Annals of Statistics 7:1-26.
-    .. [2] Hutson, A. D. and Ernst, M. D. (2000). The exact bootstrap mean and variance of an L-estimator. Journal of the
-       Royal Statistical Society B 62:89-94.
+    .. [1] Efron, B. (1979). Bootstrap methods: another look at the jackknife. Annals of Statistics
+       7:1-26.
+    .. [2] Hutson, A. D. and Ernst, M. D. (2000). The exact bootstrap mean and variance of an
+       L-estimator. Journal of the Royal Statistical Society B 62:89-94.
 
     Examples
     --------
@@ -75,22 +80,25 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
     ordered = np.sort(_finite(values, "values"))
     n = ordered.size
     half = n // 2
-    # P(the k-th order statistic of the resample is at most the i-th value), i = 0..n, for k = half + 1.
+    # P(the k-th order statistic of the resample is at most the i-th value), i = 0..n, for k = half
+    # + 1.
     edges = np.arange(n + 1) / n
     if n % 2:
         cumulative = stats.binom.sf(half, n, edges)
         return _merge(ordered, np.diff(cumulative))
     support, probability = [], []
     for i in range(n):
-        # Both middle values are the i-th: at most half - 1 draws below it, at most half - 1 above it.
+        # Both middle values are the i-th: at most half - 1 draws below it, at most half - 1 above
+        # it.
         for below in range(half):
             for above in range(half):
                 support.append(ordered[i])
                 probability.append(
                     _multinomial(n, (below, n - below - above, above), (i, 1, n - i - 1))
                 )
-        # The lower middle is the i-th and the upper one the j-th: exactly half of the draws lie at or below the i-th,
-        # at least one at it; the other half at or above the j-th, at least one at it.
+        # The lower middle is the i-th and the upper one the j-th: exactly half of the draws lie at
+        # or below the i-th, at least one at it; the other half at or above the j-th, at least one
+        # at it.
         low = math.comb(n, half) * ((i + 1) ** half - i**half)
         for j in range(i + 1, n):
             high = (n - j) ** half - (n - j - 1) ** half
@@ -102,9 +110,10 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
 def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
     """Return median(old) - median(young) with its exact percentile-bootstrap interval.
 
-    Animals are resampled within their group. The distribution of the difference is the convolution of the two exact
-    distributions of :func:`median_distribution`, so the interval carries no Monte Carlo error. Percentile intervals of
-    medians of four or five animals are known to be somewhat short; :func:`shift_interval` is exact in that sense.
+    Animals are resampled within their group. The distribution of the difference is the convolution
+    of the two exact distributions of :func:`median_distribution`, so the interval carries no Monte
+    Carlo error. Percentile intervals of medians of four or five animals are known to be somewhat
+    short; :func:`shift_interval` is exact in that sense.
 
     Examples
     --------
@@ -129,18 +138,20 @@ def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: flo
 def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
     """Compare two groups by the Mann-Whitney U test, exact with and without ties [1]_.
 
-    The null distribution is that of the rank sum over all assignments of the pooled midranks to the groups, counted by
-    dynamic programming. Two-sided: assignments whose U lies at least as far from its centre as the observed one.
+    The null distribution is that of the rank sum over all assignments of the pooled midranks to the
+    groups, counted by dynamic programming. Two-sided: assignments whose U lies at least as far from
+    its centre as the observed one.
 
     Returns
     -------
     Test
-        `statistic` is U of the old group: pairs in which the old value is larger, ties counting one half.
+        `statistic` is U of the old group: pairs in which the old value is larger, ties counting one
+        half.
 
     References
     ----------
-    .. [1] Mann, H. B. and Whitney, D. R. (1947). On a test of whether one of two random variables is stochastically
-       larger than the other. Annals of Mathematical Statistics 18:50-60.
+    .. [1] Mann, H. B. and Whitney, D. R. (1947). On a test of whether one of two random variables
+       is stochastically larger than the other. Annals of Mathematical Statistics 18:50-60.
 
     Examples
     --------
@@ -161,16 +172,17 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
 
 
 def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
-    """Return the Hodges-Lehmann shift with the interval that inverts the exact Mann-Whitney test [1]_.
+    """Return the Hodges-Lehmann shift [1]_ and the interval that inverts the Mann-Whitney test.
 
-    The interval holds the shifts that the two-sided test does not reject. Under a pure shift of a continuous
-    distribution its coverage is at least `confidence`, whatever the distribution; the returned confidence is the one
-    attained. Where the groups are too small to reach it, the interval is nan.
+    The interval holds the shifts that the exact two-sided test does not reject. Under a pure shift of a
+    continuous distribution its coverage is at least `confidence`, whatever the distribution; the
+    returned confidence is the one attained. Where the groups are too small to reach it, the
+    interval is nan.
 
     References
     ----------
-    .. [1] Hodges, J. L. and Lehmann, E. L. (1963). Estimates of location based on rank tests. Annals of Mathematical
-       Statistics 34:598-611.
+    .. [1] Hodges, J. L. and Lehmann, E. L. (1963). Estimates of location based on rank tests.
+       Annals of Mathematical Statistics 34:598-611.
 
     Examples
     --------
@@ -183,7 +195,8 @@ def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> In
     counts = _rank_sum_counts(2 * np.arange(1, x.size + y.size + 1), y.size)[::2]
     total = math.comb(x.size + y.size, y.size)
     start = y.size * (y.size + 1) // 2
-    # The largest number of differences to cut at each end while both tails together stay within 1 - confidence.
+    # The largest number of differences to cut at each end while both tails together stay within 1 -
+    # confidence.
     tail, cut = 0, -1
     for extra in range(x.size * y.size + 1):
         tail += int(counts[start + extra])
@@ -208,12 +221,13 @@ def stratified_permutation(
     max_permutations: int,
     rng: np.random.Generator,
 ) -> Test:
-    """Test the change of the medians by exchanging animals between the age groups within strata (sexes) only.
+    """Test the change of the medians by exchanging animals between age groups within strata only.
 
-    The statistic is the mean over strata of median(old) - median(young), weighted by n_young n_old / (n_young + n_old).
-    A stratum in which one of the groups is empty says nothing about age and must be left out by the caller. All
-    arrangements are counted if there are at most `max_permutations`; otherwise that many are drawn at random, and the
-    observed one is counted among them, so that p is never zero [1]_.
+    Strata are sexes. The statistic is the mean over strata of median(old) - median(young), weighted by n_young n_old
+    / (n_young + n_old). A stratum in which one of the groups is empty says nothing about age and
+    must be left out by the caller. All arrangements are counted if there are at most
+    `max_permutations`; otherwise that many are drawn at random, and the observed one is counted
+    among them, so that p is never zero [1]_.
 
     Parameters
     ----------
@@ -222,8 +236,8 @@ def stratified_permutation(
 
     References
     ----------
-    .. [1] Phipson, B. and Smyth, G. K. (2010). Permutation p-values should never be zero. Statistical Applications in
-       Genetics and Molecular Biology 9:39.
+    .. [1] Phipson, B. and Smyth, G. K. (2010). Permutation p-values should never be zero.
+       Statistical Applications in Genetics and Molecular Biology 9:39.
     """
     strata = [(_finite(x, "young"), _finite(y, "old")) for x, y in zip(young, old, strict=True)]
     if not strata:
@@ -261,8 +275,8 @@ def paired_permutation(
 ) -> Test:
     """Test an association between two paired vectors by permuting which value goes with which.
 
-    Two-sided in `statistic`, which must be centred at zero when there is no association. Exact for up to
-    `max_permutations` orders of the pairs, else by that many random ones.
+    Two-sided in `statistic`, which must be centred at zero when there is no association. Exact for
+    up to `max_permutations` orders of the pairs, else by that many random ones.
 
     Examples
     --------
@@ -285,12 +299,14 @@ def paired_permutation(
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
-    """Return false-discovery-rate adjusted p-values [1]_; nan stays nan and does not count as a test.
+    """Return p-values adjusted for the false discovery rate [1]_.
+
+    nan stays nan and does not count as a test.
 
     References
     ----------
-    .. [1] Benjamini, Y. and Hochberg, Y. (1995). Controlling the false discovery rate. Journal of the Royal Statistical
-       Society B 57:289-300.
+    .. [1] Benjamini, Y. and Hochberg, Y. (1995). Controlling the false discovery rate. Journal of
+       the Royal Statistical Society B 57:289-300.
 
     Examples
     --------
@@ -306,7 +322,10 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 
 
 def group_weights(n: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return bootstrap weights of `n` animals: shape (draws, n), each row the shares of n draws with replacement."""
+    """Return bootstrap weights of `n` animals, of shape (draws, n).
+
+    Each row holds the shares of n draws with replacement.
+    """
     return rng.multinomial(n, np.full(n, 1 / n), size=draws) / n
 
 
@@ -330,13 +349,18 @@ def _finite(values: ArrayLike, name: str) -> Floats:
 def _merge(support: Floats, probability: Floats) -> tuple[Floats, Floats]:
     """Sort a discrete distribution and join equal values."""
     distinct, where = np.unique(support, return_inverse=True)
-    return distinct, np.bincount(where, weights=probability, minlength=distinct.size)
+    merged = np.bincount(where, weights=probability, minlength=distinct.size)
+    return distinct, merged.astype(np.float64)
 
 
 def _multinomial(n: int, counts: tuple[int, int, int], weights: tuple[int, int, int]) -> float:
-    """Return the probability of `counts` among n draws from three classes that hold `weights` of n values each."""
+    """Return the probability of `counts` among n draws from three classes.
+
+    The classes hold `weights` of the n values each.
+    """
     ways = math.factorial(n) // math.prod(math.factorial(count) for count in counts)
-    return ways * math.prod(w**c for w, c in zip(weights, counts, strict=True)) / n**n
+    draws = math.prod(w**c for w, c in zip(weights, counts, strict=True))
+    return float(ways * draws / n**n)
 
 
 def _rank_sum_counts(doubled_ranks: NDArray[np.int64], size: int) -> NDArray[np.object_]:
@@ -348,7 +372,8 @@ def _rank_sum_counts(doubled_ranks: NDArray[np.int64], size: int) -> NDArray[np.
         Entry s is the number of subsets whose doubled ranks sum to s.
     """
     top = int(doubled_ranks.sum())
-    # table[k, s]: subsets of k of the ranks seen so far with sum s. Python integers: exact for any group size.
+    # table[k, s]: subsets of k of the ranks seen so far with sum s. Python integers: exact for any
+    # group size.
     table = np.zeros((size + 1, top + 1), dtype=object)
     table[0, 0] = 1
     for rank in doubled_ranks:
@@ -362,7 +387,10 @@ def _share(counts: NDArray[np.object_], selected: NDArray[np.bool_], total: int)
 
 
 def _all_splits(n: int, size: int) -> NDArray[np.bool_]:
-    """Return every way to take `size` of `n` values: shape (number of ways, n), True where taken."""
+    """Return every way to take `size` of `n` values.
+
+    The result has shape (number of ways, n) and is True where a value is taken.
+    """
     taken = np.array(list(itertools.combinations(range(n), size)))
     splits = np.zeros((len(taken), n), dtype=bool)
     splits[np.arange(len(taken))[:, np.newaxis], taken] = True

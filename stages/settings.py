@@ -98,8 +98,7 @@ class Constants(Section):
 
 
 class CellsFile(Section):
-    """A table of annotated cells: the file, its columns, and what counts as young and old in its
-    cohort."""
+    """A table of annotated cells: its file, its columns, and who is young and old in its cohort."""
 
     raw: Path
     cohort: str
@@ -115,11 +114,15 @@ class CellsFile(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.columns.tissue is None and self.constants.tissue is None:
-            msg = "neither columns.tissue nor constants.tissue is given; name the column or state the tissue"
+            msg = (
+                "neither columns.tissue nor constants.tissue is given; "
+                "name the column or state the tissue"
+            )
             raise ValueError(msg)
         if self.young_max_months >= self.old_min_months:
             msg = (
-                f"young_max_months {self.young_max_months:g} is not below old_min_months {self.old_min_months:g}; "
+                f"young_max_months {self.young_max_months:g} is not below "
+                f"old_min_months {self.old_min_months:g}; "
                 "no animal may be both young and old"
             )
             raise ValueError(msg)
@@ -259,14 +262,23 @@ def load(path: Path) -> Settings:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        msg = f"{path} does not exist. Compose it: make reproduce, or python -m stages.compose --atlas demo."
+        msg = (
+            f"{path} does not exist. "
+            "Compose it: make reproduce, or python -m stages.compose --atlas demo."
+        )
         raise SettingsError(msg) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        msg = f"{path} is not YAML ({reason}). Compose it again: python -m stages.compose --atlas demo."
+        msg = (
+            f"{path} is not YAML ({reason}). "
+            "Compose it again: python -m stages.compose --atlas demo."
+        )
         raise SettingsError(msg) from None
     if not isinstance(content, dict):
-        msg = f"{path} holds {type(content).__name__}, not settings. Compose it again: python -m stages.compose --atlas demo."
+        msg = (
+            f"{path} holds {type(content).__name__}, not settings. "
+            "Compose it again: python -m stages.compose --atlas demo."
+        )
         raise SettingsError(msg)
     return parse(content, source=str(path))
 

@@ -1,6 +1,7 @@
-"""State which study these settings make, and stop if ``params.yaml`` no longer follows from ``conf/``.
+"""State which study these settings make; stop if ``params.yaml`` no longer follows from ``conf/``.
 
-The first stage of the graph. Every later one depends on what it writes, so nothing runs on stale settings.
+The first stage of the graph. Every later one depends on what it writes, so nothing runs on stale
+settings.
 """
 
 import argparse

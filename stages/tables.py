@@ -1,7 +1,8 @@
 """The schema of every table that passes from room to room, checked on write and on read.
 
-Tables are tidy: one observation a row, units in the column's name, written as CSV with full float precision so that a
-reader and a stage see the same digits. A column that a schema does not name is an error.
+Tables are tidy: one observation a row, units in the column's name, written as CSV with full float
+precision so that a reader and a stage see the same digits. A column that a schema does not name is
+an error.
 """
 
 from pathlib import Path
@@ -75,8 +76,9 @@ TRUTH = _schema(
     },
     ["cohort", "platform", "tissue", "metric"],
 )
-"""Known truth of simulated cohorts: the change between the two mean compositions, and the difference of the medians over
-a very large population of animals with as many cells as the simulated ones. Empty for real inputs."""
+"""Known truth of simulated cohorts: the change between the two mean compositions, and the
+difference of the medians over a very large population of animals with as many cells as the
+simulated ones. Empty for real inputs."""
 
 SAMPLES = _schema(
     "samples",
@@ -99,7 +101,8 @@ CONFOUNDING = _schema(
     },
     ["cohort", "platform", "tissue", "age_group"],
 )
-"""Animals by age group and sex; confounded: no sex has both a young and an old animal (pooled labels left out)."""
+"""Animals by age group and sex; confounded: no sex has both a young and an old animal (pooled
+labels left out)."""
 
 PROPORTIONS = _schema(
     "proportions",
@@ -143,7 +146,8 @@ METRICS = _schema(
     },
     [*_SAMPLE_KEY, "cells"],
 )
-"""The numbers of each sample, from all its cells and from equal numbers of cells (mean over the draws)."""
+"""The numbers of each sample, from all its cells and from equal numbers of cells (mean over the
+draws)."""
 
 AGING = _schema(
     "aging",
@@ -174,8 +178,9 @@ AGING = _schema(
     },
     ["cohort", "platform", "tissue", "cells", "metric"],
 )
-"""Old minus young. `change` is the difference of the medians with its exact-bootstrap interval; `shift` the
-Hodges-Lehmann estimate with its exact rank interval (empty where the groups are too small for one)."""
+"""Old minus young. `change` is the difference of the medians with its exact-bootstrap interval;
+`shift` the Hodges-Lehmann estimate with its exact rank interval (empty where the groups are too
+small for one)."""
 
 NOT_COMPARED = _schema(
     "not_compared",
@@ -238,7 +243,8 @@ DRIVERS = _schema(
     },
     ["cohort", "platform", "tissue", "cell_type"],
 )
-"""Each cell type's share of the change of the group means; the contributions of a tissue sum to the whole change."""
+"""Each cell type's share of the change of the group means; the contributions of a tissue sum to the
+whole change."""
 
 RECOVERY = _schema(
     "recovery",
@@ -285,7 +291,10 @@ def read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
             path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8"
         )
     except FileNotFoundError:
-        msg = f"the {schema.name} table {path} does not exist. Run the stage that writes it: dvc repro."
+        msg = (
+            f"the {schema.name} table {path} does not exist. "
+            "Run the stage that writes it: dvc repro."
+        )
         raise TableError(msg) from None
     except (
         pd.errors.EmptyDataError,
@@ -293,7 +302,10 @@ def read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
         UnicodeDecodeError,
         ValueError,
     ) as error:
-        msg = f"{path} is not a readable CSV of the {schema.name} table ({' '.join(str(error).split())}). Remove it and run dvc repro."
+        msg = (
+            f"{path} is not a readable CSV of the {schema.name} table "
+            f"({' '.join(str(error).split())}). Remove it and run dvc repro."
+        )
         raise TableError(msg) from None
     return _check(table, schema, f"the {schema.name} table {path}")
 
@@ -309,7 +321,10 @@ def _check(table: pd.DataFrame, schema: pa.DataFrameSchema, where: str) -> pd.Da
     try:
         return schema.validate(table)
     except SchemaError as error:
-        msg = f"{where} does not follow its schema: {_reason(error)}. Mend the stage that writes it, then run dvc repro."
+        msg = (
+            f"{where} does not follow its schema: {_reason(error)}. "
+            "Mend the stage that writes it, then run dvc repro."
+        )
         raise TableError(msg) from None
 
 

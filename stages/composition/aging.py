@@ -1,8 +1,9 @@
-"""Compare old with young animals, tissue by tissue: change, interval, exact tests, and the quadrant of the change.
+"""Compare old with young animals, tissue by tissue: change, interval, exact tests and quadrant.
 
-Original step 04. The change is the difference of the medians over animals (the published convention). Beside its
-bootstrap interval stands the Hodges-Lehmann shift, whose rank interval holds its level exactly even for four animals.
-p-values are adjusted over the tissues of one cohort and platform, metric by metric.
+Original step 04. The change is the difference of the medians over animals (the published
+convention). Beside its bootstrap interval stands the Hodges-Lehmann shift, whose rank interval
+holds its level exactly even for four animals. p-values are adjusted over the tissues of one cohort
+and platform, metric by metric.
 """
 
 import argparse
@@ -77,7 +78,10 @@ def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.Data
 def compare(
     samples: pd.DataFrame, metric: str, *, settings: Aging, rng: np.random.Generator
 ) -> dict[str, object]:
-    """Compare the young and old samples of one tissue in one metric; empty if it is undefined for too many of them."""
+    """Compare the young and old samples of one tissue in one metric.
+
+    The result is empty if the metric is undefined for too many of them.
+    """
     known = samples[samples[metric].notna()]
     young = known.loc[known["age_group"] == "young", metric].to_numpy(float)
     old = known.loc[known["age_group"] == "old", metric].to_numpy(float)
@@ -134,7 +138,8 @@ def _within_sex(
 def quadrants(table: pd.DataFrame) -> pd.Series:
     """Name the quadrant of each tissue's change in the plane of Gini and effective number.
 
-    Crystallize: Gini up, effective number down. Disperse: Gini down, effective number up. Mixed: anything else.
+    Crystallize: Gini up, effective number down. Disperse: Gini down, effective number up. Mixed:
+    anything else.
     """
     key = [*counts.TISSUE, "cells"]
     plane = table[table["metric"].isin(["gini", "effective_number"])]

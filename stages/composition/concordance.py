@@ -1,7 +1,8 @@
 """Ask whether two platforms see the same change in the same tissue.
 
-Original step 05. The platforms name some tissues differently (droplet ``Heart_and_Aorta`` is FACS ``Heart`` and
-``Aorta``): the cells of the parts are put together animal by animal before they are measured.
+Original step 05. The platforms name some tissues differently (droplet ``Heart_and_Aorta`` is FACS
+``Heart`` and ``Aorta``): the cells of the parts are put together animal by animal before they are
+measured.
 """
 
 import argparse
@@ -28,8 +29,8 @@ MIN_TISSUES = 3
 def merge_tissues(proportions: pd.DataFrame, tissue_map: dict[str, list[str]]) -> pd.DataFrame:
     """Return the samples of the mapped tissues with their parts put together under the common name.
 
-    Shares are recomputed from the cells. Only names that `tissue_map` knows are returned; an animal that has not all
-    of the parts is counted with those it has.
+    Shares are recomputed from the cells. Only names that `tissue_map` knows are returned; an animal
+    that has not all of the parts is counted with those it has.
     """
     name_of = {part: whole for whole, parts in tissue_map.items() for part in [whole, *parts]}
     mapped = proportions[proportions["tissue"].isin(name_of)]
@@ -41,7 +42,7 @@ def merge_tissues(proportions: pd.DataFrame, tissue_map: dict[str, list[str]]) -
 
 
 def concordance(changes: pd.DataFrame, settings: Concordance) -> pd.DataFrame:
-    """Return the changes of the tissues that both platforms hold, side by side (``tables.CONCORDANCE``)."""
+    """Return ``tables.CONCORDANCE``: the changes of tissues on both platforms, side by side."""
     first, second = settings.platforms
     columns = ["tissue", "metric", "change", "change_low", "change_high"]
     wanted = changes[
@@ -67,7 +68,10 @@ def concordance(changes: pd.DataFrame, settings: Concordance) -> pd.DataFrame:
 def summary(
     table: pd.DataFrame, settings: Concordance, *, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Return, for each metric, the agreement of signs (exact sign test) and of ranks (Spearman, permutation test)."""
+    """Return, for each metric, how far the signs and the ranks of the changes agree.
+
+    Signs are put to the exact sign test, ranks (Spearman) to a permutation test.
+    """
     rows = []
     for metric in settings.metrics:
         changes = table[table["metric"] == metric]
@@ -103,7 +107,7 @@ def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 def changes_on_common_tissues(
     proportions: pd.DataFrame, aged: pd.DataFrame, settings: Settings
 ) -> pd.DataFrame:
-    """Return the comparison table with the mapped tissues measured again under their common names."""
+    """Return the comparison table, the mapped tissues measured again under their common names."""
     wanted = settings.concordance
     merged = merge_tissues(proportions[proportions["cohort"] == wanted.cohort], wanted.tissue_map)
     if merged.empty:

@@ -1,4 +1,4 @@
-"""What the stages of this room share: the counts of all files, the sample key, and counts as matrices."""
+"""Hold what the stages of this room share: all counts, the sample key, and counts as matrices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +18,9 @@ TISSUE = ["cohort", "platform", "tissue"]
 def read_all(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     """Read the counts of the named files.
 
-    The list comes from the settings, never from the folder; a file that the settings do not name is refused, since it
-    is left over from other settings and would be part of what DVC takes the inputs to be.
+    The list comes from the settings, never from the folder; a file that the settings do not name is
+    refused, since it is left over from other settings and would be part of what DVC takes the
+    inputs to be.
 
     Raises
     ------
@@ -30,8 +31,9 @@ def read_all(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     """
     if extra := sorted(path.name for path in folder.glob("*.csv") if path.stem not in names):
         msg = (
-            f"{folder} holds {', '.join(extra)}, which atlas.cells does not name (it names {', '.join(names)}): left "
-            "over from other settings. Delete it, or add it to conf/atlas/."
+            f"{folder} holds {', '.join(extra)}, which atlas.cells does not name "
+            f"(it names {', '.join(names)}): left over from other settings. "
+            "Delete it, or add it to conf/atlas/."
         )
         raise AtlasError(msg)
     parts = [tables.read(folder / f"{name}.csv", tables.COUNTS) for name in names]
@@ -41,8 +43,9 @@ def read_all(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     if not twice.empty:
         first = twice.iloc[0]
         msg = (
-            f"{len(twice)} samples stand in more than one file, the first is {first['cohort']} {first['platform']} "
-            f"{first['tissue']} animal {first['animal']}: their cells would count twice. "
+            f"{len(twice)} samples stand in more than one file, the first is "
+            f"{first['cohort']} {first['platform']} {first['tissue']} animal {first['animal']}: "
+            "their cells would count twice. "
             "Give the files different cohorts or platforms, or drop one from atlas.cells."
         )
         raise AtlasError(msg)
@@ -63,7 +66,10 @@ class Matrix(NamedTuple):
 
 
 def matrix(proportions: pd.DataFrame) -> Matrix:
-    """Return the counts of the samples in `proportions` (one tissue), absent types as zero, in a stable order."""
+    """Return the counts of the samples in `proportions`, which hold one tissue.
+
+    Absent types count zero; the order of samples and types is stable.
+    """
     wide = proportions.pivot_table(
         index="animal", columns="cell_type", values="n_cells", fill_value=0, aggfunc="sum"
     ).sort_index()

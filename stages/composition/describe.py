@@ -1,4 +1,5 @@
-"""Describe what the atlas holds: samples, animals, ages, sexes, pooled labels, and what is confounded with age.
+"""Describe what the atlas holds: samples, animals, ages, sexes, pooled labels, and what is
+confounded with age.
 
 Original step 00.
 """
@@ -15,7 +16,7 @@ from stages.settings import load
 
 
 def samples(cells: pd.DataFrame, *, pooled_pattern: str) -> pd.DataFrame:
-    """Return one row a sample: its animal, its cells, the types among them and whether animals were pooled.
+    """Return one row a sample: its animal, cells and types, and whether animals were pooled.
 
     Parameters
     ----------
@@ -38,8 +39,8 @@ def samples(cells: pd.DataFrame, *, pooled_pattern: str) -> pd.DataFrame:
 def confounding(described: pd.DataFrame) -> pd.DataFrame:
     """Count animals by tissue, age group and sex, and say where sex cannot be told from age.
 
-    A tissue is confounded when no sex has both a young and an old animal: then no comparison within a sex exists.
-    Pooled labels are counted by themselves, since they are no animals.
+    A tissue is confounded when no sex has both a young and an old animal: then no comparison within
+    a sex exists. Pooled labels are counted by themselves, since they are no animals.
     """
     rows = []
     for key, tissue in described.groupby(["cohort", "platform", "tissue"], sort=True):

@@ -1,28 +1,32 @@
 r"""Share each tissue's change out over its cell types, so that the shares sum to the whole.
 
-Original step 06. A metric :math:`M` of the composition changes from a young animal's :math:`p(0)` to an old one's
-:math:`p(1)`. Along the straight line between them, which never leaves the simplex, type :math:`i` is credited with
+Original step 06. A metric :math:`M` of the composition changes from a young animal's :math:`p(0)`
+to an old one's :math:`p(1)`. Along the straight line between them, which never leaves the simplex,
+type :math:`i` is credited with
 
 .. math:: c_i = (p_i(1) - p_i(0)) \int_0^1 \frac{\partial M}{\partial x_i}(p(t))\, dt,
 
-where the derivative is that of :math:`M` as a function of counts, so that growth of one type is shrinkage of all the
-others. This is the Aumann-Shapley value of the types [1]_: the only attribution that sums to the whole change, does not
-depend on the order of types and gives nothing to a type that does not change. For the Gini coefficient the integral
-has a closed form (ranks change only where two shares cross); for the effective number it is done by double-exponential
+where the derivative is that of :math:`M` as a function of counts, so that growth of one type is
+shrinkage of all the others. This is the Aumann-Shapley value of the types [1]_: the only
+attribution that sums to the whole change, does not depend on the order of types and gives nothing
+to a type that does not change. For the Gini coefficient the integral has a closed form (ranks
+change only where two shares cross); for the effective number it is done by double-exponential
 quadrature to about 1e-12.
 
-Contributions are averaged over all pairs of a young and an old animal, so they sum to the difference of the group
-*means* of the metric. (Medians, which the headline uses, cannot be shared out.) Under the category set ``present`` the
-Gini coefficient also moves when a type appears or vanishes; that part has a row of its own, ``(number of types)``.
+Contributions are averaged over all pairs of a young and an old animal, so they sum to the
+difference of the group *means* of the metric. (Medians, which the headline uses, cannot be shared
+out.) Under the category set ``present`` the Gini coefficient also moves when a type appears or
+vanishes; that part has a row of its own, ``(number of types)``.
 
-Beside them stands the change of each type's centred log-ratio [2]_, which says how a type moved relative to the others
-whatever its abundance.
+Beside them stands the change of each type's centred log-ratio [2]_, which says how a type moved
+relative to the others whatever its abundance.
 
 References
 ----------
-.. [1] Aumann, R. J. and Shapley, L. S. (1974). Values of Non-Atomic Games. Princeton University Press.
-.. [2] Aitchison, J. (1982). The statistical analysis of compositional data. Journal of the Royal Statistical Society B
-   44:139-177.
+.. [1] Aumann, R. J. and Shapley, L. S. (1974). Values of Non-Atomic Games. Princeton University
+   Press.
+.. [2] Aitchison, J. (1982). The statistical analysis of compositional data. Journal of the Royal
+   Statistical Society B 44:139-177.
 """
 
 import argparse
@@ -88,8 +92,8 @@ def gini_contributions(young: Floats, old: Floats) -> Floats:
 def effective_number_contributions(young: Floats, old: Floats) -> Floats:
     r"""Return each type's part in the change of the effective number.
 
-    The derivative is :math:`N (-\ln p_i - H)`: growth of a type raises the effective number if the type is rarer than
-    the geometric typical one, and lowers it if the type is already common.
+    The derivative is :math:`N (-\ln p_i - H)`: growth of a type raises the effective number if the
+    type is rarer than the geometric typical one, and lowers it if the type is already common.
 
     Parameters and shapes as in :func:`gini_contributions`; the result sums to the change of exp(H).
     """
@@ -106,7 +110,10 @@ def effective_number_contributions(young: Floats, old: Floats) -> Floats:
 
 
 def _double_exponential() -> tuple[Floats, Floats, Floats]:
-    """Return t, 1 - t and weights of the tanh-sinh rule on [0, 1], which tolerates the logarithm at both ends."""
+    """Return t, 1 - t and the weights of the tanh-sinh rule on [0, 1].
+
+    The rule tolerates the logarithm at both ends.
+    """
     step = 0.0625
     x = np.arange(-56, 57) * step
     argument = np.pi / 2 * np.sinh(x)
@@ -166,7 +173,8 @@ def _share_out(
     before, after = shares[young][:, np.newaxis], shares[old][np.newaxis]
     by_gini = gini_contributions(before, after)
     by_number = effective_number_contributions(before, after)
-    # What the category set adds to the Gini over all types of the tissue; nothing unless it is `present`.
+    # What the category set adds to the Gini over all types of the tissue; nothing unless it is
+    # `present`.
     extra = gini - np.asarray(concentration.gini(matrix))
     appeared = (extra[old][np.newaxis] - extra[young][:, np.newaxis])[..., np.newaxis]
     by_gini = np.concatenate([by_gini, appeared], axis=-1)

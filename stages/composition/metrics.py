@@ -1,6 +1,7 @@
-"""Measure each sample: Gini, effective number and their relatives, from all its cells and from equal numbers of cells.
+"""Measure each sample: Gini, effective number and their relatives.
 
-Original step 02, with corrected estimators and rarefaction, because the number of cells moves all of these: a deeper
+Original step 02. Each is taken from all cells of the sample and from equal numbers of cells, with
+corrected estimators beside the plain ones, because the number of cells moves all of these: a deeper
 sample shows more rare types.
 """
 
@@ -33,7 +34,8 @@ def metrics(proportions: pd.DataFrame, settings: Metrics) -> pd.DataFrame:
     Raises
     ------
     SettingsError
-        The fixed categories leave out a type that has cells, or the depth of rarefaction is above a sample's cells.
+        The fixed categories leave out a type that has cells, or the depth of rarefaction is above a
+        sample's cells.
     """
     parts = []
     tissues = proportions.groupby(counts.TISSUE, sort=True)
@@ -45,8 +47,9 @@ def metrics(proportions: pd.DataFrame, settings: Metrics) -> pd.DataFrame:
         depth = settings.rarefaction.depth or int(n_cells.min())
         if depth > n_cells.min():
             msg = (
-                f"metrics.rarefaction.depth {depth} is above the {int(n_cells.min())} cells of the smallest sample of "
-                f"{' '.join(map(str, name))}. Lower it, raise proportions.min_cells, or set it to null."
+                f"metrics.rarefaction.depth {depth} is above the {int(n_cells.min())} cells "
+                f"of the smallest sample of {' '.join(map(str, name))}. "
+                "Lower it, raise proportions.min_cells, or set it to null."
             )
             raise SettingsError(msg)
         components: concentration.Components = (
@@ -110,14 +113,15 @@ def rarefied(
 
 
 def _with_categories(table: counts.Matrix, settings: Metrics) -> Floats:
-    """Return the counts over the category set; only ``fixed`` differs from the types seen in the tissue."""
+    """Return the counts over the category set; only ``fixed`` differs from the types seen."""
     if settings.category_set != "fixed":
         return table.counts
     categories = settings.fixed_categories
     if unknown := sorted(set(table.types) - set(categories)):
         msg = (
             f"metrics.fixed_categories lacks {', '.join(unknown[:5])}, which have cells in "
-            f"{table.samples['tissue'].iloc[0]}. Add them, or take the category set tissue or present."
+            f"{table.samples['tissue'].iloc[0]}. "
+            "Add them, or take the category set tissue or present."
         )
         raise SettingsError(msg)
     where = [categories.index(name) for name in table.types]

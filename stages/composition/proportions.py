@@ -4,8 +4,8 @@ Original step 01. The rules, in the order in which they apply:
 
 * ``unannotated``: cells without a cell type are dropped and counted; they are no component.
 * ``unknown_animal``: cells whose animal is not stated belong to no replicate.
-* ``pooled_label``: a label such as ``3-M-5/6`` names several animals in one library, and some animals are in several
-  such labels: no independent replicate.
+* ``pooled_label``: a label such as ``3-M-5/6`` names several animals in one library, and some
+  animals are in several such labels: no independent replicate.
 * ``too_few_cells``: fewer annotated cells than ``proportions.min_cells``.
 """
 
@@ -37,7 +37,8 @@ def proportions(cells: pd.DataFrame, rules: Proportions) -> tuple[pd.DataFrame, 
     Returns
     -------
     proportions, exclusions
-        ``tables.PROPORTIONS`` and ``tables.EXCLUSIONS``; together they hold every cell exactly once.
+        ``tables.PROPORTIONS`` and ``tables.EXCLUSIONS``; together they hold every cell exactly
+        once.
 
     Raises
     ------
@@ -63,7 +64,8 @@ def proportions(cells: pd.DataFrame, rules: Proportions) -> tuple[pd.DataFrame, 
     if kept.empty:
         msg = (
             f"no sample is left of {cells['n_cells'].sum()} cells: {_summary(left_out)}. "
-            "Check the column map of the atlas, proportions.min_cells and proportions.pooled_pattern."
+            "Check the column map of the atlas, proportions.min_cells and "
+            "proportions.pooled_pattern."
         )
         raise AtlasError(msg)
     table = kept.assign(proportion=kept["n_cells"] / total[~few])

@@ -1,8 +1,8 @@
 """Set the known truth of simulated cohorts beside what the pipeline found.
 
-The truth of a change is the difference of the medians over a very large population of animals with as many cells as
-the simulated ones: that is what the difference of the medians of a few animals estimates. Real inputs have no known
-truth, and the table is empty.
+The truth of a change is the difference of the medians over a very large population of animals with
+as many cells as the simulated ones: that is what the difference of the medians of a few animals
+estimates. Real inputs have no known truth, and the table is empty.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from stages import cli, tables
 
 
 def recovery(truth: pd.DataFrame, aging: pd.DataFrame) -> pd.DataFrame:
-    """Return truth, estimate and interval of every simulated tissue and metric (``tables.RECOVERY``)."""
+    """Return ``tables.RECOVERY``: truth, estimate and interval of every tissue and metric."""
     key = ["cohort", "platform", "tissue", "metric"]
     found = aging.loc[aging["cells"] == "all", [*key, "change", "change_low", "change_high"]]
     both = truth.rename(columns={"change_of_medians": "truth"}).merge(found, on=key)

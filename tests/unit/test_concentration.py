@@ -1,4 +1,7 @@
-"""Prove the two numbers four ways: hand values, identities and limits, axioms on random vectors, an outside library."""
+"""Prove the two numbers four ways.
+
+Hand values, identities and limits, axioms on random vectors, an outside library.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Hold the exact methods against brute force, an outside library, and their own promises over repeated draws."""
+"""Hold the exact methods against brute force, an outside library and their own promises.
+
+The promises are tried over repeated draws.
+"""
 
 import itertools
 import math

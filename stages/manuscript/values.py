@@ -1,0 +1,414 @@
+"""Write every number, list and table of the paper from the tables of the study.
+
+``reports/_variables.yml`` holds the values that the text names through ``{{< var >}}``;
+``reports/_includes/`` holds the tables and those passages that depend on the inputs: simulated
+inputs get a text about the simulation and its known truth, real ones a text about the data. The
+passages themselves are written by hand in ``reports/sections/``.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from stages import cli, study, tables
+from stages.errors import RenderError
+from stages.files import write_text
+from stages.manuscript import text
+from stages.settings import Settings, load
+
+TABLES = ("arms", "confounding", "exclusions", "aging", "concordance", "drivers", "recovery")
+# Types shown for each tissue; the table on disk holds all of them.
+N_DRIVERS = 3
+PLANE = ("gini", "effective_number")
+RULES = {
+    "unannotated": "no cell type given",
+    "unknown_animal": "animal not stated",
+    "pooled_label": "label of several animals",
+    "too_few_cells": "too few annotated cells",
+}
+
+
+class Tables(NamedTuple):
+    """The tables that the paper rests on."""
+
+    samples: pd.DataFrame
+    confounding: pd.DataFrame
+    proportions: pd.DataFrame
+    exclusions: pd.DataFrame
+    aging: pd.DataFrame
+    not_compared: pd.DataFrame
+    concordance: pd.DataFrame
+    concordance_summary: pd.DataFrame
+    drivers: pd.DataFrame
+    recovery: pd.DataFrame
+
+
+def read_tables(folder: Path) -> Tables:
+    """Read and check all of them."""
+    return Tables(
+        **{
+            name: tables.read(folder / f"{name}.csv", getattr(tables, name.upper()))
+            for name in Tables._fields
+        }
+    )
+
+
+def variables(found: Tables, settings: Settings, what: study.Study) -> dict[str, Any]:
+    """Return every value that the text names, nested by topic; all are text, ready to print."""
+    plane = found.aging[found.aging["metric"] == "gini"]
+    full, equal = (plane[plane["cells"] == cells] for cells in tables.CELLS)
+    return {
+        "notice": what.notice,
+        "study": {"atlas": what.atlas, "overrides": _overrides(what)},
+        "data": _data(found),
+        "rule": _rules(found, settings),
+        "aging": _aging(found.aging, full, equal, settings),
+        "concordance": _concordance(found.concordance_summary),
+        "recovery": _recovery(found.recovery),
+    }
+
+
+def _overrides(what: study.Study) -> str:
+    if not what.overrides:
+        return "All settings are those of the repository."
+    changed = text.listed([f"`{key}` = `{value}`" for key, value in what.overrides.items()])
+    return f"Settings that differ from the repository's in this run: {changed}."
+
+
+def _data(found: Tables) -> dict[str, str]:
+    kept = found.proportions
+    animals = kept.drop_duplicates(["cohort", "platform", "animal"])
+    samples = kept.drop_duplicates(["cohort", "platform", "tissue", "animal"])
+    arms = animals.drop_duplicates(["cohort", "platform"])
+    names = [text.arm(cohort, platform) for cohort, platform in _pairs(arms)]
+    confounded = found.confounding.drop_duplicates(["cohort", "platform", "tissue"])
+    return {
+        "n_cells": text.integer(int(kept["n_cells"].sum())),
+        "n_cells_read": text.integer(int(found.samples["n_cells"].sum())),
+        "n_samples": text.plural(len(samples), "sample"),
+        "n_animals": text.plural(len(animals), "animal"),
+        "n_tissues": text.plural(kept["tissue"].nunique(), "tissue"),
+        "n_types": text.plural(kept["cell_type"].nunique(), "cell type"),
+        "arms": text.listed(names),
+        "n_arms": text.plural(len(arms), "arm"),
+        "n_confounded": text.integer(int(confounded["sex_confounded"].sum())),
+        "n_tissue_arms": text.integer(len(confounded)),
+    }
+
+
+def _pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [(row.cohort, row.platform) for row in table.itertuples()]
+
+
+def _rules(found: Tables, settings: Settings) -> dict[str, str]:
+    by_rule = found.exclusions.groupby("rule")["n_cells"].sum()
+    return {
+        "min_cells": text.integer(settings.proportions.min_cells),
+        "n_excluded": text.integer(int(by_rule.sum())),
+        "category_set": {
+            "present": "the cell types present in that animal's sample",
+            "tissue": "all cell types seen in that tissue and arm",
+            "fixed": "a fixed list of cell types",
+        }[settings.metrics.category_set],
+        "rarefaction_draws": text.integer(settings.metrics.rarefaction.draws),
+        "confidence": f"{100 * settings.aging.confidence:g}%",
+        "driver_draws": text.integer(settings.drivers.draws),
+        "pseudo_count": f"{settings.drivers.pseudo_count:g}",
+        "max_permutations": text.integer(settings.aging.max_permutations),
+        "ages": _ages(settings),
+    }
+
+
+def _ages(settings: Settings) -> str:
+    by_rule: dict[tuple[float, float], list[str]] = {}
+    for spec in settings.atlas.cells.values():
+        name = text.COHORTS.get(spec.cohort, spec.cohort)
+        names = by_rule.setdefault((spec.young_max_months, spec.old_min_months), [])
+        if name not in names:
+            names.append(name)
+    parts = [
+        f"{text.listed(names)}: young up to {young:g} months, old from {old:g} months"
+        for (young, old), names in by_rule.items()
+    ]
+    return "; ".join(parts)
+
+
+def _aging(
+    aging: pd.DataFrame, full: pd.DataFrame, equal: pd.DataFrame, settings: Settings
+) -> dict[str, str]:
+    key = ["cohort", "platform", "tissue"]
+    plane = aging[(aging["cells"] == "all") & aging["metric"].isin(PLANE)]
+    excludes_zero = (plane["change_low"] > 0) | (plane["change_high"] < 0)
+    both = full.merge(equal, on=key, suffixes=("", "_equal"))
+    same = both["quadrant"] == both["quadrant_equal"]
+    significant = {
+        metric: int((plane.loc[plane["metric"] == metric, "mann_whitney_q"] < 0.05).sum())
+        for metric in PLANE
+    }
+    counted = {
+        f"n_{quadrant}": text.integer(int((full["quadrant"] == quadrant).sum()))
+        for quadrant in tables.QUADRANTS
+    }
+    names = {
+        f"list_{quadrant}": _tissues_by_arm(full[full["quadrant"] == quadrant])
+        for quadrant in tables.QUADRANTS
+    }
+    return (
+        counted
+        | names
+        | {
+            "n_compared": text.plural(len(full), "comparison"),
+            "n_gini_significant": text.integer(significant["gini"]),
+            "n_effective_number_significant": text.integer(significant["effective_number"]),
+            "n_intervals": text.integer(len(plane)),
+            "n_intervals_exclude_zero": text.integer(int(excludes_zero.sum())),
+            "n_same_when_rarefied": text.integer(int(same.sum())),
+            "smallest_p": text.p_value(float(full["mann_whitney_p_smallest"].min())),
+            "largest_smallest_p": text.p_value(float(full["mann_whitney_p_smallest"].max())),
+            "n_within_sex": text.integer(int((full["within_sex_n"] > 0).sum())),
+        }
+    )
+
+
+def _tissues_by_arm(rows: pd.DataFrame) -> str:
+    """Return `kidney and lung (TMS FACS); spleen (Kimmel droplet)`."""
+    parts = []
+    for (cohort, platform), arm in rows.groupby(["cohort", "platform"], sort=False):
+        tissues = [text.tissue_name(name).lower() for name in sorted(arm["tissue"])]
+        parts.append(f"{text.listed(tissues)} ({text.arm(str(cohort), str(platform))})")
+    return "; ".join(parts) or "none"
+
+
+def _concordance(summary: pd.DataFrame) -> dict[str, Any]:
+    return {
+        row.metric: {
+            "n_tissues": text.integer(row.n_tissues),
+            "n_same_sign": text.integer(row.n_same_sign),
+            "same_sign_p": text.p_value(row.same_sign_p),
+            "spearman": text.number(row.spearman, 2),
+            "spearman_p": text.p_value(row.spearman_p),
+            "spearman_p_smallest": text.p_value(row.spearman_p_smallest),
+        }
+        for row in summary.itertuples()
+    }
+
+
+def _recovery(recovery: pd.DataFrame) -> dict[str, str]:
+    large = recovery[recovery["same_sign"]]
+    return {
+        "n": text.integer(len(recovery)),
+        "n_covered": text.integer(int(recovery["covered"].sum())),
+        "n_same_sign": text.integer(len(large)),
+    }
+
+
+def includes(found: Tables) -> dict[str, str]:
+    """Return the Markdown tables of the paper by name."""
+    made = {
+        "arms": _arms(found),
+        "confounding": _confounding(found.confounding),
+        "exclusions": _exclusions(found.exclusions),
+        "aging": _aging_table(found.aging),
+        "concordance": _concordance_table(found.concordance),
+        "drivers": _drivers_table(found.drivers),
+        "recovery": _recovery_table(found.recovery),
+    }
+    if set(made) != set(TABLES):
+        msg = f"tables {sorted(set(made) ^ set(TABLES))} are made or listed, not both"
+        raise RenderError(msg)
+    return made
+
+
+def _arms(found: Tables) -> str:
+    kept = found.proportions
+    rows = []
+    for (cohort, platform), arm in kept.groupby(["cohort", "platform"]):
+        animals = arm.drop_duplicates("animal")
+        groups = animals["age_group"].value_counts()
+        rows.append(
+            [
+                text.arm(str(cohort), str(platform)),
+                text.listed([text.tissue_name(name) for name in sorted(arm["tissue"].unique())]),
+                *(text.integer(int(groups.get(group, 0))) for group in tables.AGE_GROUPS),
+                text.integer(int(arm["n_cells"].sum())),
+            ]
+        )
+    header = ["Arm", "Tissues", "Young", "Middle", "Old", "Cells"]
+    return text.pipe_table(header, rows, align="llrrrr")
+
+
+def _confounding(confounding: pd.DataFrame) -> str:
+    wide = confounding.set_index(["cohort", "platform", "tissue", "age_group"])
+    rows = []
+    for key in wide.index.droplevel("age_group").drop_duplicates():
+        tissue = wide.loc[key]
+        cells = [
+            f"{tissue.loc[group, 'n_female']} / {tissue.loc[group, 'n_male']}"
+            for group in tables.AGE_GROUPS
+        ]
+        within = "no" if tissue["sex_confounded"].iloc[0] else "yes"
+        pooled = text.integer(int(tissue["n_pooled"].sum()))
+        rows.append([text.arm(key[0], key[1]), text.tissue_name(key[2]), *cells, pooled, within])
+    header = ["Arm", "Tissue", "Young F / M", "Middle F / M", "Old F / M", "Pooled", "Within sex"]
+    return text.pipe_table(header, rows, align="llrrrrl")
+
+
+def _exclusions(exclusions: pd.DataFrame) -> str:
+    rows = []
+    for rule, meaning in RULES.items():
+        here = exclusions[exclusions["rule"] == rule]
+        rows.append([meaning, text.integer(len(here)), text.integer(int(here["n_cells"].sum()))])
+    return text.pipe_table(["Left out", "Samples", "Cells"], rows, align="lrr")
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+    return f"{text.signed(value, digits)} {text.interval(low, high, digits)}"
+
+
+def _aging_table(aging: pd.DataFrame) -> str:
+    key = ["cohort", "platform", "tissue"]
+    plane = aging[(aging["cells"] == "all") & aging["metric"].isin(PLANE)]
+    wide = plane.set_index([*key, "metric"])
+    rows = []
+    for tissue in wide.index.droplevel("metric").drop_duplicates():
+        gini, effective = (wide.loc[(*tissue, metric)] for metric in PLANE)
+        rows.append(
+            [
+                text.arm(tissue[0], tissue[1]),
+                text.tissue_name(tissue[2]),
+                f"{gini.n_young}, {gini.n_old}",
+                _with_interval(gini.change, gini.change_low, gini.change_high, 3),
+                text.p_value(gini.mann_whitney_p),
+                text.p_value(gini.mann_whitney_q),
+                _with_interval(effective.change, effective.change_low, effective.change_high, 2),
+                text.p_value(effective.mann_whitney_p),
+                text.p_value(effective.mann_whitney_q),
+                str(gini.quadrant),
+            ]
+        )
+    header = ["Arm", "Tissue", "n", "ΔGini", "p", "q", "ΔN~eff~", "p", "q", "Quadrant"]
+    return text.pipe_table(header, rows, align="llrrrrrrrl")
+
+
+def _concordance_table(concordance: pd.DataFrame) -> str:
+    names = {"gini": ("ΔGini", 3), "effective_number": ("ΔN~eff~", 2)}
+    rows = []
+    for row in concordance.itertuples():
+        name, digits = names.get(row.metric, (str(row.metric), 3))
+        rows.append(
+            [
+                text.tissue_name(row.tissue),
+                name,
+                _with_interval(
+                    row.change_first, row.change_first_low, row.change_first_high, digits
+                ),
+                _with_interval(
+                    row.change_second, row.change_second_low, row.change_second_high, digits
+                ),
+                "yes" if row.same_sign else "no",
+            ]
+        )
+    header = ["Tissue", "Change", "First platform", "Second platform", "Same sign"]
+    return text.pipe_table(header, rows, align="llrrl")
+
+
+def _drivers_table(drivers: pd.DataFrame) -> str:
+    rows = []
+    for (cohort, platform, tissue), types in drivers.groupby(["cohort", "platform", "tissue"]):
+        order = types["gini_contribution"].abs().sort_values(ascending=False, kind="stable").index
+        for row in types.loc[order[:N_DRIVERS]].itertuples():
+            before = text.number(100 * row.young_proportion, 1)
+            after = text.number(100 * row.old_proportion, 1)
+            rows.append(
+                [
+                    text.arm(str(cohort), str(platform)),
+                    text.tissue_name(str(tissue)),
+                    str(row.cell_type),
+                    f"{before} → {after}",
+                    text.signed(row.gini_contribution, 3),
+                    text.signed(row.effective_number_contribution, 2),
+                    _with_interval(row.clr_change, row.clr_change_low, row.clr_change_high, 2),
+                ]
+            )
+    header = ["Arm", "Tissue", "Cell type", "Share (%)", "to ΔGini", "to ΔN~eff~", "Δclr"]
+    return text.pipe_table(header, rows, align="lllrrrr")
+
+
+def _recovery_table(recovery: pd.DataFrame) -> str:
+    names = {"gini": ("ΔGini", 3), "effective_number": ("ΔN~eff~", 2)}
+    rows = []
+    for row in recovery.itertuples():
+        name, digits = names[row.metric]
+        rows.append(
+            [
+                text.arm(row.cohort, row.platform),
+                text.tissue_name(row.tissue),
+                name,
+                text.signed(row.truth, digits),
+                _with_interval(row.change, row.change_low, row.change_high, digits),
+                "yes" if row.covered else "no",
+            ]
+        )
+    header = ["Arm", "Tissue", "Change", "Truth", "Found", "Covered"]
+    return text.pipe_table(header, rows, align="lllrrl")
+
+
+def sections(folder: Path, found: Tables, what: study.Study) -> dict[str, str]:
+    """Return the passages that fit the inputs, from those written by hand in `folder`."""
+    shared = not found.concordance.empty
+    chosen = {
+        "inputs": "inputs_simulated" if what.simulated else "inputs_real",
+        "concordance": "concordance" if shared else "concordance_none",
+        "recovery": "recovery" if len(found.recovery) else "recovery_none",
+    }
+    passages = {}
+    for name, file in chosen.items():
+        path = folder / f"{file}.md"
+        if not path.exists():
+            msg = (
+                f"the passage {path} does not exist. Write it, or restore it: git checkout {path}."
+            )
+            raise RenderError(msg)
+        passages[f"section_{name}"] = path.read_text(encoding="utf-8").strip()
+    return passages
+
+
+def _run(args: argparse.Namespace) -> None:
+    what, settings = study.read(args.study), load(args.params)
+    found = read_tables(args.tables)
+    made = {f"table_{name}": table for name, table in includes(found).items()}
+    made |= sections(args.sections, found, what)
+    values = variables(found, settings, what)
+    args.includes.parent.mkdir(parents=True, exist_ok=True)
+    # The folder appears whole: it is filled under another name first.
+    with tempfile.TemporaryDirectory(dir=args.includes.parent, prefix=".includes.") as scratch:
+        folder = Path(scratch) / args.includes.name
+        for name, markdown in made.items():
+            write_text(folder / f"{name}.md", markdown + "\n")
+        if args.includes.exists():
+            shutil.rmtree(args.includes)
+        folder.rename(args.includes)
+    header = "# Written by stages/manuscript/values.py; every number of the paper stands here.\n"
+    write_text(args.variables, header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--study", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--sections", type=Path, required=True)
+    parser.add_argument("--variables", type=Path, required=True)
+    parser.add_argument("--includes", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

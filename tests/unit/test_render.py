@@ -1,0 +1,558 @@
+"""The paper says the same in HTML and in PDF, and nothing in it points nowhere."""
+
+import html
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.figure
+import pypdf
+import pytest
+
+from stages.errors import RenderError
+from stages.manuscript import pandoc, quarto
+from stages.manuscript import render as stage
+from stages.manuscript.check import check_source
+from stages.manuscript.render import Renderer, main, render
+from stages.manuscript.source import read_source
+
+REPORTS = Path(__file__).parents[2] / "reports"
+NOTICE = "Simulated demo data: no number here is a finding."
+
+PAPER = """\
+---
+title: "On {{< var study.animal >}} and heads"
+author:
+  - name: Ada Example
+    affiliation: Institute of Examples
+date: 2026-01-31
+abstract: |
+  The change was {{< var gini.change >}}, as @fig-a shows.
+---
+
+# Introduction {#sec-intro}
+
+Gini [@gini1912] and Hill numbers [@hill1973; see @jost2006, p. 3] meet in @eq-gini. Text with a
+footnote[^note] and "{{< var gini.change >}}", ({{< var low >}}/{{< var high >}}),
+**{{< var study.animal >}}** and $x = {{< var gini.change >}}$.
+
+$$
+G = \\frac{n + 1 - 2 \\sum_i c_i}{n}
+$$ {#eq-gini}
+
+An equation without a number comes between: $$ a = b $$
+
+$$ N = \\exp\\left(-\\sum_i p_i \\ln p_i\\right) $$ {#eq-hill}
+
+# Methods {#sec-methods}
+
+## Data {#sec-data}
+
+@Fig-a at the start of a sentence; [@fig-a; @fig-b] in brackets, [see @tbl-a], [-@tbl-b] without
+its word, [@eq-hill]. See @sec-results and @sec-deep.
+
+### The {{< var study.animal >}} in a heading {#sec-deep}
+
+![A caption with {{< var gini.change >}} and *stress* [@hill1973].](figures/fig_a.png){#fig-a
+fig-alt="Points that rise, {{< var gini.change >}}" width=60%}
+
+## Results {#sec-results}
+
+{{< include _includes/results.md >}}
+
+# References {.unnumbered}
+
+::: {#refs}
+:::
+
+[^note]: Said by @gini1912 long ago.
+"""
+
+INCLUDED = """\
+Words of the first include.
+
+{{< include _includes/table.md >}}
+
+::: {#fig-b}
+![](figures/fig_b.svg){fig-alt="A square"}
+
+The caption of a block.
+:::
+"""
+
+TABLE = """\
+| tissue | change |
+|--------|-------:|
+| marrow | {{< var gini.change >}} |
+| kidney | -0.02 |
+
+: Changes by tissue, median {{< var gini.change >}} {#tbl-a}
+
+::: {#tbl-b}
+
+| a | b |
+|---|--:|
+| 1 | 2 |
+
+A table whose caption stands apart.
+:::
+"""
+
+VARIABLES = f"""\
+notice: "{NOTICE}"
+study:
+  animal: mice
+gini:
+  change: "+0.145"
+low: "1.000"
+high: 7
+"""
+
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="60" height="60">
+<rect width="60" height="60" fill="teal"/></svg>
+"""
+
+
+def _write_project(folder: Path) -> Path:
+    for name in ("_quarto.yml", "paper.css", "references.bib"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPORTS / name, folder / name)
+    texts = {
+        "paper.qmd": PAPER,
+        "_includes/results.md": INCLUDED,
+        "_includes/table.md": TABLE,
+        "_variables.yml": VARIABLES,
+        "figures/fig_b.svg": SVG,
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    figure = matplotlib.figure.Figure(figsize=(6, 3))
+    figure.subplots().plot([0, 1, 2], [0, 1, 4], "o")
+    figure.savefig(folder / "figures" / "fig_a.png", dpi=100)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return _write_project(tmp_path / "reports")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = _write_project(tmp_path_factory.mktemp("rendered") / "reports")
+    return render(folder, "paper.qmd", out_dir=folder / "_output", renderer=Renderer.PANDOC)
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def _html_text(path: Path) -> str:
+    """Return the visible words, with MathML left out."""
+    page = path.read_text(encoding="utf-8").split("<body", 1)[1].partition(">")[2]
+    page = re.sub(r"<(math|script|style|nav)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    # Only block tags part words: <em>a</em>, is one word with its comma.
+    page = re.sub(r"</?(a|em|strong|sup|span|i|b)\b[^>]*>", "", page)
+    return _squeeze(html.unescape(re.sub(r"<[^>]+>", " ", page)))
+
+
+def _pdf_text(path: Path) -> str:
+    return _squeeze(" ".join(page.extract_text() for page in pypdf.PdfReader(path).pages))
+
+
+def _squeeze(text: str) -> str:
+    for ligature, letters in {"ﬁ": "fi", "ﬂ": "fl", "ﬀ": "ff", "ﬃ": "ffi"}.items():
+        text = text.replace(ligature, letters)
+    return " ".join(text.replace("\u2010", "-").split())
+
+
+NUMBERED = (
+    "Figure 1: A caption with +0.145 and stress (Hill 1973).",
+    "Figure 2: The caption of a block.",
+    "Table 1: Changes by tissue, median +0.145",
+    "Table 2: A table whose caption stands apart.",
+    "1 Introduction",
+    "2 Methods",
+    "2.1 Data",
+    "2.1.1 The mice in a heading",
+    "2.2 Results",
+    "Figure 1 at the start of a sentence; Figure 1, Figure 2 in brackets, see 1, 2 without",
+    "its word, Equation 2. See Section 2.2 and Section 2.1.1.",
+    "meet in Equation 1.",
+    "The change was +0.145, as Figure 1 shows.",
+    "On mice and heads",
+    "Ada Example, Institute of Examples",
+    "(1.000/7)",
+    "marrow +0.145",
+    "Words of the first include.",
+    "Gini (Gini 1912) and Hill numbers (Hill 1973; see Jost 2006, 3)",
+    "Said by Gini (1912) long ago.",
+)
+
+
+@pytest.mark.parametrize("sentence", NUMBERED)
+def test_html_and_pdf_say_the_same(rendered: tuple[Path, Path], sentence: str) -> None:
+    # A PDF breaks lines where it likes, also at a hyphen of its own, so white space is left out.
+    wanted = sentence.replace(" ", "")
+    assert wanted in _html_text(rendered[0]).replace(" ", "")
+    assert wanted in _pdf_text(rendered[1]).replace(" ", "")
+
+
+def test_numbers_and_links_agree(rendered: tuple[Path, Path]) -> None:
+    pattern = r"(Figure|Table|Equation|Section) ?(\d[\d.]*\d|\d)"
+    in_html = sorted(re.findall(pattern, _html_text(rendered[0])))
+    in_pdf = sorted(re.findall(pattern, _pdf_text(rendered[1])))
+    assert in_html == in_pdf
+    assert len(in_html) == 12
+    page = rendered[0].read_text(encoding="utf-8")
+    targets = set(re.findall(r'href="#([^"]+)" class="quarto-xref"', page))
+    assert targets == {
+        *("fig-a", "fig-b", "tbl-a", "tbl-b", "eq-gini", "eq-hill", "sec-results", "sec-deep")
+    }
+    for target in targets:
+        assert page.count(f'id="{target}"') == 1
+
+
+def test_equations_carry_their_numbers(rendered: tuple[Path, Path]) -> None:
+    page, pdf = rendered[0].read_text(encoding="utf-8"), _pdf_text(rendered[1])
+    for number in ("1", "2"):
+        mathml = f'<mo stretchy="false" form="prefix">(</mo><mn>{number}</mn>'
+        assert mathml in page
+        assert f"({number})" in pdf
+    assert "<mn>3</mn>" not in page
+    assert "+0.145" in re.findall(r'<annotation encoding="application/x-tex">(x =.*?)<', page)[0]
+
+
+def test_notice_is_on_every_page(rendered: tuple[Path, Path]) -> None:
+    assert f'<div class="notice" role="note">{NOTICE}</div>' in rendered[0].read_text("utf-8")
+    pages = pypdf.PdfReader(rendered[1]).pages
+    assert len(pages) > 1
+    for page in pages:
+        assert _squeeze(page.extract_text()).startswith(NOTICE)
+
+
+def test_empty_notice_prints_nothing(project: Path) -> None:
+    _edit(project / "_variables.yml", NOTICE, "")
+    page, pdf = render(project, "paper.qmd", out_dir=project / "out", renderer=Renderer.PANDOC)
+    assert '<div class="notice"' not in page.read_text(encoding="utf-8")
+    assert "Simulated" not in _pdf_text(pdf)
+
+
+def test_html_needs_nothing_else(rendered: tuple[Path, Path]) -> None:
+    page = rendered[0].read_text(encoding="utf-8")
+    sources = re.findall(r'<(?:img|script|link|iframe)[^>]*?(?:src|href)="([^"]*)"', page)
+    assert all(source.startswith("data:") for source in sources)
+    assert "url(" not in page
+    assert 'alt="Points that rise, +0.145"' in page
+    assert 'alt="A square"' in page or 'aria-label="A square"' in page
+    assert "{{&lt;" not in page
+
+
+def test_renders_are_byte_identical_and_name_no_machine_path(project: Path, tmp_path: Path) -> None:
+    first = render(project, "paper.qmd", out_dir=tmp_path / "a", renderer=Renderer.PANDOC)
+    second = render(project, "paper.qmd", out_dir=tmp_path / "b", renderer=Renderer.PANDOC)
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+        for place in (str(tmp_path), str(Path.home()), str(REPORTS.parent), "/tmp/"):
+            assert place.encode() not in one.read_bytes()
+    reader = pypdf.PdfReader(first[1])
+    assert reader.metadata is not None
+    assert reader.metadata.title == "On mice and heads"
+    assert reader.metadata.author == "Ada Example"
+
+
+def test_path_with_spaces_and_other_letters(tmp_path: Path) -> None:
+    folder = _write_project(tmp_path / "un étude — 研究")
+    (folder / "figures" / "fig_a.png").rename(folder / "figures" / "fig é a.png")
+    _edit(folder / "paper.qmd", "figures/fig_a.png", "figures/fig%20é%20a.png")
+    results = render(folder, "paper.qmd", out_dir=folder / "ou t", renderer=Renderer.PANDOC)
+    assert all(path.stat().st_size > 0 for path in results)
+
+
+def test_long_and_wide_tables_stay_whole(project: Path) -> None:
+    names = [f"quantity_number_{i}" for i in range(9)]
+    rows = [[f"row{r:03d}", *(f"{r}.{c}25" for c in range(8))] for r in range(90)]
+    lines = ["| " + " | ".join(row) + " |" for row in [names, ["--:"] * 9, *rows]]
+    table = "\n".join([*lines, "", ": A long and wide one {#tbl-long}"])
+    (project / "_includes" / "long.md").write_text(table, encoding="utf-8")
+    _edit(
+        project / "paper.qmd",
+        "# References",
+        "See @tbl-long.\n\n{{< include _includes/long.md >}}\n\n# References",
+    )
+    _, pdf = render(project, "paper.qmd", out_dir=project / "out", renderer=Renderer.PANDOC)
+    pages = [page.extract_text() for page in pypdf.PdfReader(pdf).pages]
+    with_rows = [page for page in pages if re.search(r"row\d\d\d", page)]
+    assert len(with_rows) >= 2
+    # The head row comes again on each page of the table.
+    assert all("number_8" in page.replace("\n", "") for page in with_rows)
+    found = re.findall(r"row\d\d\d", "".join(with_rows))
+    assert found == [row[0] for row in rows]
+    right_edge = float(pypdf.PdfReader(pdf).pages[0].mediabox.right)
+
+    def visit(text: str, _cm: object, tm: list[float], _font: object, size: float) -> None:
+        assert not text.strip() or tm[4] < right_edge - 2.5 * 28.3
+
+    for page in pypdf.PdfReader(pdf).pages:
+        page.extract_text(visitor_text=visit)
+
+
+def _replace(old: str, new: str, name: str = "paper.qmd") -> Callable[[Path], None]:
+    return lambda project: _edit(project / name, old, new)
+
+
+def _append(text: str) -> Callable[[Path], None]:
+    return _replace("# References", f"{text}\n\n# References")
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    return lambda project: (project / name).unlink()
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "unknown variable": (
+        _replace("{{< var low >}}", "{{< var lov >}}"),
+        "paper.qmd, line 15: no value lov in _variables.yml. Correct",
+    ),
+    "unknown variable in a nested include": (
+        _replace("{{< var gini.change >}}", "{{< var gini >}}", "_includes/table.md"),
+        "_includes/table.md, line 3: no value gini in _variables.yml. Correct",
+    ),
+    "shortcode of another kind": (
+        _append("{{< meta title >}}"),
+        "line 50: a shortcode that is not {{< var name >}} or",
+    ),
+    "shortcode without its blanks": (_append("{{<var low>}}"), "line 50: a shortcode that is not"),
+    "missing include": (
+        _remove("_includes/table.md"),
+        '_includes/results.md, line 3: include "_includes/table.md" does not exist. Write',
+    ),
+    "include out of the project": (
+        _append("{{< include ../secret.md >}}"),
+        'line 50: include "../secret.md" does not exist. Write',
+    ),
+    "include circle": (
+        _replace("Words of", "{{< include _includes/results.md >}}\n\nOf", "_includes/results.md"),
+        "line 1: include circle _includes/results.md -> _includes/results.md. Take",
+    ),
+    "include inside a paragraph": (
+        _append("Words\n{{< include _includes/table.md >}}"),
+        "line 51: {{< include _includes/table.md >}} does not stand alone. Quarto",
+    ),
+    "include with a YAML head": (
+        _replace("| tissue |", "---\na: b\n---\n\n| tissue |", "_includes/table.md"),
+        "_includes/table.md, line 1: an included file has YAML of its own. Move",
+    ),
+    "unresolved figure": (
+        _replace("[@fig-a; @fig-b]", "[@fig-a; @fig-c]"),
+        "paper.qmd, line 30: @fig-c refers to nothing. Give the label {#fig-c} or correct it.",
+    ),
+    "unresolved table": (_replace("@tbl-a]", "@tbl-z]"), "line 30: @tbl-z refers to nothing"),
+    "unresolved equation": (_replace("@eq-hill]", "@eq-h]"), "line 31: @eq-h refers to nothing"),
+    "unresolved section": (
+        _replace("@sec-deep.", "@sec-de."),
+        "line 31: @sec-de refers to nothing",
+    ),
+    "section without a number": (
+        _replace("{#sec-results}", "{#sec-results .unnumbered}"),
+        "line 31: @sec-results refers to a section without a number. Number",
+    ),
+    "duplicated label": (
+        _replace("::: {#tbl-b}", "::: {#tbl-a}", "_includes/table.md"),
+        "_includes/table.md, line 8: label tbl-a is given 2 times. Give each its own.",
+    ),
+    "label on nothing": (
+        _append("Words {#tbl-loose} alone."),
+        "line 50: label tbl-loose is not attached to anything. Write : Caption {#tbl-name}",
+    ),
+    "label of the wrong kind": (
+        _replace("# Introduction {#sec-intro}", "# Introduction {#fig-intro}"),
+        "line 11: label fig-intro stands on a Header. Write ![Caption]",
+    ),
+    "figure without a caption": (
+        _append("See @fig-c.\n\n![](figures/fig_a.png){#fig-c}"),
+        "fig-c stands on a Image. Write ![Caption]",
+    ),
+    "table without a caption": (
+        _append("See @tbl-c.\n\n| a |\n|---|\n| 1 |\n\n: {#tbl-c}"),
+        "tbl-c has no caption. Write : Caption",
+    ),
+    "block with two tables": (
+        _replace("A table whose", "| c |\n|---|\n| 1 |\n\nA table whose", "_includes/table.md"),
+        "_includes/table.md, line 8: the block tbl-b holds Table, Table, Para. It must hold",
+    ),
+    "figure that no sentence mentions": (
+        _append("![Alone](figures/fig_a.png){#fig-alone}"),
+        "line 50: no sentence refers to fig-alone. Write @fig-alone where it is discussed.",
+    ),
+    "table that no sentence mentions": (
+        _replace("[-@tbl-b]", "[-@tbl-a]"),
+        "_includes/table.md, line 8: no sentence refers to tbl-b. Write @tbl-b",
+    ),
+    "missing figure file": (
+        _remove("figures/fig_b.svg"),
+        '_includes/results.md, line 6: figure "figures/fig_b.svg" does not exist in the project.',
+    ),
+    "figure from the network": (
+        _replace("figures/fig_b.svg", "https://example.org/b.svg", "_includes/results.md"),
+        'line 6: figure "https://example.org/b.svg" is not a path from the paper\'s folder.',
+    ),
+    "unknown citation": (
+        _replace("[@gini1912]", "[@gini1921]"),
+        "paper.qmd, line 13: citation @gini1921 is not in references.bib. Correct the key",
+    ),
+    "citation and reference in one bracket": (
+        _replace("[@gini1912]", "[@gini1912; @fig-a]"),
+        "paper.qmd, line 10: one bracket holds a citation and the reference @fig-a.",
+    ),
+    "missing bibliography": (
+        _remove("references.bib"),
+        '_quarto.yml: bibliography "references.bib" does not exist in the project.',
+    ),
+    "value that is not text": (
+        _replace('"1.000"', "1.000", "_variables.yml"),
+        "_variables.yml: low is 1.0, not text. Put the value in quotes",
+    ),
+    "no notice": (
+        _replace("notice:", "note:", "_variables.yml"),
+        '_variables.yml has no value "notice". Write the sentence',
+    ),
+    "executed cell": (
+        _append("```{python}\n1 + 1\n```"),
+        "line 50: a cell that is to be executed. The paper computes nothing",
+    ),
+    "callout": (
+        _append("::: {.callout-note}\nWords.\n:::"),
+        "line 50: .callout-note is Quarto's alone. Write it in plain markdown.",
+    ),
+    "format in the paper": (
+        _replace("date: 2026-01-31", "format: html"),
+        "paper.qmd, line 6: format belongs in _quarto.yml, where both renderers read it.",
+    ),
+    "date that moves": (
+        _replace("date: 2026-01-31", "date: today"),
+        "paper.qmd, line 6: this date changes by itself. Write the day, or leave date out.",
+    ),
+    "no title": (
+        _replace("title:", "subtitle:"),
+        "paper.qmd, line 1: the paper has no title.",
+    ),
+    "sections that begin at the second level": (
+        lambda project: (project / "paper.qmd").write_text(PAPER.replace("\n# ", "\n## ")),
+        "line 11: no section begins with a single #",
+    ),
+    "YAML that does not parse": (
+        _replace("study:", "study: [", "_variables.yml"),
+        "_variables.yml is not YAML: ",
+    ),
+    "no paper": (_remove("paper.qmd"), "paper.qmd does not exist. Give the paper's name"),
+    "no project file": (_remove("_quarto.yml"), "_quarto.yml does not exist. Run the stage"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_one_line_that_names_it(project: Path, tmp_path: Path, fault: str) -> None:
+    spoil, message = FAULTS[fault]
+    spoil(project)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(RenderError) as caught:
+        check_source(read_source(project, "paper.qmd"), folder=scratch)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_check_lists_the_files_used(project: Path, tmp_path: Path) -> None:
+    files = check_source(read_source(project, "paper.qmd"), folder=tmp_path)
+    assert files == ("figures/fig_a.png", "figures/fig_b.svg", "references.bib", "paper.css")
+
+
+def test_nothing_is_left_when_the_pdf_fails(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project / "figures" / "fig_b.svg").write_text("no picture")
+    out_dir = project / "_output"
+    arguments = ["--project", str(project), "--out-dir", str(out_dir), "--renderer", "pandoc"]
+    assert main(arguments) == 1
+    assert "error: typst failed: " in caplog.text
+    assert str(project) not in caplog.text
+    assert not out_dir.exists()
+
+
+def test_old_pages_stay_when_a_render_fails(project: Path) -> None:
+    out_dir = project / "_output"
+    pages = render(project, "paper.qmd", out_dir=out_dir, renderer=Renderer.PANDOC)
+    before = [path.read_bytes() for path in pages]
+    (project / "figures" / "fig_b.svg").write_text("no picture")
+    with pytest.raises(RenderError):
+        render(project, "paper.qmd", out_dir=out_dir, renderer=Renderer.PANDOC)
+    assert [(out_dir / f"paper.{kind}").read_bytes() for kind in ("html", "pdf")] == before
+
+
+def test_failing_pandoc_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match="pandoc failed with status 21: Unknown input format x"):
+        pandoc.run_pandoc(["--from=x"], "", folder=tmp_path)
+
+
+def test_quarto_gets_the_same_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for quarto records what it is given."""
+    seen: dict[str, str] = {}
+
+    def run(command: list[str], *, folder: Path) -> str:
+        if command[1] == "--version":
+            return "1.10.18\n"
+        assert command == ["/opt/quarto", "render"]
+        seen.update(
+            {str(p.relative_to(folder)): p.read_text("latin-1") for p in folder.rglob("*.*")}
+            | {".": ""}
+        )
+        for kind in ("html", "pdf"):
+            (folder / "_output").mkdir(exist_ok=True)
+            (folder / "_output" / f"paper.{kind}").write_text(kind)
+        return seen.get("warning", "")
+
+    monkeypatch.setattr(quarto, "_run", run)
+    monkeypatch.setattr(quarto, "find_quarto", lambda: "/opt/quarto")
+    monkeypatch.setattr(stage, "find_quarto", lambda: "/opt/quarto")
+    page, pdf = render(project, "paper.qmd", out_dir=project / "_output")
+    assert (page.read_text(), pdf.read_text()) == ("html", "pdf")
+    assert {"_quarto.yml", "_variables.yml", "_includes/table.md", "figures/fig_a.png"} <= set(seen)
+    assert NOTICE in seen["_notice.html"]
+    assert NOTICE in seen["_notice.typ"]
+    assert "#show figure" in seen["_style.typ"]
+
+
+def test_quarto_warning_of_something_unresolved_is_an_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarto, "_run", lambda *_, **__: "WARNING: Unable to resolve crossref @x")
+    monkeypatch.setattr(quarto, "find_quarto", lambda: "/opt/quarto")
+    with pytest.raises(RenderError, match="unresolved: WARNING: Unable to resolve crossref @x"):
+        quarto.render_with_quarto(read_source(project, "paper.qmd"), folder=project)
+
+
+def test_asking_for_quarto_without_it_says_so(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(project))
+    with pytest.raises(RenderError, match="quarto is not on PATH"):
+        render(project, "paper.qmd", out_dir=project / "out", renderer=Renderer.QUARTO)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(quarto.find_quarto() is None, reason="quarto is not installed on this machine")
+def test_quarto_and_pandoc_say_the_same(project: Path, tmp_path: Path) -> None:
+    by_quarto = render(project, "paper.qmd", out_dir=tmp_path / "quarto", renderer=Renderer.QUARTO)
+    by_pandoc = render(project, "paper.qmd", out_dir=tmp_path / "pandoc", renderer=Renderer.PANDOC)
+    for read, one, other in zip((_html_text, _pdf_text), by_quarto, by_pandoc, strict=True):
+        texts = [read(path).replace(" ", "") for path in (one, other)]
+        for sentence in NUMBERED:
+            # The title block is each renderer's own; the text under it is shared.
+            if not sentence.startswith("Ada"):
+                assert all(sentence.replace(" ", "") in text for text in texts)
+        assert all(NOTICE.replace(" ", "") in text for text in texts)
