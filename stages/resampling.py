@@ -1,11 +1,11 @@
-"""Resample and rank groups of a few animals, exactly wherever that is possible.
+"""Resample and rank small groups of animals, exactly wherever that is possible.
 
-The one place for bootstrap, permutation and rank tests.
-Groups here have 2 to 20 members. At that size Monte Carlo adds noise for nothing and asymptotic
-formulas are wrong, so the bootstrap of a median, the Mann-Whitney test with ties and the
-permutation tests are computed exactly; only where the number of arrangements is too large are some
-drawn at random, and the result says so. Every test also states the smallest p-value that it could
-have reached: with 2 against 2 animals nothing can be significant.
+The one place for bootstrap, permutation and rank tests. Groups here have 2 to 20 members. At that
+size Monte Carlo adds noise for nothing and asymptotic formulas are wrong, so the bootstrap of a
+median, the Mann-Whitney test with ties and the permutation tests are computed exactly; only where
+the number of arrangements is too large are some drawn at random, and the result says so. Every test
+also states the smallest p-value that it could have reached: with 2 against 2 animals nothing can be
+significant.
 """
 
 import itertools
@@ -80,8 +80,8 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
     ordered = np.sort(_finite(values, "values"))
     n = ordered.size
     half = n // 2
-    # P(the k-th order statistic of the resample is at most the i-th value), i = 0..n, for k = half
-    # + 1.
+    # P(the k-th order statistic of the resample is at most the i-th value) for k = half + 1,
+    # i = 0..n.
     edges = np.arange(n + 1) / n
     if n % 2:
         cumulative = stats.binom.sf(half, n, edges)
@@ -174,9 +174,9 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
 def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
     """Return the Hodges-Lehmann shift [1]_ and the interval that inverts the Mann-Whitney test.
 
-    The interval holds the shifts that the exact two-sided test does not reject. Under a pure shift of a
-    continuous distribution its coverage is at least `confidence`, whatever the distribution; the
-    returned confidence is the one attained. Where the groups are too small to reach it, the
+    The interval holds the shifts that the exact two-sided test does not reject. Under a pure shift
+    of a continuous distribution its coverage is at least `confidence`, whatever the distribution;
+    the returned confidence is the one attained. Where the groups are too small to reach it, the
     interval is nan.
 
     References
@@ -195,8 +195,8 @@ def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> In
     counts = _rank_sum_counts(2 * np.arange(1, x.size + y.size + 1), y.size)[::2]
     total = math.comb(x.size + y.size, y.size)
     start = y.size * (y.size + 1) // 2
-    # The largest number of differences to cut at each end while both tails together stay within 1 -
-    # confidence.
+    # The largest number of differences to cut at each end while both tails together stay within
+    # 1 - confidence.
     tail, cut = 0, -1
     for extra in range(x.size * y.size + 1):
         tail += int(counts[start + extra])
@@ -223,9 +223,9 @@ def stratified_permutation(
 ) -> Test:
     """Test the change of the medians by exchanging animals between age groups within strata only.
 
-    Strata are sexes. The statistic is the mean over strata of median(old) - median(young), weighted by n_young n_old
-    / (n_young + n_old). A stratum in which one of the groups is empty says nothing about age and
-    must be left out by the caller. All arrangements are counted if there are at most
+    Strata are sexes. The statistic is the mean over strata of median(old) - median(young), weighted
+    by n_young n_old / (n_young + n_old). A stratum in which one of the groups is empty says nothing
+    about age and must be left out by the caller. All arrangements are counted if there are at most
     `max_permutations`; otherwise that many are drawn at random, and the observed one is counted
     among them, so that p is never zero [1]_.
 

@@ -108,8 +108,8 @@ def parse_age(label: str, labels: dict[str, float]) -> float | None:
 
     Examples
     --------
-    >>> parse_age("24m", {}), parse_age("3.0", {}), parse_age("young", {"young": 7.5}), parse_age("3
-    mo", {}) (24.0, 3.0, 7.5, None)
+    >>> [parse_age(label, {"young": 7.5}) for label in ("24m", "3.0", "young", "3 mo")]
+    [24.0, 3.0, 7.5, None]
     """
     if label in labels:
         return labels[label]

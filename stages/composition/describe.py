@@ -1,7 +1,6 @@
-"""Describe what the atlas holds: samples, animals, ages, sexes, pooled labels, and what is
-confounded with age.
+"""Describe what the atlas holds: samples, animals, ages, sexes and pooled labels.
 
-Original step 00.
+Original step 00. It also says what is confounded with age.
 """
 
 import argparse

@@ -76,7 +76,7 @@ def _write_table(file: h5py.File, name: str, table: pd.DataFrame) -> None:
 
 def _write_sparse(file: h5py.File, name: str, matrix: sparse.csr_matrix) -> None:
     group = file.create_group(name)
-    group.attrs["h5sparse_format"] = b"csr"
+    group.attrs["h5sparse_format"] = "csr"
     group.attrs["h5sparse_shape"] = np.array(matrix.shape)
     for part in ("data", "indices", "indptr"):
         values = getattr(matrix, part)
