@@ -18,6 +18,8 @@ AGE_GROUPS = ("young", "middle", "old")
 QUADRANTS = ("crystallize", "disperse", "mixed")
 RULES = ("unannotated", "unknown_animal", "pooled_label", "too_few_cells")
 CELLS = ("all", "rarefied")
+# The label of cells whose animal is not stated; the proportions stage leaves them out.
+UNKNOWN_ANIMAL = "(unknown)"
 
 
 def _text(*, nullable: bool = False, isin: tuple[str, ...] | None = None) -> pa.Column:

@@ -1,1 +1,1 @@
-"""Bring the raw material in: simulated, downloaded or local atlases, and the counts of their annotated cells."""
+"""Bring the raw material in, simulated, downloaded or local, and count its annotated cells."""

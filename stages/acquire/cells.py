@@ -21,10 +21,6 @@ from stages.settings import CellsFile
 UNANNOTATED = frozenset({"", "nan", "NaN", "NA", "None"})
 """Cell types that say nothing. The published atlases write "nan" where a cell has no annotation."""
 
-UNKNOWN_ANIMAL = "(unknown)"
-"""The animal of cells whose animal is not given; the proportions stage leaves them out by the rule
-`unknown_animal`."""
-
 AGE = re.compile(r"(\d+(?:\.\d+)?)m?")
 SHOWN = 5
 
@@ -61,7 +57,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
         if columns.tissue
         else spec.constants.tissue
     )
-    cells["animal"] = _text(obs[columns.animal]).fillna(UNKNOWN_ANIMAL)
+    cells["animal"] = _text(obs[columns.animal]).fillna(tables.UNKNOWN_ANIMAL)
     sex = (
         _text(obs[columns.sex])
         if columns.sex
@@ -192,7 +188,7 @@ def _months(values: pd.Series, column: str, spec: CellsFile, name: str, atlas: s
 
 def _settle(cells: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
     """Give every sample one age and one sex, or say which animal contradicts itself."""
-    unknown = cells["animal"] == UNKNOWN_ANIMAL
+    unknown = cells["animal"] == tables.UNKNOWN_ANIMAL
     for column in ("age_months", "sex"):
         distinct = cells[~unknown].groupby(["tissue", "animal"])[column].nunique(dropna=False)
         if (distinct > 1).any():

@@ -19,9 +19,6 @@ from stages.composition import counts
 from stages.errors import AtlasError
 from stages.settings import Aging, load
 
-# An interval over animals needs at least two of them in each group.
-MIN_ANIMALS = 2
-
 
 def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the comparison of every tissue and metric, and the tissues that could not be compared.
@@ -49,8 +46,8 @@ def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.Data
     for (key, tissue), stream in zip(tissues, streams, strict=True):
         groups = tissue.loc[tissue["cells"] == "all", "age_group"].value_counts()
         n_young, n_old = int(groups.get("young", 0)), int(groups.get("old", 0))
-        if min(n_young, n_old) < MIN_ANIMALS:
-            reason = f"needs {MIN_ANIMALS} young and {MIN_ANIMALS} old animals"
+        if min(n_young, n_old) < counts.MIN_ANIMALS:
+            reason = f"needs {counts.MIN_ANIMALS} young and {counts.MIN_ANIMALS} old animals"
             skipped.append([*key, n_young, n_old, reason])
             continue
         rng = np.random.default_rng(stream)
@@ -64,7 +61,7 @@ def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.Data
     if not rows:
         where = "; ".join(f"{' '.join(r[:3])}: {r[3]} young, {r[4]} old" for r in skipped[:5])
         msg = (
-            f"no tissue has {MIN_ANIMALS} young and {MIN_ANIMALS} old animals ({where}). "
+            f"no tissue has {counts.MIN_ANIMALS} young and {counts.MIN_ANIMALS} old animals ({where}). "
             "Check young_max_months and old_min_months of the atlas, and the exclusions table."
         )
         raise AtlasError(msg)
@@ -85,7 +82,7 @@ def compare(
     known = samples[samples[metric].notna()]
     young = known.loc[known["age_group"] == "young", metric].to_numpy(float)
     old = known.loc[known["age_group"] == "old", metric].to_numpy(float)
-    if min(young.size, old.size) < MIN_ANIMALS:
+    if min(young.size, old.size) < counts.MIN_ANIMALS:
         return {}
     change = resampling.bootstrap_median_change(young, old, confidence=settings.confidence)
     shift = resampling.shift_interval(young, old, confidence=settings.confidence)

@@ -13,6 +13,8 @@ from stages.errors import AtlasError
 
 SAMPLE = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "age_group"]
 TISSUE = ["cohort", "platform", "tissue"]
+# An interval over animals needs at least two of them in each group.
+MIN_ANIMALS = 2
 
 
 def read_all(folder: Path, names: Sequence[str]) -> pd.DataFrame:

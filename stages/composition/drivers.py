@@ -40,7 +40,6 @@ from numpy.typing import NDArray
 
 from stages import cli, concentration, resampling, tables
 from stages.composition import counts
-from stages.composition.aging import MIN_ANIMALS
 from stages.settings import Drivers, load
 
 NUMBER_OF_TYPES = "(number of types)"
@@ -144,7 +143,7 @@ def drivers(metrics: pd.DataFrame, proportions: pd.DataFrame, settings: Drivers)
         table = counts.matrix(tissue)
         groups = table.samples["age_group"].to_numpy()
         young, old = groups == "young", groups == "old"
-        if min(young.sum(), old.sum()) < MIN_ANIMALS:
+        if min(young.sum(), old.sum()) < counts.MIN_ANIMALS:
             continue
         gini = measured.loc[key].loc[table.samples["animal"], "gini"].to_numpy(float)
         shared = _share_out(

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 
 from stages import cli, tables
-from stages.acquire.cells import UNKNOWN_ANIMAL
 from stages.composition import counts
 from stages.errors import AtlasError
 from stages.settings import Proportions, load
@@ -49,7 +48,7 @@ def proportions(cells: pd.DataFrame, rules: Proportions) -> tuple[pd.DataFrame, 
     left_out = [_listed(cells[unannotated], "unannotated", "cells without a cell type")]
     annotated = cells[~unannotated]
 
-    unknown = annotated["animal"] == UNKNOWN_ANIMAL
+    unknown = annotated["animal"] == tables.UNKNOWN_ANIMAL
     left_out.append(_listed(annotated[unknown], "unknown_animal", "the animal is not stated"))
     pooled = ~unknown & counts.is_pooled(annotated["animal"], rules.pooled_pattern)
     why = f"the label matches {rules.pooled_pattern}: several animals in one library"

@@ -155,7 +155,7 @@ def test_unknown_animals_are_one_sample_a_tissue():
             ("a", "Marrow", "3m", "male", "B cell"),
         )
     )
-    unknown = table[table["animal"] == cells.UNKNOWN_ANIMAL]
+    unknown = table[table["animal"] == tables.UNKNOWN_ANIMAL]
     assert unknown[["age_months", "n_cells"]].values.tolist() == [[3.0, 2]]
     assert unknown["sex"].isna().all()
 

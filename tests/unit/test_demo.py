@@ -306,9 +306,7 @@ def check_processed(data: ad.AnnData) -> None:
 
 
 def test_processed_expression_equals_the_textbook_steps():
-    counts = sparse.csr_matrix(
-        np.random.default_rng(0).poisson(1.0, (50, 600)).astype(np.float32)
-    )
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (50, 600)).astype(np.float32))
     x, var = layouts.processed(counts)
     dense = counts.toarray().astype(float)
     logged = np.log1p(1e4 * dense / dense.sum(axis=1, keepdims=True))

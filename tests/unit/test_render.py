@@ -70,7 +70,7 @@ fig-alt="Points that rise, {{< var gini.change >}}" width=60%}
 """
 
 INCLUDED = """\
-Words of the first include.
+Words of the first include. {{< var notice >}}
 
 {{< include _includes/table.md >}}
 
@@ -272,6 +272,18 @@ def test_path_with_spaces_and_other_letters(tmp_path: Path) -> None:
     _edit(folder / "paper.qmd", "figures/fig_a.png", "figures/fig%20é%20a.png")
     results = render(folder, "paper.qmd", out_dir=folder / "ou t", renderer=Renderer.PANDOC)
     assert all(path.stat().st_size > 0 for path in results)
+
+
+def test_widths_come_from_the_cells_or_from_the_author(project: Path) -> None:
+    words = "many words " * 12
+    head = f"See @tbl-c and @tbl-d.\n\n| a | b |\n|---|---|\n| x | {words} |\n\n"
+    body = "| a | b |\n|---|---|\n| x | y |\n\n: Set {#tbl-d tbl-colwidths="
+    _append(f'{head}: Free {{#tbl-c}}\n\n{body}"[20,80]"}}')(project)
+    page, _ = render(project, "paper.qmd", out_dir=project / "out", renderer=Renderer.PANDOC)
+    assert re.findall(r'col style="([^"]*)"', page.read_text("utf-8")) == [
+        "width: 20%",
+        "width: 80%",
+    ]
 
 
 def test_long_and_wide_tables_stay_whole(project: Path) -> None:

@@ -1,0 +1,36 @@
+"""What several tests share: the small real inputs, which lie beside the project or nowhere."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.settings import Settings, parse
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def marrow_cells() -> Path:
+    """Cells of TMS FACS bone marrow: the real annotations, one row a cell."""
+    path = SHARED / "real" / "tms_marrow_facs_cells.csv.gz"
+    if not path.exists():
+        pytest.skip(f"{path.name} is a test input that does not travel with the project")
+    return path
+
+
+@pytest.fixture(scope="session")
+def params() -> dict:
+    """The committed settings, to be changed by a test."""
+    return yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def settings(params) -> Settings:
+    return parse(params)

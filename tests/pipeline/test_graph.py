@@ -1,0 +1,122 @@
+"""Hold dvc.yaml and the rooms to their rules: complete dependencies, one direction, one name."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
+
+# Decide no result: how a command line is read, an error is said, a file is moved into place.
+PLUMBING = {"cli", "errors", "files", "settings", "study"}
+# A room may import from itself, from the shared modules, and from rooms before it.
+ROOMS = ["acquire", "composition", "figures", "manuscript"]
+# One adapter module for each kind of atlas; the demo is simulated, so its truth needs the simulator.
+SOURCES = {"${atlas.source}": ["demo", "published"]}
+
+
+def _module_file(module: str) -> Path | None:
+    path = REPOSITORY / Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__main__.py", path / "__init__.py"):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+@cache
+def _imports(file: Path) -> frozenset[str]:
+    """Name the modules of this project that a file imports itself."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if _module_file(inner) else node.module)
+    return frozenset(name for name in found if name.startswith("stages.") and _module_file(name))
+
+
+def _needed(module: str) -> set[Path]:
+    """Return the files of `module` and all it imports, but for the plumbing."""
+    todo, files = [module], set()
+    while todo:
+        file = _module_file(todo.pop())
+        if file is None or file in files:
+            continue
+        files.add(file)
+        todo += [name for name in _imports(file) if name.split(".")[1] not in PLUMBING]
+    return files
+
+
+def _modules(stage: dict) -> list[str]:
+    words = stage["cmd"].split()
+    module = words[words.index("-m") + 1]
+    for variable, values in SOURCES.items():
+        if variable in module:
+            return [module.replace(variable, value) for value in values]
+    return [module]
+
+
+def _deps(stage: dict, module: str) -> list[Path]:
+    source = module.rsplit(".", maxsplit=1)[-1]
+    return [REPOSITORY / str(dep).replace("${atlas.source}", source) for dep in stage["deps"]]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_says_what_it_does_and_names_its_module(name):
+    stage = STAGES[name]
+    assert stage["desc"].endswith(".")
+    if "${atlas.source}" not in stage["cmd"]:
+        assert _modules(stage)[0].rsplit(".", maxsplit=1)[-1] == name
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "study"])
+def test_stage_depends_on_every_module_that_decides_its_result(name):
+    stage = STAGES[name]
+    n_checked = 0
+    for module in _modules(stage):
+        deps = _deps(stage, module)
+        for file in _needed(module):
+            covered = any(file == dep or dep in file.parents for dep in deps)
+            assert covered, (
+                f"{name} runs {file.relative_to(REPOSITORY)}, which is not among its deps"
+            )
+            n_checked += 1
+    assert n_checked > 0
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_named_dependencies_of_code_exist(name):
+    for dep in STAGES[name]["deps"]:
+        if str(dep).startswith("stages/") and "${" not in str(dep):
+            assert (REPOSITORY / dep).exists(), f"{name} depends on {dep}, which does not exist"
+
+
+def test_no_room_imports_from_a_later_one():
+    n_checked = 0
+    for file in sorted((REPOSITORY / "stages").rglob("*.py")):
+        room = file.relative_to(REPOSITORY / "stages").parts[0]
+        if room not in ROOMS:
+            # A shared module knows no room.
+            imported = {name.split(".")[1] for name in _imports(file)}
+            assert not imported & set(ROOMS), f"{file} imports from a room"
+            continue
+        for name in _imports(file):
+            other = name.split(".")[1]
+            if other in ROOMS:
+                assert ROOMS.index(other) <= ROOMS.index(room), f"{file} imports {name}"
+                n_checked += 1
+    assert n_checked > 10
+
+
+def test_settings_sections_are_named_by_stages():
+    sections = set(yaml.safe_load((REPOSITORY / "conf" / "config.yaml").read_text())) - {
+        "defaults",
+        "conf_digest",
+    }
+    assert sections <= set(STAGES)

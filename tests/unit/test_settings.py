@@ -1,0 +1,141 @@
+"""Settings: what is wrong is said in one line that names the key, the value and the remedy."""
+
+import copy
+
+import pytest
+import yaml
+
+from stages import compose, study
+from stages.errors import SettingsError
+from stages.settings import load, parse
+
+
+def _changed(params, key, value):
+    content = copy.deepcopy(params)
+    node = content
+    *path, last = key.split(".")
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("aging.confidense", 0.9, "unknown key aging.confidense; did you mean confidence?"),
+        ("metrics.rarefaction.drawz", 1, "metrics.rarefaction.drawz; did you mean draws?"),
+        ("atlas.cells.tms-facs.colums", {}, "did you mean columns? Allowed here: age_months,"),
+        ("atlas.acquire.tms-facs.layuot", "x", "did you mean layout?"),
+        ("aging.confidence", 1.5, "aging.confidence = 1.5: input should be less than 1"),
+        ("proportions.min_cells", 0, "proportions.min_cells = 0"),
+        ("proportions.pooled_pattern", "[", "'[' is not a regular expression"),
+        ("metrics.category_set", "some", "'present', 'tissue' or 'fixed'"),
+        ("metrics.category_set", "fixed", "fixed_categories is empty"),
+        ("aging.metrics", ["gini"], "the quadrant needs gini and effective_number"),
+        ("atlas.cells.tms-facs.young_max_months", 30, "is not below old_min_months 24"),
+        ("atlas.cells", {}, "at least 1 item"),
+        ("nothing", 1, "unknown key nothing"),
+    ],
+)
+def test_a_bad_setting_is_one_line_with_its_remedy(params, key, value, said):
+    with pytest.raises(SettingsError) as caught:
+        parse(_changed(params, key, value))
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+    home = "conf/atlas/demo.yaml" if key.startswith("atlas") else "conf/config.yaml"
+    assert f"Change {home} and run make reproduce." in message
+
+
+def test_a_missing_section_is_named(params):
+    content = copy.deepcopy(params)
+    del content["drivers"]
+    with pytest.raises(SettingsError, match="missing key drivers"):
+        parse(content)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_a_file_that_holds_no_settings_is_named(text, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match="params.yaml"):
+        load(path)
+
+
+def test_an_unknown_parameter_ends_a_stage_with_one_line(params, tmp_path, caplog, repository):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(_changed(params, "aging.confidense", 1)), encoding="utf-8")
+    out = tmp_path / "study.json"
+    conf = str(repository / "conf")
+    assert study.main(["--params", str(path), "--conf", conf, "--out", str(out)]) == 1
+    assert "unknown key aging.confidense" in caplog.text
+    assert not out.exists()
+
+
+class TestComposition:
+    @pytest.fixture
+    def conf(self, repository, tmp_path):
+        copied = tmp_path / "conf"
+        for source in (repository / "conf").rglob("*.yaml"):
+            target = copied / source.relative_to(repository / "conf")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+        return copied
+
+    def _compose(self, conf, *words):
+        params = conf.parent / "params.yaml"
+        assert compose.main(["--conf", str(conf), "--params", str(params), *words]) == 0
+        return yaml.safe_load(params.read_text(encoding="utf-8"))
+
+    def test_the_committed_params_follow_from_conf_and_are_the_demo(self, params, repository):
+        assert params["atlas"]["name"] == "demo"
+        assert compose.overridden(params, repository / "conf") == {}
+
+    def test_every_atlas_composes_and_bears_the_name_of_its_file(self, conf):
+        names = sorted(path.stem for path in (conf / "atlas").glob("*.yaml"))
+        assert {"demo", "published", "local"} <= set(names)
+        for name in names:
+            assert self._compose(conf, "--atlas", name)["atlas"]["name"] == name
+
+    def test_a_change_that_was_not_composed_is_noticed_and_said(self, conf, caplog):
+        self._compose(conf, "--atlas", "demo")
+        text = (conf / "config.yaml").read_text(encoding="utf-8")
+        assert "min_cells: 50" in text
+        (conf / "config.yaml").write_text(text.replace("min_cells: 50", "min_cells: 60"))
+        params, out = conf.parent / "params.yaml", conf.parent / "study.json"
+        words = ["--params", str(params), "--conf", str(conf), "--out", str(out)]
+        assert study.main(words) == 1
+        assert "params.yaml does not follow from" in caplog.text
+        assert not out.exists()
+        # A bare composition takes the change in and keeps the atlas.
+        assert self._compose(conf)["proportions"]["min_cells"] == 60
+        assert study.main(words) == 0
+
+    def test_a_bare_composition_keeps_the_atlas_that_was_chosen(self, conf):
+        self._compose(conf, "--atlas", "local")
+        assert self._compose(conf)["atlas"]["name"] == "local"
+
+    def test_a_setting_of_one_run_survives_and_is_recorded(self, conf):
+        changed = self._compose(conf, "--atlas", "demo", "--set", "aging.confidence=0.9")
+        assert changed["aging"]["confidence"] == 0.9
+        assert self._compose(conf)["aging"]["confidence"] == 0.9
+        params, out = conf.parent / "params.yaml", conf.parent / "study.json"
+        assert study.main(["--params", str(params), "--conf", str(conf), "--out", str(out)]) == 0
+        assert study.read(out).overrides == {"aging.confidence": "0.9"}
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--atlas", "nope"], "Atlases: demo, local, published"),
+            (["--set", "aging.confidense=1"], "aging.confidense"),
+            (["--set", "+aging.confidense=1"], "did you mean confidence?"),
+            (["--model", "pythia"], "model"),
+        ],
+    )
+    def test_what_does_not_compose_is_one_line_and_writes_nothing(self, conf, words, said, caplog):
+        params = conf.parent / "params.yaml"
+        assert compose.main(["--conf", str(conf), "--params", str(params), *words]) == 1
+        assert said in caplog.text
+        assert "\n" not in caplog.records[-1].getMessage()
+        assert not params.exists()
