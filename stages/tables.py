@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
-from pandera.errors import SchemaError
+from pandera.errors import SchemaError, SchemaErrors
 
 from stages.errors import TableError
 from stages.files import atomic_path
@@ -18,6 +18,8 @@ AGE_GROUPS = ("young", "middle", "old")
 QUADRANTS = ("crystallize", "disperse", "mixed")
 RULES = ("unannotated", "unknown_animal", "pooled_label", "too_few_cells")
 CELLS = ("all", "rarefied")
+# The row of a tissue's drivers that is no cell type: types that appeared or vanished.
+NUMBER_OF_TYPES = "(number of types)"
 # The label of cells whose animal is not stated; the proportions stage leaves them out.
 UNKNOWN_ANIMAL = "(unknown)"
 
@@ -290,7 +292,13 @@ def read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     try:
         # Only an empty field is missing: "nan" and "NA" are names that real atlases use.
         table = pd.read_csv(
-            path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8"
+            path,
+            dtype=text,
+            keep_default_na=False,
+            na_values=[""],
+            # The default parser may miss the last digit.
+            float_precision="round_trip",
+            encoding="utf-8",
         )
     except FileNotFoundError:
         msg = (
@@ -320,26 +328,37 @@ def empty(schema: pa.DataFrameSchema) -> pd.DataFrame:
 
 
 def _check(table: pd.DataFrame, schema: pa.DataFrameSchema, where: str) -> pd.DataFrame:
-    try:
-        return schema.validate(table)
-    except SchemaError as error:
-        msg = (
-            f"{where} does not follow its schema: {_reason(error)}. "
-            "Mend the stage that writes it, then run dvc repro."
-        )
-        raise TableError(msg) from None
+    fault = _columns_fault(list(table.columns), list(schema.columns))
+    if not fault:
+        try:
+            return schema.validate(table)
+        except SchemaError as error:
+            fault = _reason(error)
+        except SchemaErrors as errors:
+            fault = _reason(errors.schema_errors[0])
+    msg = (
+        f"{where} does not follow its schema: {fault}. "
+        "Mend the stage that writes it, then run dvc repro."
+    )
+    raise TableError(msg)
+
+
+def _columns_fault(found: list[str], expected: list[str]) -> str:
+    missing = [name for name in expected if name not in found]
+    extra = [str(name) for name in found if name not in expected]
+    if missing:
+        return f"it has no column {', '.join(missing)}"
+    if extra:
+        return f"it has the unknown column {', '.join(extra)}"
+    return "" if found == expected else f"its columns are not in the order {', '.join(expected)}"
 
 
 def _reason(error: SchemaError) -> str:
     """Say in one line what is wrong, with the column and the first bad value."""
     cases = error.failure_cases
     column = getattr(error.schema, "name", None)
-    text = " ".join(str(error).split())
     if isinstance(cases, pd.DataFrame) and "failure_case" in cases and not cases.empty:
         first = cases["failure_case"].iloc[0]
-        return (
-            f"column {column}, value {first!r} ({error.check})"
-            if column
-            else f"{first!r} ({error.check})"
-        )
-    return text[:300]
+        shown = first.item() if hasattr(first, "item") else first
+        return f"column {column}, value {shown!r} ({error.check})"
+    return " ".join(str(error).split())[:300]

@@ -18,7 +18,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def marrow_cells() -> Path:
-    """Cells of TMS FACS bone marrow: the real annotations, one row a cell."""
+    """Return the cells of TMS FACS bone marrow: the real annotations, one row a cell."""
     path = SHARED / "real" / "tms_marrow_facs_cells.csv.gz"
     if not path.exists():
         pytest.skip(f"{path.name} is a test input that does not travel with the project")
@@ -27,7 +27,7 @@ def marrow_cells() -> Path:
 
 @pytest.fixture(scope="session")
 def params() -> dict:
-    """The committed settings, to be changed by a test."""
+    """Return the committed settings, to be changed by a test."""
     return yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
 
 

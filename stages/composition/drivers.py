@@ -42,7 +42,6 @@ from stages import cli, concentration, resampling, tables
 from stages.composition import counts
 from stages.settings import Drivers, load
 
-NUMBER_OF_TYPES = "(number of types)"
 Floats = NDArray[np.float64]
 
 
@@ -151,7 +150,7 @@ def drivers(metrics: pd.DataFrame, proportions: pd.DataFrame, settings: Drivers)
         )
         names = dict(zip(counts.TISSUE, key, strict=True))
         parts.append(
-            pd.DataFrame({"cell_type": [*table.types, NUMBER_OF_TYPES]} | shared).assign(**names)
+            pd.DataFrame({"cell_type": [*table.types, tables.NUMBER_OF_TYPES]} | shared).assign(**names)
         )
     merged = pd.concat(parts, ignore_index=True)
     return merged[list(tables.DRIVERS.columns)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+NBSP = "\N{NO-BREAK SPACE}"
 # The field's abbreviations as a reader would write them.
 PLATFORMS = {"facs": "FACS", "droplet": "droplet"}
 COHORTS = {"tms": "TMS", "kimmel": "Kimmel", "rat": "rat"}
@@ -38,14 +39,14 @@ def signed(value: float, digits: int) -> str:
 
 
 def interval(low: float, high: float, digits: int) -> str:
-    """Return an interval of changes in brackets.
+    """Return an interval of changes in brackets, which no line break divides.
 
     Examples
     --------
     >>> interval(-0.011, 0.164, 3)
-    '[−0.011, +0.164]'
+    '[−0.011,\xa0+0.164]'
     """  # noqa: RUF002
-    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+    return f"[{signed(low, digits)},{NBSP}{signed(high, digits)}]"
 
 
 def p_value(p: float) -> str:
@@ -61,6 +62,17 @@ def p_value(p: float) -> str:
     if p < 0.001:
         return "< 0.001"
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}" if p < 0.995 else "1.0"
+
+
+def attainable_p(p: float) -> str:
+    """Return the smallest p-value that a design can reach, to two significant digits.
+
+    Examples
+    --------
+    >>> attainable_p(2 / 126), attainable_p(2 / 12870)
+    ('0.016', '0.00016')
+    """
+    return DASH if math.isnan(p) else f"{p:.2g}"
 
 
 def integer(value: int) -> str:

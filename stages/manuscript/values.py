@@ -169,8 +169,8 @@ def _aging(
             "n_intervals": text.integer(len(plane)),
             "n_intervals_exclude_zero": text.integer(int(excludes_zero.sum())),
             "n_same_when_rarefied": text.integer(int(same.sum())),
-            "smallest_p": text.p_value(float(full["mann_whitney_p_smallest"].min())),
-            "largest_smallest_p": text.p_value(float(full["mann_whitney_p_smallest"].max())),
+            "smallest_p": text.attainable_p(float(full["mann_whitney_p_smallest"].min())),
+            "largest_smallest_p": text.attainable_p(float(full["mann_whitney_p_smallest"].max())),
             "n_within_sex": text.integer(int((full["within_sex_n"] > 0).sum())),
         }
     )
@@ -193,7 +193,7 @@ def _concordance(summary: pd.DataFrame) -> dict[str, Any]:
             "same_sign_p": text.p_value(row.same_sign_p),
             "spearman": text.number(row.spearman, 2),
             "spearman_p": text.p_value(row.spearman_p),
-            "spearman_p_smallest": text.p_value(row.spearman_p_smallest),
+            "spearman_p_smallest": text.attainable_p(row.spearman_p_smallest),
         }
         for row in summary.itertuples()
     }
@@ -320,7 +320,8 @@ def _concordance_table(concordance: pd.DataFrame) -> str:
 
 def _drivers_table(drivers: pd.DataFrame) -> str:
     rows = []
-    for (cohort, platform, tissue), types in drivers.groupby(["cohort", "platform", "tissue"]):
+    real = drivers[drivers["cell_type"] != tables.NUMBER_OF_TYPES]
+    for (cohort, platform, tissue), types in real.groupby(["cohort", "platform", "tissue"]):
         order = types["gini_contribution"].abs().sort_values(ascending=False, kind="stable").index
         for row in types.loc[order[:N_DRIVERS]].itertuples():
             before = text.number(100 * row.young_proportion, 1)

@@ -15,7 +15,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
 PLUMBING = {"cli", "errors", "files", "settings", "study"}
 # A room may import from itself, from the shared modules, and from rooms before it.
 ROOMS = ["acquire", "composition", "figures", "manuscript"]
-# One adapter module for each kind of atlas; the demo is simulated, so its truth needs the simulator.
+# The atlas decides which package brings the raw files in.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 
 

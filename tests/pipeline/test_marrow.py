@@ -75,8 +75,8 @@ def test_published_change_of_bone_marrow(name, marrow_cells, repository, tmp_pat
         ["--metrics", "metrics.csv", "--out", "aging.csv", "--not-compared", "not.csv"]
     )
     assert not concordance.main(
-        ["--proportions", "proportions.csv", "--aging", "aging.csv"]
-        + ["--out", "concordance.csv", "--summary", "summary.csv"]
+        "--proportions proportions.csv --aging aging.csv --out concordance.csv "
+        "--summary summary.csv".split()
     )
     assert not drivers.main(
         ["--metrics", "metrics.csv", "--proportions", "proportions.csv", "--out", "drivers.csv"]

@@ -203,7 +203,7 @@ def test_nothing_to_count():
         count(two_animals().iloc[:0])
     with pytest.raises(AtlasError, match="none of the 7 cells"):
         count(two_animals().assign(cell_ontology_class="nan"))
-    with pytest.raises(AtlasError, match="1 of 7 cells of cells.csv have no tissue"):
+    with pytest.raises(AtlasError, match=r"1 of 7 cells of cells\.csv have no tissue"):
         obs = two_animals()
         obs.loc[0, "tissue"] = None
         count(obs)
@@ -230,7 +230,7 @@ def test_the_published_marrow_is_reproduced_from_real_cells():
 
 @pytest.fixture
 def params(tmp_path) -> Path:
-    """Settings of a local atlas whose one file is a CSV."""
+    """Return settings of a local atlas whose one file is a CSV."""
     composed = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text(encoding="utf-8"))
     del composed["defaults"]
     atlas = yaml.safe_load((ROOT / "conf" / "atlas" / "local.yaml").read_text(encoding="utf-8"))

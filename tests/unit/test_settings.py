@@ -59,7 +59,7 @@ def test_a_missing_section_is_named(params):
 def test_a_file_that_holds_no_settings_is_named(text, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsError, match="params.yaml"):
+    with pytest.raises(SettingsError, match=r"params\.yaml"):
         load(path)
 
 

@@ -18,7 +18,8 @@ What is known, and where it stands (tables beside this module, read by
     per-animal truth of the real animals.
 ``substates.csv``
     Shares of the substates within types, all chosen. In kidney the substates disperse while the
-    types crystallize; within kidney, podocytes crystallize and macrophages disperse. ``*`` stands
+    types crystallize, in lung they disperse too; within kidney, podocytes crystallize and
+    macrophages disperse. ``*`` stands
     for all tissues or types not named.
 ``animals.csv``
     Animals with age and sex, labelled as in the published files: pooled labels such as ``3-M-5/6``;
@@ -34,9 +35,10 @@ What is known, and where it stands (tables beside this module, read by
 
 Each animal's composition is drawn from a Dirichlet distribution around the mean of its age, its
 cells from that. Counts of 600 genes follow from nested programmes
-(:mod:`stages.acquire.demo.expression`), so that clustering finds the types first and the substates
-at a finer resolution. A file depends on the seed and on its own name only: the same seed gives the
-same bytes on one machine and software, in whatever order files are made.
+(:mod:`stages.acquire.demo.expression`), so that clustering finds the types first and splits the
+frequent ones into substates at a finer resolution. A file depends on the seed and on its own name
+only: the same seed gives the same bytes on one machine and software, in whatever order files are
+made.
 
 What differs from the published files: fewer cells, genes and counts; no batch effects or doublets;
 no `obsm`, `varm` or neighbour graph, because a principal component analysis is not the same to the
