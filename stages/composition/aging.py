@@ -61,7 +61,8 @@ def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.Data
     if not rows:
         where = "; ".join(f"{' '.join(r[:3])}: {r[3]} young, {r[4]} old" for r in skipped[:5])
         msg = (
-            f"no tissue has {counts.MIN_ANIMALS} young and {counts.MIN_ANIMALS} old animals ({where}). "
+            f"no tissue has {counts.MIN_ANIMALS} young and {counts.MIN_ANIMALS} old animals "
+            f"({where}). "
             "Check young_max_months and old_min_months of the atlas, and the exclusions table."
         )
         raise AtlasError(msg)

@@ -149,9 +149,8 @@ def drivers(metrics: pd.DataFrame, proportions: pd.DataFrame, settings: Drivers)
             table.counts, young, old, gini, settings, rng=np.random.default_rng(stream)
         )
         names = dict(zip(counts.TISSUE, key, strict=True))
-        parts.append(
-            pd.DataFrame({"cell_type": [*table.types, tables.NUMBER_OF_TYPES]} | shared).assign(**names)
-        )
+        rows = {"cell_type": [*table.types, tables.NUMBER_OF_TYPES]} | shared
+        parts.append(pd.DataFrame(rows).assign(**names))
     merged = pd.concat(parts, ignore_index=True)
     return merged[list(tables.DRIVERS.columns)]
 

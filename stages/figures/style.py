@@ -252,8 +252,6 @@ def freeze(drawn: Figure) -> None:
     engine = drawn.get_layout_engine()
     if engine is None:
         return
-    # The second pass sees the tick labels that the first one chose.
-    engine.execute(drawn)
     engine.execute(drawn)
     drawn.set_layout_engine("none")
 

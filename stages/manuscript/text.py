@@ -39,7 +39,7 @@ def signed(value: float, digits: int) -> str:
 
 
 def interval(low: float, high: float, digits: int) -> str:
-    """Return an interval of changes in brackets, which no line break divides.
+    r"""Return an interval of changes in brackets, which no line break divides.
 
     Examples
     --------

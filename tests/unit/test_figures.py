@@ -115,7 +115,7 @@ def drivers_table(n_tissues, series=SERIES):
     rng = np.random.default_rng(4)
     rows = []
     for place in _places(n_tissues, series):
-        for cell_type in [*TYPES, driver_contributions.NUMBER_OF_TYPES]:
+        for cell_type in [*TYPES, tables.NUMBER_OF_TYPES]:
             gini, number = rng.normal(0, 0.05), rng.normal(0, 1)
             ends = [gini, gini - 0.02, gini + 0.02, number, number - 0.3, number + 0.3]
             rows.append([*place, cell_type, 0.1, 0.1, *ends, 0.0, -1.0, 1.0])
@@ -332,7 +332,7 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone():
 def test_rows_of_drivers_hold_every_contribution_once():
     tissue = drivers_table(1)
     rows = driver_contributions.rows(tissue, 5)
-    assert [row.label for row in rows][-2:] == ["others (9)", driver_contributions.NUMBER_OF_TYPES]
+    assert [row.label for row in rows][-2:] == ["others (9)", tables.NUMBER_OF_TYPES]
     assert len(rows) == 5 + 2
     held = pd.concat([row.parts for row in rows])
     assert sorted(held.index) == sorted(tissue.index)
@@ -349,7 +349,7 @@ def test_one_type_too_many_is_shown_and_not_summed_up():
 
 def test_number_of_types_has_no_row_where_it_moves_nothing():
     tissue = drivers_table(1)
-    tissue.loc[tissue["cell_type"] == driver_contributions.NUMBER_OF_TYPES, "gini_contribution"] = 0
+    tissue.loc[tissue["cell_type"] == tables.NUMBER_OF_TYPES, "gini_contribution"] = 0
     assert "others" in driver_contributions.rows(tissue, 5)[-1].label
 
 
