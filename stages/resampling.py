@@ -112,9 +112,9 @@ def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: flo
 
     Animals are resampled within their group. The distribution of the difference is the convolution
     of the two exact distributions of :func:`median_distribution`, so the interval carries no Monte
-    Carlo error. Its level is approximate: over 4,000 pairs of normal or exponential groups the nominal
-    95% interval held the truth in 92% at 4 against 3 animals, 95% at 5 against 4, 97% at 6 against
-    5. The level of :func:`shift_interval` is guaranteed.
+    Carlo error. Its level is approximate: over 4,000 pairs of normal or exponential groups the
+    nominal 95% interval held the truth in 92% at 4 against 3 animals, 95% at 5 against 4, 97% at 6
+    against 5. The level of :func:`shift_interval` is guaranteed.
 
     Examples
     --------

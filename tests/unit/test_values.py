@@ -1,0 +1,126 @@
+"""The values of the paper: what fits simulated inputs, what fits real ones, and no number lost."""
+
+import copy
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from stages import study, tables
+from stages.composition import aging, concordance, describe, drivers, metrics, proportions
+from stages.composition.recovery import recovery
+from stages.manuscript import values
+
+KINDS = ["B cell", "T cell", "a|b cell"]
+
+
+def _cells(platforms, tissue="Limb_Muscle"):
+    rows = []
+    for platform in platforms:
+        for group, months, weights in (("young", 3.0, (40, 35, 25)), ("old", 24.0, (70, 20, 10))):
+            for i in range(3):
+                for kind, n in zip(KINDS, weights, strict=True):
+                    sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
+                    rows.append([*sample, kind, n + i])
+    return pd.DataFrame(rows, columns=list(tables.COUNTS.columns))
+
+
+@pytest.fixture
+def project(settings, params, repository, tmp_path, monkeypatch):
+    """Return what writes all tables of a study, runs the stage and reads its outputs."""
+
+    def go(platforms, *, simulated):
+        folder = tmp_path / "tables"
+        counted = _cells(platforms)
+        shares, excluded = proportions.proportions(counted, settings.proportions)
+        measured = metrics.metrics(shares, settings.metrics)
+        aged, skipped = aging.aging(measured, settings.aging)
+        described = describe.samples(counted, pooled_pattern="/")
+        both = concordance.concordance(aged, settings.concordance)
+        truth = tables.empty(tables.TRUTH)
+        if simulated:
+            row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
+            key = [row.cohort, row.platform, row.tissue, "gini"]
+            truth = pd.DataFrame([[*key, row.change, row.change]], columns=list(truth.columns))
+        made = {
+            "samples": described,
+            "confounding": describe.confounding(described),
+            "proportions": shares,
+            "exclusions": excluded,
+            "aging": aged,
+            "not_compared": skipped,
+            "concordance": both,
+            "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
+            "drivers": drivers.drivers(measured, shares, settings.drivers),
+            "recovery": recovery(truth, aged),
+        }
+        for name, table in made.items():
+            tables.write(table, getattr(tables, name.upper()), folder / f"{name}.csv")
+        notice = "Simulated demo data: no finding." if simulated else ""
+        what = study.Study("x", "demo", simulated, notice, {})
+        (tmp_path / "study.json").write_text(json.dumps(what.__dict__), encoding="utf-8")
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(copy.deepcopy(params)))
+        monkeypatch.chdir(tmp_path)
+        words = ["--study", "study.json", "--tables", "tables", "--includes", "_includes"]
+        words += ["--sections", str(repository / "reports" / "sections")]
+        assert values.main([*words, "--variables", "_variables.yml"]) == 0
+        text = (tmp_path / "_variables.yml").read_text(encoding="utf-8")
+        includes = {path.stem: path.read_text() for path in (tmp_path / "_includes").iterdir()}
+        return yaml.safe_load(text), includes, made
+
+    return go
+
+
+def test_simulated_inputs_get_the_text_about_the_simulation(project):
+    variables, includes, _ = project(["facs", "droplet"], simulated=True)
+    assert variables["notice"].startswith("Simulated demo data")
+    assert "**simulated**" in includes["section_inputs"]
+    assert "the true change of every tissue is known" in includes["section_recovery"]
+    assert variables["recovery"] == {"n": "1", "n_covered": "1", "n_same_sign": "1"}
+
+
+def test_real_inputs_get_no_word_of_a_simulation(project):
+    variables, includes, _ = project(["facs"], simulated=False)
+    assert variables["notice"] == ""
+    assert "simulated" not in includes["section_inputs"]
+    assert "{#tbl-recovery}" not in includes["section_recovery"]
+
+
+def test_one_platform_has_no_table_of_two(project):
+    _, includes, _ = project(["facs"], simulated=False)
+    assert "no tissue that was compared on both" in includes["section_concordance"]
+    assert "table_concordance" not in includes["section_concordance"]
+
+
+def test_values_are_those_of_the_tables(project):
+    variables, includes, made = project(["facs"], simulated=False)
+    aged = made["aging"].set_index(["cells", "metric"])
+    gini = aged.loc[("all", "gini")]
+    assert f"+{gini.change:.3f}" in includes["table_aging"]
+    assert f"{gini.mann_whitney_p:.2f}" in includes["table_aging"]
+    kept = made["proportions"]["n_cells"].sum()
+    assert variables["data"]["n_cells"] == f"{kept:,}"
+    assert variables["aging"]["n_crystallize"] == "1"
+    assert variables["aging"]["list_crystallize"] == "limb muscle (TMS FACS)"
+    # 3 against 3: two of the twenty arrangements are as extreme as any can be.
+    assert variables["aging"]["smallest_p"] == "0.1"
+
+
+def test_every_value_is_text_and_a_bar_in_a_name_breaks_no_table(project):
+    variables, includes, _ = project(["facs"], simulated=False)
+
+    def leaves(node):
+        return [v for x in node.values() for v in leaves(x)] if isinstance(node, dict) else [node]
+
+    assert all(isinstance(leaf, str) for leaf in leaves(variables))
+    rows = includes["table_drivers"].splitlines()
+    assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
+    assert "a\\|b cell" in includes["table_drivers"]
+
+
+def test_a_second_run_replaces_the_includes_whole(project, tmp_path):
+    _, includes, _ = project(["facs"], simulated=False)
+    (tmp_path / "_includes" / "left_over.md").write_text("old", encoding="utf-8")
+    _, again, _ = project(["facs"], simulated=False)
+    assert set(again) == set(includes)
