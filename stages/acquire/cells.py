@@ -11,6 +11,7 @@ import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from stages import cli, settings, tables
@@ -21,6 +22,8 @@ from stages.settings import CellsFile
 UNANNOTATED = frozenset({"", "nan", "NaN", "NA", "None"})
 """Cell types that say nothing. The published atlases write "nan" where a cell has no annotation."""
 
+# The column that counts the cells of a distinct row; no atlas has one of this name.
+N_CELLS = "(number of cells)"
 AGE = re.compile(r"(\d+(?:\.\d+)?)m?")
 SHOWN = 5
 
@@ -49,13 +52,11 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
         No cell is left or annotated, an age is not understood, a tissue is missing, or an animal
         has two ages or sexes in one tissue.
     """
-    obs = _keep(obs, spec, name, atlas)
+    obs = _keep(_distinct(obs), spec, name, atlas)
     columns = spec.columns
-    cells = pd.DataFrame(index=obs.index)
+    cells = pd.DataFrame({"n_cells": obs[N_CELLS]}, index=obs.index)
     cells["tissue"] = (
-        _tissues(obs[columns.tissue], columns.tissue, spec)
-        if columns.tissue
-        else spec.constants.tissue
+        _tissues(obs, columns.tissue, spec) if columns.tissue else spec.constants.tissue
     )
     cells["animal"] = _text(obs[columns.animal]).fillna(tables.UNKNOWN_ANIMAL)
     sex = (
@@ -64,11 +65,11 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
         else pd.Series(spec.constants.sex, obs.index, "object")
     )
     cells["sex"] = sex.str.lower() if sex.notna().any() else sex
-    cells["age_months"] = _months(obs[columns.age], columns.age, spec, name, atlas)
+    cells["age_months"] = _months(obs, columns.age, spec, name, atlas)
     cells["cell_type"] = _text(obs[columns.cell_type])
     if cells["cell_type"].isna().all():
         msg = (
-            f"none of the {len(cells)} cells of {spec.raw} has a cell type in column "
+            f"none of the {cells['n_cells'].sum()} cells of {spec.raw} has a cell type in column "
             f"{columns.cell_type}. "
             f"Name an annotated column in conf/atlas/{atlas}.yaml: cells.{name}.columns.cell_type."
         )
@@ -76,7 +77,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     cells = _settle(cells, spec)
 
     key = ["tissue", "animal", "sex", "age_months", "cell_type"]
-    counted = cells.groupby(key, dropna=False, observed=True).size().rename("n_cells").reset_index()
+    counted = cells.groupby(key, dropna=False)["n_cells"].sum().reset_index()
     counted = counted.astype({"sex": "object", "cell_type": "object"})
     counted[["sex", "cell_type"]] = counted[["sex", "cell_type"]].where(
         counted[["sex", "cell_type"]].notna(), None
@@ -142,32 +143,59 @@ def _keep(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.DataF
     return kept
 
 
+def _distinct(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return each distinct row of `obs` once, with the number of cells that share it.
+
+    Hundreds of thousands of cells are a few thousand combinations of animal, tissue and type: what
+    follows looks at these.
+    """
+    if obs.empty:
+        return obs.assign(**{N_CELLS: 0})
+    combination, n_possible = np.zeros(len(obs), dtype=np.int64), 1
+    for column in obs.columns:
+        codes, values = pd.factorize(obs[column])
+        if n_possible * (len(values) + 1) > np.iinfo(np.int64).max:
+            seen, combination = np.unique(combination, return_inverse=True)
+            n_possible = len(seen)
+        # A missing value has code -1.
+        combination = combination * (len(values) + 1) + codes + 1
+        n_possible *= len(values) + 1
+    _, first, n_cells = np.unique(combination, return_index=True, return_counts=True)
+    return obs.iloc[first].assign(**{N_CELLS: n_cells})
+
+
 def _text(values: pd.Series) -> pd.Series:
     """Return values as stripped text, None where they say nothing."""
-    # Thousands of cells share a value: each distinct one is looked at once.
-    codes, distinct = pd.factorize(values)
-    texts = [None if (text := str(value).strip()) in UNANNOTATED else text for value in distinct]
-    taken = [texts[code] if code >= 0 else None for code in codes]
-    return pd.Series(taken, index=values.index, dtype="object")
+    texts = [
+        None if pd.isna(value) or (text := str(value).strip()) in UNANNOTATED else text
+        for value in values
+    ]
+    return pd.Series(texts, index=values.index, dtype="object")
 
 
-def _tissues(values: pd.Series, column: str, spec: CellsFile) -> pd.Series:
-    tissues = _text(values)
-    if missing := int(tissues.isna().sum()):
+def _n_missing(values: pd.Series, obs: pd.DataFrame) -> str:
+    """Say how many cells lack a value; empty for none."""
+    missing = int(obs.loc[values.isna(), N_CELLS].sum())
+    return f"{missing} of {obs[N_CELLS].sum()} cells" if missing else ""
+
+
+def _tissues(obs: pd.DataFrame, column: str, spec: CellsFile) -> pd.Series:
+    tissues = _text(obs[column])
+    if missing := _n_missing(tissues, obs):
         msg = (
-            f"{missing} of {len(tissues)} cells of {spec.raw} have no tissue in column {column}. "
+            f"{missing} of {spec.raw} have no tissue in column {column}. "
             "Fill them in or leave those cells out of the file."
         )
         raise AtlasError(msg)
     return tissues
 
 
-def _months(values: pd.Series, column: str, spec: CellsFile, name: str, atlas: str) -> pd.Series:
+def _months(obs: pd.DataFrame, column: str, spec: CellsFile, name: str, atlas: str) -> pd.Series:
     """Parse every distinct age once."""
-    labels = _text(values)
-    if missing := int(labels.isna().sum()):
+    labels = _text(obs[column])
+    if missing := _n_missing(labels, obs):
         msg = (
-            f"{missing} of {len(labels)} cells have no age in column {column} of {spec.raw}. "
+            f"{missing} have no age in column {column} of {spec.raw}. "
             "Fill them in or leave those cells out of the file."
         )
         raise AtlasError(msg)

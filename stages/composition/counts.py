@@ -72,13 +72,9 @@ def matrix(proportions: pd.DataFrame) -> Matrix:
 
     Absent types count zero; the order of samples and types is stable.
     """
-    wide = proportions.pivot_table(
-        index="animal", columns="cell_type", values="n_cells", fill_value=0, aggfunc="sum"
-    ).sort_index()
-    wide = wide[sorted(wide.columns)]
-    samples = (
-        proportions.drop_duplicates("animal").set_index("animal").loc[wide.index].reset_index()
-    )
-    return Matrix(
-        samples[SAMPLE], [str(name) for name in wide.columns], wide.to_numpy(dtype=np.float64)
-    )
+    row, animals = pd.factorize(proportions["animal"], sort=True)
+    column, types = pd.factorize(proportions["cell_type"], sort=True)
+    matrix = np.zeros((len(animals), len(types)))
+    np.add.at(matrix, (row, column), proportions["n_cells"].to_numpy(float))
+    samples = proportions[SAMPLE].drop_duplicates("animal").sort_values("animal", ignore_index=True)
+    return Matrix(samples, [str(name) for name in types], matrix)
