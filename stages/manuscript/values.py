@@ -364,7 +364,7 @@ def sections(folder: Path, found: Tables, what: study.Study) -> dict[str, str]:
     """Return the passages that fit the inputs, from those written by hand in `folder`."""
     shared = not found.concordance.empty
     chosen = {
-        "inputs": "inputs_simulated" if what.simulated else "inputs_real",
+        "inputs": f"inputs_{what.source}",
         "concordance": "concordance" if shared else "concordance_none",
         "recovery": "recovery" if len(found.recovery) else "recovery_none",
     }

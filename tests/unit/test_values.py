@@ -58,7 +58,8 @@ def project(settings, params, repository, tmp_path, monkeypatch):
         for name, table in made.items():
             tables.write(table, getattr(tables, name.upper()), folder / f"{name}.csv")
         notice = "Simulated demo data: no finding." if simulated else ""
-        what = study.Study("x", "demo", simulated, notice, {})
+        source = "demo" if simulated else "published"
+        what = study.Study("x", source, simulated, notice, {})
         (tmp_path / "study.json").write_text(json.dumps(what.__dict__), encoding="utf-8")
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(copy.deepcopy(params)))
         monkeypatch.chdir(tmp_path)
