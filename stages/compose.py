@@ -26,6 +26,8 @@ from stages.settings import PARAMS_FILE, parse
 
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
+# The groups of conf/ of which one file each is chosen.
+GROUPS = ("atlas", "model")
 
 
 def conf_digest(conf: Path) -> str:
@@ -98,8 +100,12 @@ def overridden(params: dict[str, Any], conf: Path) -> dict[str, tuple[Any, Any]]
             f"{conf}/ now has {actual[:12]}. Run make reproduce, which composes it again."
         )
         raise SettingsError(msg)
-    atlas = params.get("atlas") or {}
-    return differences(params, compose(conf, [f"atlas={atlas.get('name')}"]))
+    return differences(params, compose(conf, [f"{key}={name}" for key, name in _chosen(params)]))
+
+
+def _chosen(params: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return which file of each group of ``conf/`` the settings were composed from."""
+    return [(group, str(params[group].get("name"))) for group in GROUPS if params.get(group)]
 
 
 def write(content: dict[str, Any], path: Path) -> None:
@@ -122,16 +128,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _run(args: argparse.Namespace) -> None:
     current = _read(args.params)
-    name = (current.get("atlas") or {}).get("name")
+    chosen = dict(_chosen(current))
     if not (args.atlas or args.model or args.set) and current.get(DIGEST_KEY) == conf_digest(
         args.conf
     ):
-        cli.log.info("%s follows from %s/ (atlas %s)", args.params, args.conf, name)
+        named = ", ".join(f"{group} {name}" for group, name in chosen.items())
+        cli.log.info("%s follows from %s/ (%s)", args.params, args.conf, named)
         return
-    atlas = args.atlas or name or "demo"
-    model = [f"model={args.model}"] if args.model else []
-    write(compose(args.conf, [f"atlas={atlas}", *model, *args.set]), args.params)
-    cli.log.info("composed %s from %s/ (atlas %s)", args.params, args.conf, atlas)
+    for group in GROUPS:
+        if asked := getattr(args, group):
+            chosen[group] = asked
+    words = [f"{group}={name}" for group, name in chosen.items()]
+    content = compose(args.conf, [*words, *args.set])
+    write(content, args.params)
+    named = ", ".join(f"{group} {name}" for group, name in _chosen(content))
+    cli.log.info("composed %s from %s/ (%s)", args.params, args.conf, named)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

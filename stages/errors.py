@@ -21,9 +21,17 @@ class DownloadError(StageError):
     """A file could not be fetched, or what came is not the file asked for."""
 
 
+class CheckpointError(StageError):
+    """A checkpoint of a model is missing, damaged or not the step it was taken for."""
+
+
 class FigureError(StageError):
     """A figure cannot be drawn from the tables it was given."""
 
 
 class RenderError(StageError):
     """The paper refers to something that does not exist, or its renderer failed."""
+
+
+class AblationError(StageError):
+    """A model cannot be loaded or its heads cannot be removed as asked."""

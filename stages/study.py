@@ -1,7 +1,9 @@
-"""State which study these settings make; stop if ``params.yaml`` no longer follows from ``conf/``.
+"""State which study these settings make, and stop if they are stale.
 
-The first stage of the graph. Every later one depends on what it writes, so nothing runs on stale
-settings.
+The first stage of the graph. The later ones depend on what it writes, so nothing runs on settings
+that no longer follow from ``conf/``. The inputs of the cells and of the heads are stated in files
+of their own, and what a single run overrides in a third: a change of one leaves alone what rests on
+the others.
 """
 
 import argparse
@@ -21,14 +23,14 @@ from stages.settings import load
 
 @dataclass(frozen=True)
 class Study:
-    """What every figure and page must know about the inputs."""
+    """What every figure and page must know about the inputs: an atlas, a model, or both."""
 
-    atlas: str
+    name: str
     source: str
     simulated: bool
+    """Whether the inputs were made here to exercise the pipeline: cohorts or a demo model."""
     notice: str
-    overrides: dict[str, str]
-    """Settings that were changed for this run only, by dotted key: their values."""
+    """What every page made from them must say; empty for published and local inputs."""
 
 
 def read(path: Path) -> Study:
@@ -40,20 +42,36 @@ def read(path: Path) -> Study:
         raise TableError(msg) from None
 
 
+def joined(first: Study, second: Study) -> Study:
+    """Return the study of what rests on both inputs."""
+    stated = [part.notice.partition(":") for part in (first, second) if part.notice]
+    # "Simulated data: ..." and "Demo model: ..." become "Simulated data and demo model: ... ...".
+    labels = [
+        label if i == 0 else label[:1].lower() + label[1:] for i, (label, _, _) in enumerate(stated)
+    ]
+    rest = " ".join(text.strip() for _, _, text in stated)
+    return Study(
+        name=f"{first.name} and {second.name}",
+        source=f"{first.source} and {second.source}",
+        simulated=first.simulated or second.simulated,
+        notice=f"{' and '.join(labels)}: {rest}" if stated else "",
+    )
+
+
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     changed = overridden(yaml.safe_load(args.params.read_text(encoding="utf-8")), args.conf)
     for key, (value, default) in changed.items():
         cli.log.info("%s is %r for this run; conf/ says %r", key, value, default)
-    atlas = settings.atlas
-    study = Study(
-        atlas=atlas.name,
-        source=atlas.source,
-        simulated=atlas.simulated,
-        notice=atlas.notice or "",
-        overrides={key: repr(value) for key, (value, _) in changed.items()},
-    )
-    write_text(args.out, json.dumps(asdict(study), indent=2, ensure_ascii=False) + "\n")
+    atlas, model = settings.atlas, settings.model
+    cells = Study(atlas.name, atlas.source, atlas.simulated, atlas.notice or "")
+    heads = Study(model.name, model.source, model.demo, model.notice or "")
+    for path, content in (
+        (args.cells, asdict(cells)),
+        (args.heads, asdict(heads)),
+        (args.overrides, {key: repr(value) for key, (value, _) in changed.items()}),
+    ):
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--conf", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
+    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--overrides", type=Path, required=True)
     return cli.run(parser, _run, argv)
 
 

@@ -362,3 +362,235 @@ def _reason(error: SchemaError) -> str:
         shown = first.item() if hasattr(first, "item") else first
         return f"column {column}, value {shown!r} ({error.check})"
     return " ".join(str(error).split())[:300]
+
+
+UNITS = ("head", "layer", "noise")
+PERTURBATIONS = ("zero", "mean", "mean_positional", "resample", "gaussian")
+HEAD_METRICS = (
+    "gini",
+    "gini_corrected",
+    "effective_number",
+    "effective_share",
+    "sum_abs_delta_nats",
+)
+HEAD_CLASS_NAMES = ("born_critical", "emergent", "growing", "transient", "never_critical")
+FAMILIES = ("normal", "laplace", "student_t", "gamma_tail", "gamma_tail_cut")
+
+_COMPONENT = {
+    "step": _count(),
+    "unit": _text(isin=UNITS),
+    "perturbation": _text(isin=PERTURBATIONS),
+    "layer": _count(-1),
+    "head": _count(-1),
+    "draw": _count(),
+}
+
+EFFECTS_PER_SEQUENCE = _schema(
+    "effects",
+    _COMPONENT
+    | {
+        "sequence": _count(),
+        "loss_base": _number(),
+        "loss_ablated": _number(),
+        "delta_loss_nats": _number(),
+    },
+    [*_COMPONENT, "sequence"],
+)
+"""What each removal costs on each sequence, one Parquet file a checkpoint. `head` is -1 for layers;
+`draw` counts the random draws of one head, or the directions of the distributed noise (whose layer
+is -1)."""
+
+HEAD_IMPORTANCE = _schema(
+    "head_importance",
+    _COMPONENT
+    | {
+        "delta_loss_nats": _number(),
+        "standard_error_nats": _number(0, nullable=True),
+        "standard_error_draws_nats": _number(0, nullable=True),
+        "n_sequences": _count(1),
+        "n_draws": _count(1),
+        "loss_base": _number(0),
+        "rank": _count(1),
+    },
+    list(_COMPONENT),
+)
+"""Mean effect of each removal, with its standard error over sequences and, for random
+perturbations, over draws. `rank` 1 has the largest absolute effect of its step, unit and
+perturbation; `draw` numbers the directions of the distributed noise and is 0 elsewhere."""
+
+_HEADS_AT_STEP = {"step": _count(), "perturbation": _text(isin=PERTURBATIONS)}
+_HEADS_METRIC = _HEADS_AT_STEP | {"metric": _text(isin=HEAD_METRICS)}
+
+HEAD_NOISE_FLOOR = _schema(
+    "head_noise_floor",
+    _HEADS_METRIC
+    | {
+        "observed": _number(0, nullable=True),
+        "floor": _number(0, nullable=True),
+        "floor_low": _number(0, nullable=True),
+        "floor_high": _number(0, nullable=True),
+        "floor_independent": _number(0, nullable=True),
+        "p": _number(0, 1, nullable=True),
+        "p_smallest": _number(0, 1),
+    },
+    list(_HEADS_METRIC),
+)
+"""What each metric would be if no head had an effect: median and interval with the heads'
+estimated covariance, and the median for independent heads. `p`: two-sided, of the observed."""
+
+HEAD_TRAJECTORY = _schema(
+    "head_trajectory",
+    _HEADS_METRIC
+    | {
+        "value": _number(0, nullable=True),
+        "sequences_low": _number(nullable=True),
+        "sequences_high": _number(nullable=True),
+        "percentile_low": _number(0, nullable=True),
+        "percentile_high": _number(0, nullable=True),
+        "heads_low": _number(0, nullable=True),
+        "heads_high": _number(0, nullable=True),
+        "floor": _number(0, nullable=True),
+        "floor_low": _number(0, nullable=True),
+        "floor_high": _number(0, nullable=True),
+        "noise_share": _number(0, nullable=True),
+        "n_heads": _count(1),
+        "n_sequences": _count(1),
+        "loss_base": _number(0),
+    },
+    list(_HEADS_METRIC),
+)
+"""The metrics along training. `sequences_*`: the interval that allows for the bias of absolute
+values; `percentile_*`: the plain bootstrap over sequences; `heads_*`: the bootstrap over heads;
+`noise_share`: sum of absolute effects that noise alone would give, over the observed sum."""
+
+HEAD_CHANGE = _schema(
+    "head_change",
+    {
+        "perturbation": _text(isin=PERTURBATIONS),
+        "metric": _text(isin=HEAD_METRICS),
+        "step_first": _count(),
+        "step_last": _count(),
+        "value_first": _number(0, nullable=True),
+        "value_last": _number(0, nullable=True),
+        "change": _number(nullable=True),
+        "sequences_low": _number(nullable=True),
+        "sequences_high": _number(nullable=True),
+        "percentile_low": _number(nullable=True),
+        "percentile_high": _number(nullable=True),
+        "heads_low": _number(nullable=True),
+        "heads_high": _number(nullable=True),
+        "n_heads": _count(1),
+        "n_sequences": _count(1),
+    },
+    ["perturbation", "metric"],
+)
+"""Last checkpoint minus first; the same resampled sequences (or heads) stand at both."""
+
+HEAD_CLASSES = _schema(
+    "head_classes",
+    {
+        "perturbation": _text(isin=PERTURBATIONS),
+        "layer": _count(),
+        "head": _count(),
+        "head_class": _text(isin=HEAD_CLASS_NAMES),
+        "n_critical_steps": _count(),
+        "first_critical_step": _number(0, nullable=True),
+        "relative_first": _number(),
+        "relative_last": _number(),
+        "relative_largest": _number(),
+        "step_largest": _count(),
+    },
+    ["perturbation", "layer", "head"],
+)
+"""The class of each head along training. `relative_*`: effect over the baseline loss, positive
+where removal harms; empty `first_critical_step`: never critical."""
+
+_COMPONENTS_AT_STEP = {
+    "step": _count(),
+    "unit": _text(isin=UNITS),
+    "perturbation": _text(isin=PERTURBATIONS),
+}
+
+HEAD_DISTRIBUTION = _schema(
+    "head_distribution",
+    _COMPONENTS_AT_STEP
+    | {
+        "family": _text(isin=FAMILIES),
+        "n": _count(1),
+        "location_nats": _number(nullable=True),
+        "scale_nats": _number(0),
+        "shape": _number(0, nullable=True),
+        "shape_low": _number(0, nullable=True),
+        "shape_high": _number(0, nullable=True),
+        "log_likelihood": _number(),
+        "aic": _number(nullable=True),
+        "delta_aic": _number(0, nullable=True),
+    },
+    [*_COMPONENTS_AT_STEP, "family"],
+)
+"""Maximum-likelihood fits to the effects of a step. `shape`: degrees of freedom of Student's t,
+shape of the gamma tails; `delta_aic`: above the best of the three families of all effects."""
+
+HEAD_GRANULARITY = _schema(
+    "head_granularity",
+    _COMPONENTS_AT_STEP
+    | {
+        "n": _count(1),
+        "mean_delta_nats": _number(),
+        "mean_abs_delta_nats": _number(0),
+        "median_abs_delta_nats": _number(0),
+        "share_deleterious": _number(0, 1),
+        "loss_base": _number(0),
+    },
+    list(_COMPONENTS_AT_STEP),
+)
+"""How much a removal of each size costs: distributed noise, heads, whole layers."""
+
+COMPANION_AGREEMENT = _schema(
+    "companion_agreement",
+    {
+        "step": _count(),
+        "n_heads": _count(2),
+        "spearman": _number(-1, 1, nullable=True),
+        "spearman_abs": _number(-1, 1, nullable=True),
+        "largest_difference_nats": _number(0),
+        "largest_layer": _count(),
+        "largest_head": _count(),
+        "gini": _number(0, 1, nullable=True),
+        "gini_companion": _number(0, 1, nullable=True),
+        "gini_difference": _number(-1, 1, nullable=True),
+        "effective_number": _number(0, nullable=True),
+        "effective_number_companion": _number(0, nullable=True),
+        "effective_number_difference": _number(nullable=True),
+        "loss_base": _number(0),
+        "loss_base_companion": _number(0),
+    },
+    ["step"],
+)
+"""Our effects beside those of the companion study, over the heads that both have. Empty where there
+is nothing to compare with."""
+
+
+def read_parquet(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Read a Parquet table and check it.
+
+    Raises
+    ------
+    TableError
+        The file is missing, is no Parquet, or does not follow its schema.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        msg = (
+            f"the {schema.name} table {path} does not exist. "
+            "Run the stage that writes it: dvc repro."
+        )
+        raise TableError(msg) from None
+    except (OSError, ValueError) as error:
+        msg = (
+            f"{path} is not a readable Parquet file of the {schema.name} table "
+            f"({' '.join(str(error).split())}). Remove it and run dvc repro."
+        )
+        raise TableError(msg) from None
+    return _check(table, schema, f"the {schema.name} table {path}")

@@ -346,7 +346,7 @@ def short_notice(about: study.Study) -> str:
     notice = about.notice.split(":")[0].split(".")[0].strip()
     if not notice:
         msg = (
-            f"the inputs {about.atlas} are simulated, but atlas.notice is empty. "
+            f"the inputs {about.name} are simulated, but their notice is empty. "
             "State it in conf/atlas/."
         )
         raise FigureError(msg)

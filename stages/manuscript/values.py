@@ -7,6 +7,7 @@ passages themselves are written by hand in ``reports/sections/``.
 """
 
 import argparse
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import yaml
 from stages import cli, study, tables
 from stages.errors import RenderError
 from stages.files import write_text
-from stages.manuscript import text
+from stages.manuscript import heads, text
 from stages.settings import Settings, load
 
 TABLES = ("arms", "confounding", "exclusions", "aging", "concordance", "drivers", "recovery")
@@ -59,13 +60,31 @@ def read_tables(folder: Path) -> Tables:
     )
 
 
-def variables(found: Tables, settings: Settings, what: study.Study) -> dict[str, Any]:
-    """Return every value that the text names, nested by topic; all are text, ready to print."""
+def variables(
+    found: Tables, settings: Settings, what: study.Study, overrides: dict[str, str]
+) -> dict[str, Any]:
+    """Return every value that the text names, nested by topic; all are text, ready to print.
+
+    Parameters
+    ----------
+    found
+        The tables on cells.
+    settings
+        All settings.
+    what
+        The inputs, of cells and heads together.
+    overrides
+        Settings of this run only, by dotted key.
+    """
     plane = found.aging[found.aging["metric"] == "gini"]
     full, equal = (plane[plane["cells"] == cells] for cells in tables.CELLS)
     return {
         "notice": what.notice,
-        "study": {"atlas": what.atlas, "overrides": _overrides(what)},
+        "study": {
+            "atlas": settings.atlas.name,
+            "model": settings.model.name,
+            "overrides": _overrides(overrides),
+        },
         "data": _data(found),
         "rule": _rules(found, settings),
         "aging": _aging(found.aging, full, equal, settings),
@@ -74,10 +93,10 @@ def variables(found: Tables, settings: Settings, what: study.Study) -> dict[str,
     }
 
 
-def _overrides(what: study.Study) -> str:
-    if not what.overrides:
+def _overrides(overrides: dict[str, str]) -> str:
+    if not overrides:
         return "All settings are those of the repository."
-    changed = text.listed([f"`{key}` = `{value}`" for key, value in what.overrides.items()])
+    changed = text.listed([f"`{key}` = `{value}`" for key, value in overrides.items()])
     return f"Settings that differ from the repository's in this run: {changed}."
 
 
@@ -360,11 +379,12 @@ def _recovery_table(recovery: pd.DataFrame) -> str:
     return text.pipe_table(header, rows, align="lllrrl")
 
 
-def sections(folder: Path, found: Tables, what: study.Study) -> dict[str, str]:
+def sections(folder: Path, found: Tables, settings: Settings) -> dict[str, str]:
     """Return the passages that fit the inputs, from those written by hand in `folder`."""
     shared = not found.concordance.empty
     chosen = {
-        "inputs": f"inputs_{what.source}",
+        "inputs": f"inputs_{settings.atlas.source}",
+        "model": f"model_{settings.model.source}",
         "concordance": "concordance" if shared else "concordance_none",
         "recovery": "recovery" if len(found.recovery) else "recovery_none",
     }
@@ -381,11 +401,14 @@ def sections(folder: Path, found: Tables, what: study.Study) -> dict[str, str]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    what, settings = study.read(args.study), load(args.params)
-    found = read_tables(args.tables)
-    made = {f"table_{name}": table for name, table in includes(found).items()}
-    made |= sections(args.sections, found, what)
-    values = variables(found, settings, what)
+    settings, what = load(args.params), study.joined(study.read(args.cells), study.read(args.heads))
+    overrides = json.loads(args.overrides.read_text(encoding="utf-8"))
+    found, found_heads = read_tables(args.tables), heads.read_tables(args.tables)
+    tables_made = includes(found) | heads.includes(found_heads)
+    made = {f"table_{name}": table for name, table in tables_made.items()}
+    made |= sections(args.sections, found, settings)
+    values = variables(found, settings, what, overrides)
+    values["heads"] = heads.variables(found_heads, settings)
     args.includes.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears whole: it is filled under another name first.
     with tempfile.TemporaryDirectory(dir=args.includes.parent, prefix=".includes.") as scratch:
@@ -403,7 +426,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--study", type=Path, required=True)
+    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
+    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--overrides", type=Path, required=True)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--sections", type=Path, required=True)
     parser.add_argument("--variables", type=Path, required=True)

@@ -14,9 +14,9 @@ STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
 # Decide no result: how a command line is read, an error is said, a file is moved into place.
 PLUMBING = {"cli", "errors", "files", "settings", "study"}
 # A room may import from itself, from the shared modules, and from rooms before it.
-ROOMS = ["acquire", "composition", "figures", "manuscript"]
-# The atlas decides which package brings the raw files in.
-SOURCES = {"${atlas.source}": ["demo", "published"]}
+ROOMS = ["acquire", "composition", "ablation", "figures", "manuscript"]
+# The atlas and the model decide which package brings the raw files in.
+SOURCES = {"${atlas.source}": ["demo", "published"], "${model.source}": ["mini", "hub"]}
 
 
 def _module_file(module: str) -> Path | None:
@@ -64,14 +64,17 @@ def _modules(stage: dict) -> list[str]:
 
 def _deps(stage: dict, module: str) -> list[Path]:
     source = module.rsplit(".", maxsplit=1)[-1]
-    return [REPOSITORY / str(dep).replace("${atlas.source}", source) for dep in stage["deps"]]
+    deps = [str(dep) for dep in stage["deps"]]
+    for variable in SOURCES:
+        deps = [dep.replace(variable, source) for dep in deps]
+    return [REPOSITORY / dep for dep in deps]
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_says_what_it_does_and_names_its_module(name):
     stage = STAGES[name]
     assert stage["desc"].endswith(".")
-    if "${atlas.source}" not in stage["cmd"]:
+    if not any(variable in stage["cmd"] for variable in SOURCES):
         assert _modules(stage)[0].rsplit(".", maxsplit=1)[-1] == name
 
 
@@ -119,4 +122,5 @@ def test_settings_sections_are_named_by_stages():
         "defaults",
         "conf_digest",
     }
-    assert sections <= set(STAGES)
+    # What `ablate` does over all checkpoints is a sweep; its settings go by that name.
+    assert sections - {"sweep"} <= set(STAGES)

@@ -12,7 +12,12 @@ from pypdf import PdfReader
 
 from stages import tables
 
-NOTICE = "Simulated demo data"
+NOTICE = "Simulated demo data and demo model"
+# A real model in every respect, trained for a sixteenth of the steps: the suite has ten minutes.
+SMALL = (
+    "model.train.steps=128 model.checkpoints=[16,128] model.text.n_sequences=24 "
+    "model.text.reference_sequences=24 sweep.noise.draws=6"
+)
 
 
 def _run(folder: Path, *command: str) -> str:
@@ -55,13 +60,14 @@ def clone(repository, tmp_path_factory):
             shutil.copy2(repository / name, folder / name)
     (folder / ".venv").symlink_to(repository / ".venv")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    output = _run(folder, "make", "reproduce", "PYTHON=python3.11")
+    output = _run(folder, "make", "reproduce", "PYTHON=python3.11", f"SET={SMALL}")
     assert "render" in _stages_run(output)
     return folder
 
 
 def test_demo_ends_with_tables_figures_and_paper(clone):
-    for name in ("metrics_vs_age", "platform_concordance", "direction_heatmap"):
+    names = "metrics_vs_age platform_concordance direction_heatmap driver_contributions"
+    for name in f"{names} head_trajectories head_effects head_heatmap lorenz".split():
         for suffix in ("png", "svg"):
             assert (clone / f"reports/figures/fig_{name}.{suffix}").stat().st_size > 10_000
     html = (clone / "reports/_output/paper.html").read_text(encoding="utf-8")
@@ -91,6 +97,17 @@ def test_every_cell_is_accounted_for(clone):
     samples = tables.read(clone / "reports/tables/samples.csv", tables.SAMPLES)
     assert kept["n_cells"].sum() + excluded["n_cells"].sum() == samples["n_cells"].sum()
     assert {"unannotated", "pooled_label", "too_few_cells"} <= set(excluded["rule"])
+
+
+def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
+    found = tables.read(clone / "reports/tables/head_importance.csv", tables.HEAD_IMPORTANCE)
+    heads = found[found["unit"] == "head"]
+    assert heads.groupby("step").size().to_dict() == {16: 48, 128: 48}
+    assert (heads["n_sequences"] == 24).all()
+    along = tables.read(clone / "reports/tables/head_trajectory.csv", tables.HEAD_TRAJECTORY)
+    loss = along.drop_duplicates("step").set_index("step")["loss_base"]
+    # Training lowers the loss; before training it would be ln 2048 = 7.62.
+    assert 7.62 > loss[16] > loss[128] > 3
 
 
 def test_a_second_run_runs_nothing_and_a_figure_only_itself_and_the_paper(clone):

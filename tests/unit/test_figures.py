@@ -25,11 +25,10 @@ from stages.figures import (
 from stages.study import Study
 
 SIMULATED = Study(
-    atlas="demo",
+    name="demo",
     source="demo",
     simulated=True,
     notice="Simulated demo data: made up. They say nothing.",
-    overrides={},
 )
 REAL = replace(SIMULATED, simulated=False, notice="")
 NOTICE = "Simulated demo data"
@@ -243,7 +242,7 @@ def test_saving_twice_stamps_once(tmp_path):
 
 
 def test_simulated_inputs_without_a_notice_are_refused(tmp_path):
-    with pytest.raises(FigureError, match=r"atlas\.notice is empty"):
+    with pytest.raises(FigureError, match=r"their notice is empty"):
         style.save(style.message("x"), tmp_path, "x", replace(SIMULATED, notice=""))
     assert list(tmp_path.iterdir()) == []
 
@@ -259,8 +258,7 @@ for name, *rest in (line.split() for line in sys.stdin):
 
 def test_bytes_are_the_same_in_another_process_and_whatever_matplotlibrc_says(tmp_path):
     (tmp_path / "study.json").write_text(
-        '{"atlas": "d", "source": "demo", "simulated": true, "notice": "Simulated demo data: x",'
-        ' "overrides": {}}'
+        '{"name": "d", "source": "demo", "simulated": true, "notice": "Simulated demo data: x"}'
     )
     changes, summary = concordance_tables(3)
     written = {

@@ -1,6 +1,7 @@
 """Settings: what is wrong is said in one line that names the key, the value and the remedy."""
 
 import copy
+import json
 
 import pytest
 import yaml
@@ -18,6 +19,14 @@ def _changed(params, key, value):
         node = node[part]
     node[last] = value
     return content
+
+
+def _words(params, conf, out):
+    """Return the command line of the stage `study`, its outputs in the folder `out`."""
+    words = ["--params", str(params), "--conf", str(conf)]
+    for name in ("cells", "heads", "overrides"):
+        words += [f"--{name}", str(out / f"{name}.json")]
+    return words
 
 
 @pytest.mark.parametrize(
@@ -66,11 +75,9 @@ def test_a_file_that_holds_no_settings_is_named(text, tmp_path):
 def test_an_unknown_parameter_ends_a_stage_with_one_line(params, tmp_path, caplog, repository):
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(_changed(params, "aging.confidense", 1)), encoding="utf-8")
-    out = tmp_path / "study.json"
-    conf = str(repository / "conf")
-    assert study.main(["--params", str(path), "--conf", conf, "--out", str(out)]) == 1
+    assert study.main(_words(path, repository / "conf", tmp_path)) == 1
     assert "unknown key aging.confidense" in caplog.text
-    assert not out.exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["params.yaml"]
 
 
 class TestComposition:
@@ -92,6 +99,12 @@ class TestComposition:
         assert params["atlas"]["name"] == "demo"
         assert compose.overridden(params, repository / "conf") == {}
 
+    def test_every_model_composes_and_bears_the_name_of_its_file(self, conf):
+        names = sorted(path.stem for path in (conf / "model").glob("*.yaml"))
+        assert {"pythia-mini", "pythia-410m-deduped"} <= set(names)
+        for name in names:
+            assert self._compose(conf, "--model", name)["model"]["name"] == name
+
     def test_every_atlas_composes_and_bears_the_name_of_its_file(self, conf):
         names = sorted(path.stem for path in (conf / "atlas").glob("*.yaml"))
         assert {"demo", "published", "local"} <= set(names)
@@ -103,11 +116,10 @@ class TestComposition:
         text = (conf / "config.yaml").read_text(encoding="utf-8")
         assert "min_cells: 50" in text
         (conf / "config.yaml").write_text(text.replace("min_cells: 50", "min_cells: 60"))
-        params, out = conf.parent / "params.yaml", conf.parent / "study.json"
-        words = ["--params", str(params), "--conf", str(conf), "--out", str(out)]
+        words = _words(conf.parent / "params.yaml", conf, conf.parent)
         assert study.main(words) == 1
         assert "params.yaml does not follow from" in caplog.text
-        assert not out.exists()
+        assert not (conf.parent / "cells.json").exists()
         # A bare composition takes the change in and keeps the atlas.
         assert self._compose(conf)["proportions"]["min_cells"] == 60
         assert study.main(words) == 0
@@ -120,9 +132,21 @@ class TestComposition:
         changed = self._compose(conf, "--atlas", "demo", "--set", "aging.confidence=0.9")
         assert changed["aging"]["confidence"] == 0.9
         assert self._compose(conf)["aging"]["confidence"] == 0.9
-        params, out = conf.parent / "params.yaml", conf.parent / "study.json"
-        assert study.main(["--params", str(params), "--conf", str(conf), "--out", str(out)]) == 0
-        assert study.read(out).overrides == {"aging.confidence": "0.9"}
+        assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
+        overrides = json.loads((conf.parent / "overrides.json").read_text(encoding="utf-8"))
+        assert overrides == {"aging.confidence": "0.9"}
+
+    def test_demo_inputs_carry_their_notices_and_real_ones_none(self, conf):
+        self._compose(conf, "--atlas", "local", "--model", "pythia-mini")
+        assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
+        cells, heads = (study.read(conf.parent / f"{name}.json") for name in ("cells", "heads"))
+        assert (cells.simulated, cells.notice) == (False, "")
+        assert heads.simulated
+        assert study.joined(cells, heads).notice == heads.notice
+        self._compose(conf, "--atlas", "demo")
+        assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
+        both = study.joined(study.read(conf.parent / "cells.json"), heads)
+        assert both.notice.startswith("Simulated demo data and demo model: these cohorts")
 
     @pytest.mark.parametrize(
         ("words", "said"),
@@ -130,7 +154,7 @@ class TestComposition:
             (["--atlas", "nope"], "Atlases: demo, local, published"),
             (["--set", "aging.confidense=1"], "aging.confidense"),
             (["--set", "+aging.confidense=1"], "did you mean confidence?"),
-            (["--model", "pythia"], "model"),
+            (["--model", "pythia"], "Could not find 'model/pythia'"),
         ],
     )
     def test_what_does_not_compose_is_one_line_and_writes_nothing(self, conf, words, said, caplog):

@@ -2,12 +2,15 @@
 
 import copy
 import json
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from stages import study, tables
+from stages.ablation import classes, distribution, importance, noise_floor, trajectory
 from stages.composition import aging, concordance, describe, drivers, metrics, proportions
 from stages.composition.recovery import recovery
 from stages.manuscript import values
@@ -24,6 +27,31 @@ def _cells(platforms, tissue="Limb_Muscle"):
                     sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
                     rows.append([*sample, kind, n + i])
     return pd.DataFrame(rows, columns=list(tables.COUNTS.columns))
+
+
+def _write_head_tables(folder):
+    """Run the analysis of heads on effects in which head L1H2 grows and all else is noise."""
+    rng = np.random.default_rng(0)
+    for step, size in ((1, 0.0), (8, 0.3)):
+        rows = []
+        for layer in range(2):
+            for head in range(4):
+                effect = rng.normal(0, 0.01, 12) + size * ((layer, head) == (1, 2))
+                for sequence, delta in enumerate(effect):
+                    key = [step, "head", "zero", layer, head, 0, sequence]
+                    rows.append([*key, 3.0, 3.0 + delta, (3.0 + delta) - 3.0])
+        table = pd.DataFrame(rows, columns=list(tables.EFFECTS_PER_SEQUENCE.columns))
+        Path("effects").mkdir(exist_ok=True)
+        table.to_parquet(f"effects/step{step}.parquet")
+    found, made = "--effects effects".split(), f"{folder}/head_"
+    assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
+    assert noise_floor.main([*found, "--out", f"{made}noise_floor.csv"]) == 0
+    words = [*found, "--noise-floor", f"{made}noise_floor.csv", "--out", f"{made}trajectory.csv"]
+    assert trajectory.main([*words, "--change", f"{made}change.csv"]) == 0
+    words = ["--importance", f"{made}importance.csv", "--out"]
+    assert classes.main([*words, f"{made}classes.csv"]) == 0
+    fits = [f"{made}distribution.csv", "--granularity", f"{made}granularity.csv"]
+    assert distribution.main([*words, *fits]) == 0
 
 
 @pytest.fixture
@@ -58,12 +86,24 @@ def project(settings, params, repository, tmp_path, monkeypatch):
         for name, table in made.items():
             tables.write(table, getattr(tables, name.upper()), folder / f"{name}.csv")
         notice = "Simulated demo data: no finding." if simulated else ""
-        source = "demo" if simulated else "published"
-        what = study.Study("x", source, simulated, notice, {})
-        (tmp_path / "study.json").write_text(json.dumps(what.__dict__), encoding="utf-8")
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(copy.deepcopy(params)))
+        cells = study.Study("x", "demo", simulated, notice)
+        heads = study.Study("y", "mini", simulated, "Demo model: no finding." if simulated else "")
+        for name, content in (
+            ("cells", cells.__dict__),
+            ("heads", heads.__dict__),
+            ("overrides", {}),
+        ):
+            (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        changed = copy.deepcopy(params)
+        if not simulated:
+            changed["atlas"] |= {"source": "local", "acquire": {}}
+            del changed["atlas"]["seed"]
+        changed["model"]["checkpoints"] = [1, 8]
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
-        words = ["--study", "study.json", "--tables", "tables", "--includes", "_includes"]
+        _write_head_tables(folder)
+        words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
+        words += ["--tables", "tables", "--includes", "_includes"]
         words += ["--sections", str(repository / "reports" / "sections")]
         assert values.main([*words, "--variables", "_variables.yml"]) == 0
         text = (tmp_path / "_variables.yml").read_text(encoding="utf-8")
@@ -75,7 +115,7 @@ def project(settings, params, repository, tmp_path, monkeypatch):
 
 def test_simulated_inputs_get_the_text_about_the_simulation(project):
     variables, includes, _ = project(["facs", "droplet"], simulated=True)
-    assert variables["notice"].startswith("Simulated demo data")
+    assert variables["notice"].startswith("Simulated demo data and demo model: no finding.")
     assert "**simulated**" in includes["section_inputs"]
     assert "the true change of every tissue is known" in includes["section_recovery"]
     assert variables["recovery"] == {"n": "1", "n_covered": "1", "n_same_sign": "1"}
@@ -118,6 +158,21 @@ def test_every_value_is_text_and_a_bar_in_a_name_breaks_no_table(project):
     rows = includes["table_drivers"].splitlines()
     assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
     assert "a\\|b cell" in includes["table_drivers"]
+
+
+def test_heads_are_described_by_their_tables(project):
+    variables, includes, _ = project(["facs"], simulated=True)
+    heads = variables["heads"]
+    assert (heads["largest"], heads["n_heads"], heads["n_layers"]) == ("L1H2", "8", "2")
+    assert float(heads["gini_last"]) > 0.6 > float(heads["gini_first"])
+    assert heads["direction"] == "crystallize"
+    # Noise keeps it from being silent at step 1, so it does not count as emergent.
+    assert (heads["n_growing"], heads["n_born_critical"]) == ("1", "0")
+    # With every true effect zero at step 1 the whole sum is noise, and the text must say so.
+    assert float(heads["noise_share_first"]) > 0.4 > float(heads["noise_share_last"])
+    assert "At step 1 more than 0.4 of the sum" in heads["noise_sentence"]
+    assert len(includes["table_heads"].splitlines()) == 4
+    assert "**Demo model.**" in includes["section_model"]
 
 
 def test_a_second_run_replaces_the_includes_whole(project, tmp_path):

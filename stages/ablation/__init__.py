@@ -1,0 +1,1 @@
+"""Heads: how one is removed, what its removal costs, and how that changes along training."""

@@ -1,0 +1,199 @@
+"""The values, tables and passages of the paper that are about attention heads."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from stages import tables
+from stages.figures.heads import head_name, perturbation
+from stages.manuscript import text
+from stages.settings import Settings
+
+REMOVED_BY = {
+    "zero": "setting its output to zero",
+    "mean": "setting its output to its mean over other text",
+    "mean_positional": "setting its output to its mean at each position over other text",
+    "resample": "setting its output to that on other text",
+}
+FAMILIES = {"normal": "a normal", "laplace": "a Laplace", "student_t": "a Student's t"}
+UNITS = {"noise": "noise on a block's weights", "head": "a head", "layer": "a whole block"}
+# Above this share of noise in the sum of effects no interval of a concentration is to be believed.
+MOSTLY_NOISE = 0.4
+
+
+class HeadTables(NamedTuple):
+    """The tables that the text on heads rests on."""
+
+    head_importance: pd.DataFrame
+    head_trajectory: pd.DataFrame
+    head_change: pd.DataFrame
+    head_classes: pd.DataFrame
+    head_distribution: pd.DataFrame
+    head_granularity: pd.DataFrame
+
+
+def read_tables(folder: Path) -> HeadTables:
+    """Read and check all of them."""
+    return HeadTables(
+        **{
+            name: tables.read(folder / f"{name}.csv", getattr(tables, name.upper()))
+            for name in HeadTables._fields
+        }
+    )
+
+
+def variables(found: HeadTables, settings: Settings) -> dict[str, str]:
+    """Return the values of the heads, all as text."""
+    shown = perturbation(found.head_importance)
+    along = _shown(found.head_trajectory, shown)
+    change = _shown(found.head_change, shown).set_index("metric")
+    by_metric = {name: rows.set_index("step") for name, rows in along.groupby("metric")}
+    gini, number = by_metric["gini"], by_metric["effective_number"]
+    total = by_metric["sum_abs_delta_nats"]
+    first, last = int(gini.index.min()), int(gini.index.max())
+    share = gini["noise_share"]
+    top = gini["value"].idxmax()
+    classes = _shown(found.head_classes, shown)["head_class"].value_counts()
+    values = {
+        "model": settings.model.name,
+        "n_layers": text.integer(int(found.head_importance["layer"].max()) + 1),
+        "n_heads": text.integer(int(gini["n_heads"].iloc[0])),
+        "n_steps": text.integer(len(gini)),
+        "step_first": text.integer(first),
+        "step_last": text.integer(last),
+        "n_sequences": text.integer(int(gini["n_sequences"].iloc[0])),
+        "seq_len": text.integer(settings.model.text.seq_len),
+        "removed_by": REMOVED_BY[shown],
+        "loss_first": text.number(gini.loc[first, "loss_base"], 2),
+        "loss_last": text.number(gini.loc[last, "loss_base"], 2),
+        "gini_first": text.number(gini.loc[first, "value"], 3),
+        "gini_last": text.number(gini.loc[last, "value"], 3),
+        "gini_change": text.signed(change.loc["gini", "change"], 3),
+        "effective_number_first": text.number(number.loc[first, "value"], 1),
+        "effective_number_last": text.number(number.loc[last, "value"], 1),
+        "effective_number_change": text.signed(change.loc["effective_number", "change"], 1),
+        "direction": _direction(change),
+        "gini_max": text.number(gini.loc[top, "value"], 3),
+        "gini_max_step": text.integer(int(top)),
+        "noise_share_first": text.number(share.loc[first], 2),
+        "noise_share_last": text.number(share.loc[last], 2),
+        "floor_first": text.number(gini.loc[first, "floor"], 3),
+        "floor_last": text.number(gini.loc[last, "floor"], 3),
+        "noise_sentence": _noise_sentence(share),
+        "sum_first": text.number(total.loc[first, "value"], 3),
+        "sum_last": text.number(total.loc[last, "value"], 3),
+        "critical": f"{100 * settings.classes.critical_relative:g}%",
+        "silent": f"{100 * settings.classes.silent_relative:g}%",
+        "min_z": f"{settings.classes.min_z:g}",
+    }
+    for metric, digits in (("gini", 3), ("effective_number", 1)):
+        row = change.loc[metric]
+        for kind in ("sequences", "heads"):
+            low, high = row[f"{kind}_low"], row[f"{kind}_high"]
+            values[f"{metric}_change_{kind}"] = text.interval(low, high, digits)
+    values |= {
+        f"n_{name}": text.integer(int(classes.get(name, 0))) for name in tables.HEAD_CLASS_NAMES
+    }
+    return values | _largest(found.head_importance, shown, last) | _fit(found, shown, last)
+
+
+def includes(found: HeadTables) -> dict[str, str]:
+    """Return the Markdown tables on heads by name."""
+    return {"heads": _trajectory_table(found), "granularity": _granularity_table(found)}
+
+
+def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    rows: pd.DataFrame = table[table["perturbation"] == by]
+    return rows
+
+
+def _direction(change: pd.DataFrame) -> str:
+    gini = np.sign(change.loc["gini", "change"])
+    number = np.sign(change.loc["effective_number", "change"])
+    if gini > 0 > number:
+        return "crystallize"
+    return "disperse" if gini < 0 < number else "are mixed"
+
+
+def _noise_sentence(share: pd.Series) -> str:
+    steps = [text.integer(int(step)) for step in share.index[share > MOSTLY_NOISE]]
+    if not steps:
+        return "At no checkpoint is the greater part of the effects noise."
+    where = "step" if len(steps) == 1 else "steps"
+    return (
+        f"At {where} {text.listed(steps)} more than {MOSTLY_NOISE:g} of the sum is what noise "
+        "alone would give: concentrations there, and changes measured from there, describe the "
+        "measurement as much as the model."
+    )
+
+
+def _largest(importance: pd.DataFrame, shown: str, last: int) -> dict[str, str]:
+    rows = _shown(importance, shown)
+    rows = rows[(rows["step"] == last) & (rows["unit"] == "head")]
+    row = rows.sort_values("rank").iloc[0]
+    share = abs(row.delta_loss_nats) / rows["delta_loss_nats"].abs().sum()
+    return {
+        "largest": head_name(int(row.layer), int(row["head"])),
+        "largest_delta": text.signed(row.delta_loss_nats, 3),
+        "largest_error": text.number(row.standard_error_nats, 3),
+        "largest_share": f"{100 * share:.0f}%",
+    }
+
+
+def _fit(found: HeadTables, shown: str, last: int) -> dict[str, str]:
+    rows = _shown(found.head_distribution, shown)
+    rows = rows[(rows["step"] == last) & (rows["unit"] == "head")].set_index("family")
+    best = rows.loc[rows.index.isin(FAMILIES), "aic"].idxmin()
+    harmful = _shown(found.head_granularity, shown)
+    harmful = harmful[(harmful["step"] == last) & (harmful["unit"] == "head")]
+    return {
+        "best_family": FAMILIES[str(best)],
+        "freedom": text.number(rows.loc["student_t", "shape"], 2),
+        "share_deleterious": f"{100 * harmful['share_deleterious'].iloc[0]:.0f}%",
+    }
+
+
+def _trajectory_table(found: HeadTables) -> str:
+    along = _shown(found.head_trajectory, perturbation(found.head_importance))
+    wide = along.set_index(["step", "metric"])
+    rows = []
+    for step in sorted(along["step"].unique()):
+        gini, number, total = (
+            wide.loc[(step, metric)]
+            for metric in ("gini", "effective_number", "sum_abs_delta_nats")
+        )
+        cells = [
+            text.integer(int(step)),
+            text.number(gini.loss_base, 2),
+            text.number(total.value, 3),
+        ]
+        for row, digits in ((gini, 3), (number, 1)):
+            low, high = (
+                text.number(row.sequences_low, digits),
+                text.number(row.sequences_high, digits),
+            )
+            cells.append(f"{text.number(row.value, digits)} [{low},{text.NBSP}{high}]")
+            cells.append(text.number(row.floor, digits))
+        rows.append([*cells, text.number(gini.noise_share, 2)])
+    header = ["Step", "Loss", "Sum", "Gini", "Floor", "N~eff~", "Floor", "Noise"]
+    return text.pipe_table(header, rows, align="rrrrrrrr")
+
+
+def _granularity_table(found: HeadTables) -> str:
+    table = found.head_granularity
+    ends = (table["step"].min(), table["step"].max())
+    rows = []
+    for row in table[table["step"].isin(ends)].sort_values(["step", "n"]).itertuples():
+        rows.append(
+            [
+                text.integer(row.step),
+                UNITS[row.unit],
+                text.integer(row.n),
+                text.number(row.mean_abs_delta_nats, 4),
+                f"{100 * row.share_deleterious:.0f}%",
+            ]
+        )
+    header = ["Step", "What is removed or disturbed", "n", "Mean effect (nats)", "Harmful"]
+    return text.pipe_table(header, rows, align="rlrrr")

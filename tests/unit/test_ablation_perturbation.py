@@ -1,0 +1,170 @@
+"""What is written in a head's place, held to an oracle that hooks the model by hand."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from stages.ablation.engine import Engine
+from stages.ablation.perturbation import AblationType, donors, noised, reference_mean
+from stages.errors import AblationError
+
+N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ = 2, 4, 32, 80, 16
+D_HEAD = HIDDEN // N_HEADS
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["parallel", "sequential"])
+def model(request):
+    torch.manual_seed(4)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS,
+        intermediate_size=HIDDEN,
+        max_position_embeddings=SEQ,
+        use_parallel_residual=request.param,
+        tie_word_embeddings=False,
+        use_cache=False,
+        initializer_range=0.3,
+    )
+    model = GPTNeoXForCausalLM(config).eval().requires_grad_(requires_grad=False)
+    return model.to(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    generator = torch.Generator().manual_seed(5)
+    return (
+        torch.randint(VOCABULARY, (5, SEQ), generator=generator),
+        torch.randint(VOCABULARY, (3, SEQ), generator=generator),
+    )
+
+
+def heads_written(model, tokens, layer):
+    """Record the input of the layer's projection: (sequences, seq, hidden)."""
+    seen = []
+    dense = model.gpt_neox.layers[layer].attention.dense
+    handle = dense.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+    model(tokens)
+    handle.remove()
+    return seen[0]
+
+
+def losses_with(model, tokens, layer, head, instead):
+    """Put `instead` (broadcast to the head's slice) in the place of what the head writes."""
+    columns = slice(head * D_HEAD, (head + 1) * D_HEAD)
+
+    def replace(_, arguments):
+        heads = arguments[0].clone()
+        heads[..., columns] = instead[..., columns]
+        return (heads,)
+
+    handle = model.gpt_neox.layers[layer].attention.dense.register_forward_pre_hook(replace)
+    logits = model(tokens).logits[:, :-1]
+    handle.remove()
+    return F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").mean(dim=1)
+
+
+def oracle(kind, written, n_sequences, seed):
+    """Say by hand what is written instead: (sequences or 1, seq, hidden)."""
+    # The last position of a text predicts nothing and takes no part in a mean.
+    scored = written[:, :-1]
+    match kind:
+        case AblationType.ZERO:
+            return torch.zeros_like(written[:1])
+        case AblationType.MEAN:
+            total = sum(row for sequence in scored for row in sequence)
+            return (total / (scored.shape[0] * scored.shape[1])).expand(1, SEQ, -1)
+        case AblationType.MEAN_POSITIONAL:
+            return sum(written)[None] / len(written)
+        case AblationType.RESAMPLE:
+            generator = torch.Generator().manual_seed(seed)
+            drawn = torch.randint(len(written), (n_sequences,), generator=generator)
+            return torch.stack([written[int(index)] for index in drawn])
+
+
+@pytest.mark.parametrize("kind", AblationType)
+def test_each_kind_is_what_it_says(kind, model, texts):
+    tokens, reference = texts
+    engine = Engine(model, tokens, reference=reference, batch=6)
+    for layer in range(N_LAYERS):
+        written = heads_written(model, reference, layer)
+        instead = oracle(kind, written, len(tokens), seed=11)
+        found = engine.without_heads(
+            layer, range(N_HEADS), kind, generator=torch.Generator().manual_seed(11)
+        )
+        for head in range(N_HEADS):
+            expected = losses_with(model, tokens, layer, head, instead)
+            assert (found[head] - expected).abs().max() < 1e-12  # seen: 4e-15
+
+
+def test_the_kinds_differ(model, texts):
+    tokens, reference = texts
+    found = [
+        Engine(model, tokens, reference=reference).without_heads(
+            0, [1], kind, generator=torch.Generator().manual_seed(1)
+        )
+        for kind in AblationType
+    ]
+    for index, one in enumerate(found):
+        for other in found[index + 1 :]:
+            assert (one - other).abs().max() > 1e-4
+
+
+def test_a_head_that_always_writes_the_same_is_not_changed_by_its_mean(model, texts):
+    tokens, reference = texts
+    constant = copy.deepcopy(model)
+    joint = constant.gpt_neox.layers[1].attention.query_key_value
+    values = slice(2 * D_HEAD, 3 * D_HEAD)  # of head 0, behind its query and key
+    joint.weight[values] = 0
+    engine = Engine(constant, tokens, reference=reference)
+    found = engine.without_heads(1, [0], AblationType.MEAN)[0]
+    positional = engine.without_heads(1, [0], AblationType.MEAN_POSITIONAL)[0]
+    base = engine.baseline()
+    assert (found - base).abs().max() < 1e-12
+    assert (positional - base).abs().max() < 1e-12
+
+
+def test_a_mean_of_one_head_needs_a_mean_kind():
+    with pytest.raises(AblationError, match="zero has no average"):
+        reference_mean(torch.zeros(1, 2, 3), AblationType.ZERO)
+
+
+def test_donors_come_from_the_generator_and_within_range():
+    drawn = donors(1000, 7, generator=torch.Generator().manual_seed(3))
+    again = donors(1000, 7, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, again)
+    assert set(drawn.tolist()) == set(range(7))
+
+
+class TestNoise:
+    def test_it_is_the_companions_definition(self, model):
+        block = model.gpt_neox.layers[0]
+        changed = noised(block, alpha=0.7, seed=42_003)
+        generator = torch.Generator().manual_seed(42_003)
+        n_checked = 0
+        for name, weight in block.named_parameters():
+            drawn = torch.randn(weight.shape, generator=generator).double()
+            expected = weight + 0.7 * weight.std() * drawn
+            assert torch.allclose(changed.get_parameter(name), expected, rtol=0, atol=1e-14), name
+            n_checked += 1
+        assert n_checked == 12
+
+    def test_the_block_itself_is_left_alone(self, model):
+        before = copy.deepcopy(model.gpt_neox.layers[0].state_dict())
+        noised(model.gpt_neox.layers[0], alpha=1.0, seed=1)
+        for name, weight in model.gpt_neox.layers[0].state_dict().items():
+            assert torch.equal(weight, before[name])
+
+    def test_the_engine_runs_the_noised_block(self, model, texts):
+        tokens, _ = texts
+        engine = Engine(model, tokens)
+        for layer in range(N_LAYERS):
+            changed = copy.deepcopy(model)
+            changed.gpt_neox.layers[layer] = noised(model.gpt_neox.layers[layer], alpha=1.0, seed=9)
+            expected = Engine(changed, tokens).baseline()
+            found = engine.with_noise(layer, alpha=1.0, seed=9)
+            assert (found - expected).abs().max() < 1e-12

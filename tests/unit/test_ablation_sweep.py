@@ -1,0 +1,440 @@
+"""The sweep: what is planned, what survives a kill, what is said when a shard or the disk fails."""
+
+import fcntl
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from stages.ablation import ablate, sweep
+from stages.ablation.architecture import load_model
+from stages.ablation.engine import Engine
+from stages.ablation.perturbation import AblationType
+from stages.ablation.sweep import Inputs, Task, plan, shares
+from stages.errors import AblationError
+from stages.settings import Sweep
+
+N_LAYERS, N_HEADS, VOCABULARY, SEQ, N_SEQUENCES = 3, 4, 90, 16, 6
+EVERYTHING = Sweep(
+    perturbations=["zero", "mean", "mean_positional", "resample"],
+    layers=True,
+    noise={"alphas": [0.5, 1.0], "draws": 4, "seed": 42_000},
+    resample={"draws": 2, "seed": 7},
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Return a folder with a checkpoint and two texts."""
+    folder = tmp_path_factory.mktemp("study")
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS,
+        intermediate_size=32,
+        max_position_embeddings=SEQ,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder / "step64")
+    generator = np.random.default_rng(0)
+    for name, n in (("tokens", N_SEQUENCES), ("reference", 4)):
+        np.save(folder / f"{name}.npy", generator.integers(0, VOCABULARY, (n, SEQ)).astype("int32"))
+    return folder
+
+
+@pytest.fixture
+def run(study, tmp_path, monkeypatch):
+    """Run the stage with a sweep of its own; return its exit status."""
+
+    def run(*words, settings=EVERYTHING, scratch="scratch", out="step64.parquet"):
+        monkeypatch.setattr(ablate, "_sweep", lambda _: settings)
+        return ablate.main(words_of(study, tmp_path / scratch, tmp_path / out) + list(words))
+
+    return run
+
+
+def words_of(study, scratch, out):
+    return [
+        *("--checkpoint", str(study / "step64"), "--step", "64", "--device", "cpu"),
+        *("--tokens", str(study / "tokens.npy"), "--reference", str(study / "reference.npy")),
+        *("--scratch", str(scratch), "--out", str(out)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(study, tmp_path_factory):
+    """Return the bytes of an uninterrupted run over everything."""
+    folder = tmp_path_factory.mktemp("whole")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(ablate, "_sweep", lambda _: EVERYTHING)
+    assert ablate.main(words_of(study, folder / "scratch", folder / "step64.parquet")) == 0
+    patch.undo()
+    return (folder / "step64.parquet").read_bytes()
+
+
+@pytest.fixture
+def effects(whole, tmp_path):
+    path = tmp_path / "whole.parquet"
+    path.write_bytes(whole)
+    return pq.read_table(path).to_pandas()
+
+
+class TestPlan:
+    def test_all_heads_of_all_layers_and_the_baseline(self):
+        tasks = plan(Sweep(), n_layers=2, n_heads=3)
+        assert [(task.layer, task.unit, task.heads) for task in tasks] == [
+            (0, "head", (0, 1, 2)),
+            (1, "head", (0, 1, 2)),
+            (2, "baseline", ()),
+        ]
+
+    def test_the_companions_heads(self):
+        tasks = plan(Sweep(heads="companion"), n_layers=24, n_heads=16)
+        heads = [(task.layer, head) for task in tasks for head in task.heads]
+        assert len(heads) == 144
+        assert {head for _, head in heads} == {0, 3, 6, 9, 12, 15}
+
+    def test_noise_goes_round_the_layers_as_in_the_companion(self):
+        tasks = plan(Sweep(noise={"alphas": [1.0], "draws": 30}), n_layers=24, n_heads=16)
+        noise = {task.layer: task.draws for task in tasks if task.unit == "noise"}
+        # all_ablations.csv: layer 5 has the seeds 42005 and 42029, layer 6 has 42006 alone.
+        assert [seed for _, seed, _ in noise[5]] == [42_005, 42_029]
+        assert [seed for _, seed, _ in noise[6]] == [42_006]
+
+    @pytest.mark.parametrize(
+        ("heads", "shape", "said"),
+        [
+            ([(1, 2), (3, 0)], (3, 4), "L3H0 does not exist: the model has 3 layers of 4"),
+            ([(0, 4)], (3, 4), "L0H4"),
+            ([(-1, 0)], (3, 4), "L-1H0"),
+            ("companion", (6, 8), r"L0H9 does not exist.*sweep\.heads \(companion\)"),
+        ],
+    )
+    def test_a_head_that_is_not_there(self, heads, shape, said):
+        with pytest.raises(AblationError, match=said):
+            plan(Sweep(heads=heads), n_layers=shape[0], n_heads=shape[1])
+
+    def test_shares_are_the_whole(self):
+        tasks = plan(EVERYTHING, n_layers=N_LAYERS, n_heads=N_HEADS)
+        parts = [task for index in range(4) for task in shares(tasks, index, 4)]
+        assert sorted(parts) == tasks
+
+    def test_settings_refuse_what_makes_no_sense(self):
+        for bad in (
+            {"perturbations": []},
+            {"perturbations": ["zero", "zero"]},
+            {"perturbations": ["half"]},
+            {"heads": []},
+            {"heads": [(0, 1), (0, 1)]},
+            {"noise": {"alphas": [0.0]}},
+            {"batch": 0},
+            {"estimator": "guess"},
+        ):
+            with pytest.raises(ValidationError):
+                Sweep(**bad)
+
+
+class TestKey:
+    INPUTS = Inputs("w", "t", "r", "float32", "cpu")
+    TASK = Task(0, "head", "mean", (0, 1))
+
+    def test_everything_that_decides_a_number_decides_the_name(self, monkeypatch):
+        keys = {self.INPUTS.key(self.TASK)}
+        keys |= {
+            Inputs(*values).key(self.TASK)
+            for values in (
+                ("x", "t", "r", "float32", "cpu"),
+                ("w", "x", "r", "float32", "cpu"),
+                ("w", "t", "x", "float32", "cpu"),
+                ("w", "t", "r", "tf32", "cpu"),
+                ("w", "t", "r", "float32", "cuda"),
+            )
+        }
+        keys |= {
+            self.INPUTS.key(task)
+            for task in (
+                Task(1, "head", "mean", (0, 1)),
+                Task(0, "head", "zero", (0, 1)),
+                Task(0, "head", "mean", (0, 2)),
+                Task(0, "head", "mean", (0, 1), ((0, 1, 0.0),)),
+            )
+        }
+        monkeypatch.setattr(sweep, "ENGINE_VERSION", -1)
+        keys.add(self.INPUTS.key(self.TASK))
+        assert len(keys) == 11
+
+    def test_the_reference_text_does_not_decide_what_is_set_to_zero(self):
+        task = Task(0, "head", "zero", (0,))
+        other = Inputs("w", "t", "x", "float32", "cpu")
+        assert self.INPUTS.key(task) == other.key(task)
+
+
+class TestTable:
+    def test_it_holds_every_row_once_in_order(self, effects):
+        assert list(effects.columns) == sweep.SCHEMA.names
+        keys = ["step", "unit", "perturbation", "layer", "head", "draw", "sequence"]
+        assert effects.equals(effects.sort_values(keys, ignore_index=True))
+        assert not effects.duplicated(keys).any()
+        units = effects.groupby(["unit", "perturbation"]).size() // N_SEQUENCES
+        heads = N_LAYERS * N_HEADS
+        assert units.to_dict() == {
+            ("head", "zero"): heads,
+            ("head", "mean"): heads,
+            ("head", "mean_positional"): heads,
+            ("head", "resample"): 2 * heads,
+            ("layer", "zero"): N_LAYERS,
+            ("noise", "gaussian"): 8,
+        }
+        assert (effects.loc[effects.unit != "head", "head"] == -1).all()
+        assert (effects.loc[effects.unit == "noise", "layer"] == -1).all()
+        assert (effects.delta_loss_nats == effects.loss_ablated - effects.loss_base).all()
+
+    def test_its_values_are_the_engines(self, effects, study):
+        engine = Engine(
+            load_model(study / "step64"),
+            ablate.read_tokens(study / "tokens.npy", "evaluation"),
+            reference=ablate.read_tokens(study / "reference.npy", "reference"),
+        )
+        n_checked = 0
+        for layer in range(N_LAYERS):
+            for kind in ("zero", "resample"):
+                for draw in range(2 if kind == "resample" else 1):
+                    expected = engine.without_heads(
+                        layer,
+                        range(N_HEADS),
+                        AblationType(kind),
+                        generator=torch.Generator().manual_seed(7 + draw),
+                    )
+                    rows = effects.query(
+                        f"unit == 'head' and perturbation == {kind!r} "
+                        f"and layer == {layer} and draw == {draw}"
+                    )
+                    found = rows.loss_ablated.to_numpy().reshape(N_HEADS, -1)
+                    assert np.array_equal(found, expected.numpy())
+                    n_checked += 1
+            removed = engine.without_layer(layer).numpy()
+            rows = effects.query(f"unit == 'layer' and layer == {layer}")
+            assert np.array_equal(rows.loss_ablated, removed)
+            # Draws 0 to 3 have alpha 0.5, draws 4 to 7 alpha 1; draw 4 + i has the seed of i.
+            for draw, alpha in ((layer, 0.5), (4 + layer, 1.0)):
+                noised = engine.with_noise(layer, alpha=alpha, seed=42_000 + layer).numpy()
+                rows = effects.query(f"unit == 'noise' and draw == {draw}")
+                assert np.array_equal(rows.loss_ablated, noised)
+        assert n_checked == 9
+        base = engine.baseline().numpy()
+        assert np.array_equal(effects.loss_base.to_numpy().reshape(-1, N_SEQUENCES)[0], base)
+
+    def test_provenance_travels_with_it(self, tmp_path, whole):
+        (tmp_path / "table").write_bytes(whole)
+        said = pq.read_schema(tmp_path / "table").metadata
+        assert said[b"precision"] == b"float32"
+        assert len(said[b"weights_sha256"]) == 64
+
+
+class TestResume:
+    def test_two_shares_make_the_bytes_of_one_run(self, run, whole, tmp_path, caplog):
+        caplog.set_level("INFO")
+        assert run("--shard", "0/2") == 0
+        assert not (tmp_path / "step64.parquet").exists()
+        assert "still to come from the other shares; no table is written" in caplog.text
+        assert run("--shard", "1/2") == 0
+        assert (tmp_path / "step64.parquet").read_bytes() == whole
+
+    def test_two_devices_make_the_bytes_of_one(self, run, whole, tmp_path):
+        assert run("--device", "cpu,cpu") == 0
+        assert (tmp_path / "step64.parquet").read_bytes() == whole
+
+    def test_a_worker_that_fails_is_said_in_one_line(self, run, study, tmp_path, caplog):
+        tokens = np.load(study / "tokens.npy")
+        tokens[2, 3] = VOCABULARY
+        np.save(tmp_path / "bad.npy", tokens)
+        assert run("--device", "cpu,cpu", "--tokens", str(tmp_path / "bad.npy")) == 1
+        assert "the tokenizer does not fit the vocabulary" in caplog.text
+
+    def test_kill_9_then_finish(self, run, study, whole, tmp_path, caplog, repository):
+        caplog.set_level("INFO")
+        scratch, out = tmp_path / "scratch", tmp_path / "step64.parquet"
+        # A process of its own, slowed down so that it is killed in the middle.
+        code = (
+            "import sys, time, torch\n"
+            "from stages.ablation import ablate, sweep\n"
+            "from stages.settings import Sweep\n"
+            "torch.set_num_threads(int(sys.argv[1]))\n"
+            "ablate._sweep = lambda _: Sweep.model_validate_json(sys.argv[2])\n"
+            "real = ablate.compute\n"
+            "def slow(task, engine):\n"
+            "    time.sleep(0.05)\n"
+            "    return real(task, engine)\n"
+            "ablate.compute = slow\n"
+            "raise SystemExit(ablate.main(sys.argv[3:]))\n"
+        )
+        command = [
+            *(sys.executable, "-c", code),
+            *(str(torch.get_num_threads()), EVERYTHING.model_dump_json()),
+            *words_of(study, scratch, out),
+        ]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=repository) as process:
+            deadline = time.monotonic() + 120
+            while len(list(scratch.glob("step64/L*.npz"))) < 3:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+        assert not out.exists()
+        n_left = len(list(scratch.glob("step64/L*.npz")))
+        assert 3 <= n_left < len(plan(EVERYTHING, n_layers=N_LAYERS, n_heads=N_HEADS))
+        # What a killed run may have been writing.
+        (scratch / "step64" / ".L00-x.npz.abc").mkdir()
+        assert run() == 0
+        assert f"{n_left} of " in caplog.text
+        assert "shards were finished before" in caplog.text
+        assert out.read_bytes() == whole
+        assert not list((scratch / "step64").glob(".*"))
+
+    @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "swapped"])
+    def test_a_corrupt_shard_is_said_and_made_again(self, damage, run, whole, tmp_path, caplog):
+        assert run() == 0
+        first, second = sorted((tmp_path / "scratch" / "step64").glob("L*.npz"))[:2]
+        content = first.read_bytes()
+        match damage:
+            case "truncated":
+                first.write_bytes(content[:-40])
+            case "flipped":
+                middle = len(content) // 3
+                changed = bytes([content[middle] ^ 1])
+                first.write_bytes(content[:middle] + changed + content[middle + 1 :])
+            case "empty":
+                first.write_bytes(b"")
+            case "swapped":
+                first.write_bytes(second.read_bytes())
+        (tmp_path / "step64.parquet").unlink()
+        assert run() == 0
+        assert f"{first.name} is damaged" in caplog.text
+        assert (tmp_path / "step64.parquet").read_bytes() == whole
+
+    def test_a_second_run_says_that_it_waits(self, run, tmp_path, caplog, monkeypatch):
+        caplog.set_level("INFO")
+        folder = tmp_path / "scratch" / "step64"
+        folder.mkdir(parents=True)
+        real = fcntl.flock
+        with (folder / "lock").open("a") as held:
+            real(held, fcntl.LOCK_EX)
+
+            def until_it_waits(file, kind):
+                if not kind & fcntl.LOCK_NB:
+                    real(held, fcntl.LOCK_UN)
+                real(file, kind)
+
+            monkeypatch.setattr(sweep.fcntl, "flock", until_it_waits)
+            assert run(settings=Sweep()) == 0
+        assert "another run works in" in caplog.text
+
+    def test_shares_work_side_by_side(self, tmp_path, caplog):
+        with sweep.lock(tmp_path, 0, 2), sweep.lock(tmp_path, 1, 2):
+            pass
+        assert "another run" not in caplog.text
+
+
+class TestFaults:
+    def test_disk_full_in_the_middle(self, run, whole, tmp_path, caplog):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        # No file may grow beyond this: like a disk that fills up while a shard is written.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        try:
+            assert run() == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert "could not be written" in caplog.text
+        assert "Free disk space and run again" in caplog.text
+        assert not (tmp_path / "step64.parquet").exists()
+        left = [path.name for path in (tmp_path / "scratch" / "step64").iterdir()]
+        assert left == ["lock"]
+        assert run() == 0
+        assert (tmp_path / "step64.parquet").read_bytes() == whole
+
+    def test_disk_full_at_the_table(self, run, whole, tmp_path, caplog):
+        assert run() == 0
+        (tmp_path / "step64.parquet").unlink()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            assert run() == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert "step64.parquet could not be written" in caplog.text
+        assert not (tmp_path / "step64.parquet").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (None, "do not exist. Run the stage that writes them"),
+            (b"no array", "is no array of tokens"),
+            (np.zeros((2, 4)), "holds float64 of the shape (2, 4)"),
+            (np.zeros(4, dtype=int), "of the shape (4,)"),
+            (np.zeros((0, 16), dtype=int), "at least one sequence of two tokens is needed"),
+            (np.full((2, 16), VOCABULARY), "the tokenizer does not fit the vocabulary"),
+            (np.zeros((2, 17), dtype=int), "sequences of 17, the model has 16 positions"),
+        ],
+    )
+    def test_bad_tokens_end_with_one_line(self, content, said, run, tmp_path, caplog):
+        path = tmp_path / "bad.npy"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            np.save(path, content)
+        assert run("--tokens", str(path), settings=Sweep()) == 1
+        message = caplog.records[-1].getMessage()
+        assert said in message
+        assert "\n" not in message
+        assert not (tmp_path / "step64.parquet").exists()
+
+    def test_no_reference_for_a_mean(self, study, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(ablate, "_sweep", lambda _: Sweep(perturbations=["mean"]))
+        words = words_of(study, tmp_path / "scratch", tmp_path / "out.parquet")
+        at = words.index("--reference")
+        assert ablate.main(words[:at] + words[at + 2 :]) == 1
+        assert "mean ablation needs a reference text" in caplog.text
+
+    @pytest.mark.parametrize("device", ["cuda:0,cpu", "cuda", "nowhere"])
+    def test_a_device_that_is_not_there(self, device, run, caplog):
+        if torch.cuda.is_available() and "nowhere" not in device:
+            pytest.skip("this machine has a GPU")
+        assert run("--device", device) == 1
+        assert "is not there. Use --device auto" in caplog.text
+
+    @pytest.mark.parametrize("share", ["2/2", "-1/2", "a/b", "1"])
+    def test_a_share_that_is_none(self, share, run, capsys):
+        with pytest.raises(SystemExit):
+            run("--shard", share)
+        capsys.readouterr()
+
+
+def test_a_faster_precision_reports_how_far_it_is_off(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert run(settings=Sweep(precision="bf16")) == 0
+    assert "bf16 differs from float32 by up to" in caplog.text
+    said = pq.read_schema(tmp_path / "step64.parquet").metadata
+    assert 0 < float(said[b"largest_deviation_nats"]) < 0.5
+
+
+def test_settings_are_read_from_params(repository, tmp_path):
+    path = tmp_path / "params.yaml"
+    content = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert isinstance(ablate._sweep(path), Sweep)

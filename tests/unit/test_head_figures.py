@@ -1,0 +1,338 @@
+"""Hold the figures of heads to what print needs, for a small model and for one of Pythia's size."""
+
+import importlib
+import itertools
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from stages import concentration, tables
+from stages.ablation import distribution, noise_floor, trajectory
+from stages.ablation.effects import Effects
+from stages.ablation.importance import importance
+from stages.errors import FigureError
+from stages.figures import head_effects, head_heatmap, head_trajectories, heads, lorenz, style
+from stages.settings import Distribution, NoiseFloor, Trajectory
+from stages.study import Study
+
+DEMO = Study(
+    name="demo",
+    source="demo",
+    simulated=True,
+    notice="Demo model: trained here for a few minutes.",
+)
+REAL = replace(DEMO, simulated=False, notice="")
+
+PUBLISHED_STEPS = (512, 1000, 2000, 4000, 8000, 16000, 64000, 143000)
+CASES = {
+    "mini": (6, 8, tuple(2**k for k in range(4, 12))),
+    "published": (24, 16, PUBLISHED_STEPS),
+    "single": (2, 2, (0,)),
+    "many": (3, 4, (0, *(2**k for k in range(10)), *range(1000, 20000, 1000))),
+}
+
+
+def head_parts(n_layers, n_heads, steps):
+    """Simulate heads that wake at different times; one becomes far larger than all others."""
+    rng = np.random.default_rng(0)
+    n = n_layers * n_heads
+    size = np.exp(rng.normal(-6.5, 1.3, n)) * np.where(rng.random(n) < 0.85, 1, -1)
+    size[rng.integers(n)] = 0.3
+    wake = rng.uniform(0.1, 0.9, n)
+    layer, head = np.divmod(np.arange(n), n_heads)
+    keys = pd.DataFrame({"layer": layer, "head": head, "draw": 0})
+    parts = []
+    for step, time in zip(steps, np.linspace(0, 1, len(steps)), strict=True):
+        mean = size / (1 + np.exp(-12 * (time - wake)))
+        delta = mean + (0.002 + 0.5 * np.abs(mean)) * rng.normal(size=(16, n))
+        parts.append(Effects(step, "head", "zero", keys, np.full(16, 4.0), delta[np.newaxis]))
+    return parts
+
+
+class Inputs:
+    """The tables of one case, made once."""
+
+    def __init__(self, case):
+        parts = head_parts(*CASES[case])
+        self.importance = tables.HEAD_IMPORTANCE.validate(importance(parts))
+        floor = noise_floor.noise_floor(parts, NoiseFloor(confidence=0.95, draws=50, seed=1))
+        along, _ = trajectory.trajectory(
+            parts, floor, Trajectory(confidence=0.95, draws=50, seed=2)
+        )
+        self.trajectory = tables.HEAD_TRAJECTORY.validate(along)
+        fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
+        fitted = distribution.distribution(self.importance, fits)
+        self.distribution = tables.HEAD_DISTRIBUTION.validate(fitted)
+        self.proportions = proportions()
+
+
+def proportions(n_tissues=4):
+    rng = np.random.default_rng(4)
+    rows = []
+    for tissue, (animal, group) in itertools.product(
+        range(n_tissues), enumerate(["young", "young", "middle", "old", "old"])
+    ):
+        counts = rng.integers(1, 500, 6)
+        names = ["tms", "facs", f"T{tissue}", f"m{animal}", "male", 3.0, group]
+        rows += [[*names, f"type {i}", n, n / counts.sum()] for i, n in enumerate(counts)]
+    return tables.PROPORTIONS.validate(pd.DataFrame(rows, columns=list(tables.PROPORTIONS.columns)))
+
+
+DRAW = {
+    "head_trajectories": lambda t: head_trajectories.draw(t.importance, t.trajectory),
+    "head_effects": lambda t: head_effects.draw(t.importance, t.distribution),
+    "head_heatmap": lambda t: head_heatmap.draw(t.importance),
+    "lorenz": lambda t: lorenz.draw(t.proportions, t.importance),
+}
+OPTIONS = {
+    "head_trajectories": ["importance", "trajectory"],
+    "head_effects": ["importance", "distribution"],
+    "head_heatmap": ["importance"],
+    "lorenz": ["proportions", "importance"],
+}
+SCHEMAS = {
+    "importance": tables.HEAD_IMPORTANCE,
+    "trajectory": tables.HEAD_TRAJECTORY,
+    "distribution": tables.HEAD_DISTRIBUTION,
+    "proportions": tables.PROPORTIONS,
+}
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    made = {}
+
+    def of(case):
+        if case not in made:
+            made[case] = Inputs(case)
+        return made[case]
+
+    return of
+
+
+def drawn_texts(figure, monkeypatch):
+    """Return the texts that reach the page, with their boxes."""
+    seen = []
+    original = Text.draw
+
+    def draw(self, renderer, *args, **kwargs):
+        original(self, renderer, *args, **kwargs)
+        if self.get_visible() and self.get_text().strip():
+            seen.append((self, Text.get_window_extent(self, renderer)))
+
+    style.freeze(figure)
+    with monkeypatch.context() as patch:
+        patch.setattr(Text, "draw", draw)
+        figure.draw_without_rendering()
+    assert seen
+    return seen
+
+
+def overlapping(boxes, slack=1.0):
+    pairs = []
+    for (a, one), (b, two) in itertools.combinations(boxes, 2):
+        wide = min(one.x1, two.x1) - max(one.x0, two.x0)
+        high = min(one.y1, two.y1) - max(one.y0, two.y0)
+        # Boxes of slanted labels overlap where the labels do not.
+        if min(wide, high) > slack and not (a.get_rotation() % 90 or b.get_rotation() % 90):
+            pairs.append((a.get_text(), b.get_text()))
+    return pairs
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", DRAW)
+def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(
+    name, case, inputs, monkeypatch
+):
+    figure = DRAW[name](inputs(case))
+    with mpl.rc_context():
+        style._stamp(figure, "Demo model")
+        boxes = drawn_texts(figure, monkeypatch)
+    assert min(text.get_fontsize() for text, _ in boxes) >= style.SMALLEST_PT
+    assert overlapping(boxes) == []
+    page = figure.bbox
+    for text, box in boxes:
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
+        assert inside, text.get_text()
+    width, height = figure.get_size_inches() * style.MM_PER_INCH
+    assert width <= style.DOUBLE_MM + 1e-6
+    assert height <= style.PAGE_MM + 1e-6
+
+
+def test_strongest_heads_are_named_once_and_no_name_covers_another(inputs, monkeypatch):
+    t = inputs("published")
+    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory), monkeypatch)
+    size = t.importance.assign(size=t.importance["delta_loss_nats"].abs())
+    largest = size.groupby(["layer", "head"])["size"].max().nlargest(head_trajectories.N_NAMED)
+    expected = sorted(heads.head_name(*index) for index in largest.index)
+    shown = [(text, box) for text, box in boxes if text.get_text() in expected]
+    assert sorted(text.get_text() for text, _ in shown) == expected
+    assert overlapping(shown, slack=0) == []
+
+
+def test_names_keep_the_order_of_their_lines_and_their_distance():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        wanted = rng.uniform(-20, 120, 10)
+        placed = head_trajectories.apart(wanted, 8.0, 0.0, 100.0)
+        order = np.argsort(wanted)
+        assert (np.diff(placed[order]) >= 8 - 1e-9).all()
+        assert placed.min() >= 4 - 1e-9
+        assert placed.max() <= 96 + 1e-9
+    crowded = head_trajectories.apart(np.zeros(30), 8.0, 0.0, 100.0)
+    assert np.diff(crowded).min() > 0
+    free = np.array([10.0, 50.0, 90.0])
+    assert (head_trajectories.apart(free, 8.0, 0.0, 100.0) == free).all()
+
+
+def test_every_head_has_its_line(inputs):
+    t = inputs("mini")
+    lines = head_trajectories.draw(t.importance, t.trajectory).axes[0].lines
+    wide = heads.effects(t.importance)
+    drawn = {tuple(line.get_ydata()) for line in lines if len(line.get_ydata()) == wide.shape[1]}
+    assert {tuple(values) for values in wide.to_numpy()} <= drawn
+
+
+def test_metrics_are_drawn_with_interval_and_floor(inputs):
+    t = inputs("mini")
+    axes = head_trajectories.draw(t.importance, t.trajectory).axes[1]
+    gini = t.trajectory[t.trajectory["metric"] == "gini"]
+    drawn = [tuple(line.get_ydata()) for line in axes.lines]
+    for column in ("value", "floor", "heads_low", "heads_high"):
+        assert tuple(gini[column]) in drawn
+    assert len(axes.collections) == 2
+
+
+def test_effects_panel_shows_every_head_once_with_its_sign(inputs):
+    t = inputs("mini")
+    axes = head_effects.draw(t.importance, t.distribution).axes[-1]
+    harms, helps = (points.get_offsets()[:, 0] for points in axes.collections[-2:])
+    last = t.importance[t.importance["step"] == 2048]["delta_loss_nats"]
+    assert sorted(harms) == pytest.approx(sorted(last[last > 0]))
+    assert sorted(helps) == pytest.approx(sorted(-last[last < 0]))
+
+
+def test_noise_curve_is_that_of_the_standard_errors():
+    rows = pd.DataFrame({"standard_error_nats": [1.0, 2.0]})
+    # P(|N(0, 1)| > 1.96) = 0.05 and P(|N(0, 4)| > 1.96) = 0.3271.
+    assert head_effects.exceedance(rows, np.array([0.0, 1.959964])) == pytest.approx(
+        [1.0, (0.05 + 0.32709) / 2], abs=1e-5
+    )
+
+
+def test_heatmap_cells_are_the_effects(inputs):
+    t = inputs("mini")
+    figure = head_heatmap.draw(t.importance)
+    meshes = [m for axes in figure.axes for m in axes.collections if hasattr(m, "get_coordinates")]
+    wide = heads.effects(t.importance).abs()
+    by_layer = wide.groupby(level="layer").sum().to_numpy()
+    low = meshes[0].norm.vmin
+    assert np.asarray(meshes[0].get_array()) == pytest.approx(np.maximum(by_layer, low))
+    last = wide[2048].unstack("head").to_numpy()
+    grid = next(m for m in reversed(meshes) if np.asarray(m.get_array()).shape == last.shape)
+    assert np.asarray(grid.get_array()) == pytest.approx(np.maximum(last, grid.norm.vmin))
+
+
+def test_lorenz_curves_have_the_gini_of_what_they_show(inputs):
+    t = inputs("mini")
+    figure = lorenz.draw(t.proportions, t.importance)
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    n_checked = 0
+    for step, group in t.importance.groupby("step"):
+        line = lines[f"step {heads.step_name(step)}"]
+        area = np.trapezoid(line.get_ydata(), line.get_xdata())
+        # Read off at 401 points instead of at the 48 corners: observed within 1e-5.
+        gini = concentration.gini(group["delta_loss_nats"].abs())
+        assert 1 - 2 * area == pytest.approx(gini, abs=1e-3)
+        n_checked += 1
+    assert n_checked == 8
+    floor = lines["noise alone"]
+    area = np.trapezoid(floor.get_ydata(), floor.get_xdata())
+    assert 1 - 2 * area == pytest.approx(2**0.5 - 1, abs=1e-3)
+
+
+def test_lorenz_of_cells_has_a_line_a_tissue_and_leaves_the_middle_aged_out():
+    table = proportions(4)
+    assert lorenz.tissue_curves(table, "young").shape == (4, lorenz.GRID.size)
+    one = table[(table["tissue"] == "T0") & (table["animal"] == "m0")]
+    alone = lorenz.tissue_curves(one, "young")[0]
+    assert alone == pytest.approx(lorenz.curve(one["n_cells"].to_numpy(float)))
+    assert lorenz.tissue_curves(one, "old").shape == (0, lorenz.GRID.size)
+
+
+def test_steps_are_labelled_where_there_is_room(inputs, monkeypatch):
+    t = inputs("many")
+    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory), monkeypatch)
+    words = [text.get_text() for text, _ in boxes]
+    assert "0" in words
+    assert "19k" in words
+    assert heads.spread(range(100), 8)[::7] == [0, 99]
+    assert len(heads.spread(range(100), 8)) == 8
+
+
+def test_figures_show_zero_ablation_where_there_is_one(inputs):
+    t = inputs("mini").importance
+    both = pd.concat([t.assign(perturbation="resample", delta_loss_nats=9.0), t])
+    assert heads.shown(both)["delta_loss_nats"].max() < 1
+    assert (heads.shown(both[both["perturbation"] == "resample"])["delta_loss_nats"] == 9).all()
+
+
+def test_effects_without_standard_errors_are_drawn_without_a_floor(inputs):
+    """Published effects have none."""
+    t = inputs("mini")
+    bare = t.importance.assign(standard_error_nats=np.nan)
+    axes = head_effects.draw(bare, t.distribution).axes[0]
+    assert len(axes.collections) == 2
+    head_heatmap.draw(bare)
+    head_trajectories.draw(bare, t.trajectory)
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_tables_without_heads_are_refused_in_words(name, inputs):
+    t = inputs("mini")
+    without = Inputs.__new__(Inputs)
+    without.__dict__.update(t.__dict__)
+    without.importance = t.importance.assign(unit="layer")
+    with pytest.raises(FigureError, match="holds no head to draw"):
+        DRAW[name](without)
+
+
+def test_cells_without_young_and_old_are_refused(inputs):
+    table = proportions().assign(age_group="middle")
+    with pytest.raises(FigureError, match="no young and no old sample"):
+        lorenz.draw(table, inputs("mini").importance)
+
+
+def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
+    t = inputs("mini")
+    nothing = t.importance.assign(delta_loss_nats=0.0, standard_error_nats=0.0)
+    with pytest.raises(FigureError, match="no head has an effect at any step"):
+        lorenz.draw(t.proportions, nothing)
+    head_heatmap.draw(nothing)
+    head_trajectories.draw(nothing, t.trajectory)
+    head_effects.draw(nothing, t.distribution)
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_path):
+    t = inputs("mini")
+    module = importlib.import_module(f"stages.figures.{name}")
+    for table in OPTIONS[name]:
+        tables.write(getattr(t, table), SCHEMAS[table], tmp_path / f"{table}.csv")
+    (tmp_path / "study.json").write_text(
+        '{"name": "d", "source": "demo", "simulated": true, "notice": "Demo model: x"}'
+    )
+    options = [f"--{table}={tmp_path / table}.csv" for table in OPTIONS[name]]
+    for folder in ("a", "b"):
+        words = [*options, f"--study={tmp_path}/study.json", f"--out={tmp_path / folder}"]
+        assert module.main(words) == 0
+    for suffix in ("png", "svg"):
+        one, other = (tmp_path / folder / f"fig_{name}.{suffix}" for folder in ("a", "b"))
+        assert one.read_bytes() == other.read_bytes()
+    svg = (tmp_path / "a" / f"fig_{name}.svg").read_text(encoding="utf-8")
+    assert svg.count("<!-- Demo model -->") == 1
+    assert "<dc:date>" not in svg
