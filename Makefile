@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## Show this help
-	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [SET='KEY=VALUE ...']"
+	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [SET='KEY=VALUE ...']"
 	@echo
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
@@ -62,8 +62,9 @@ lint: setup ## Check style and types
 	mypy
 
 .PHONY: bench
-bench: setup ## Measure reading a large atlas against loading it whole (several GB of disk, minutes)
+bench: setup ## Measure obs of a large atlas against loading it (8 GB of disk), and ways to ablate heads
 	python -m benchmarks.obs_of_a_large_atlas
+	python -m benchmarks.ablation_routes --threads 1
 
 .PHONY: clean
 clean: ## Remove what make made here, but not the downloads and not DVC's cache

@@ -327,8 +327,15 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, 
         '{"name": "d", "source": "demo", "simulated": true, "notice": "Demo model: x"}'
     )
     options = [f"--{table}={tmp_path / table}.csv" for table in OPTIONS[name]]
+    if name == "lorenz":
+        # Of cells and heads: here the cells are real.
+        (tmp_path / "cells.json").write_text(
+            '{"name": "c", "source": "local", "simulated": false, "notice": ""}'
+        )
+        options.append(f"--study-heads={tmp_path}/study.json")
     for folder in ("a", "b"):
-        words = [*options, f"--study={tmp_path}/study.json", f"--out={tmp_path / folder}"]
+        study = tmp_path / ("cells.json" if name == "lorenz" else "study.json")
+        words = [*options, f"--study={study}", f"--out={tmp_path / folder}"]
         assert module.main(words) == 0
     for suffix in ("png", "svg"):
         one, other = (tmp_path / folder / f"fig_{name}.{suffix}" for folder in ("a", "b"))

@@ -1,6 +1,7 @@
 """The three catalogues of published files: they compose, and say what the data card says."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,8 +85,7 @@ def test_published_takes_five_tissues_from_the_per_tissue_article() -> None:
 
 
 def test_the_whole_table_of_tissues_is_ready_to_uncomment(tmp_path: Path) -> None:
-    (tmp_path / "atlas").mkdir()
-    (tmp_path / "config.yaml").write_bytes((CONF / "config.yaml").read_bytes())
+    shutil.copytree(CONF, tmp_path, dirs_exist_ok=True)
     text = (CONF / "atlas" / "published.yaml").read_text(encoding="utf-8")
     # Lines to uncomment begin with `#` and two blanks; comments are indented, or have one blank.
     opened = re.sub(r"^#(?=  )", "", text, flags=re.MULTILINE)
