@@ -231,8 +231,7 @@ def test_the_published_marrow_is_reproduced_from_real_cells():
 @pytest.fixture
 def params(tmp_path) -> Path:
     """Return settings of a local atlas whose one file is a CSV."""
-    composed = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text(encoding="utf-8"))
-    del composed["defaults"]
+    composed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     atlas = yaml.safe_load((ROOT / "conf" / "atlas" / "local.yaml").read_text(encoding="utf-8"))
     atlas["cells"]["mine"]["raw"] = str(tmp_path / "cells.csv")
     path = tmp_path / "params.yaml"

@@ -486,8 +486,7 @@ def test_the_simulated_cohorts_show_the_true_signs(counts, true_changes):
 
 def test_truth_of_real_inputs_is_an_empty_table(tmp_path):
     params = tmp_path / "params.yaml"
-    composed = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text(encoding="utf-8"))
-    del composed["defaults"]
+    composed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     local = yaml.safe_load((ROOT / "conf" / "atlas" / "local.yaml").read_text(encoding="utf-8"))
     params.write_text(yaml.safe_dump(composed | {"atlas": local, "conf_digest": "0"}))
     out = tmp_path / "truth.csv"
@@ -517,8 +516,7 @@ def test_what_cannot_be_simulated(changes, reason, atlas, tmp_path):
 
 def test_the_command_names_an_unknown_file(tmp_path, caplog):
     params = tmp_path / "params.yaml"
-    composed = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text(encoding="utf-8"))
-    del composed["defaults"]
+    composed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     content = yaml.safe_load((ROOT / "conf" / "atlas" / "demo.yaml").read_text(encoding="utf-8"))
     params.write_text(yaml.safe_dump(composed | {"atlas": content, "conf_digest": "0"}))
     assert demo.main(["--params", str(params), "--file", "nope"]) == 1
