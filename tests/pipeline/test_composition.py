@@ -96,6 +96,17 @@ class TestProportions:
             (tables.UNKNOWN_ANIMAL, "unknown_animal"): 200,
         }
 
+    def test_an_empty_tissue_is_listed_and_the_others_go_on(self, settings, run):
+        rng = np.random.default_rng(8)
+        empty = cells(("f1", "young", {None: 80}), ("m1", "old", {None: 90}), tissue="Skin")
+        counted = pd.concat([random_cells(rng), empty])
+        kept, excluded = proportions_stage.proportions(counted, settings.proportions)
+        assert set(kept["tissue"]) == {"Kidney"}
+        assert excluded.loc[excluded["tissue"] == "Skin", "n_cells"].tolist() == [80, 90]
+        _, measured = run(counted)
+        table, _ = aging.aging(measured, settings.aging)
+        assert set(table["tissue"]) == {"Kidney"}
+
     def test_all_cells_unannotated_is_said_with_the_rules_that_took_them(self, settings):
         counted = cells(("f1", "young", {None: 80}), ("m1", "old", {None: 90}))
         with pytest.raises(AtlasError, match="no sample is left of 170 cells: 170 unannotated"):
