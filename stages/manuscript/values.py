@@ -350,7 +350,7 @@ def _drivers_table(drivers: pd.DataFrame) -> str:
                     text.arm(str(cohort), str(platform)),
                     text.tissue_name(str(tissue)),
                     str(row.cell_type),
-                    f"{before} → {after}",
+                    f"{before}{text.NBSP}→{text.NBSP}{after}",
                     text.signed(row.gini_contribution, 3),
                     text.signed(row.effective_number_contribution, 2),
                     _with_interval(row.clr_change, row.clr_change_low, row.clr_change_high, 2),
