@@ -388,6 +388,16 @@ class HubModel(_Model):
 Model = Annotated[MiniModel | HubModel, Field(discriminator="source")]
 
 
+class PublishedEffects(Section):
+    """A published table of effects: where it lies and what must be true of its bytes."""
+
+    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    urls: Annotated[list[Annotated[str, Field(pattern=r"^https?://")]], Field(min_length=1)]
+    """Addresses, tried in this order."""
+    size_bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class NoiseFloor(Section):
     """What the metrics of heads would be if no head had an effect."""
 
@@ -435,6 +445,16 @@ class Distribution(Section):
     """The cut tail holds the effects above this share of the loss."""
 
 
+class Screen(Section):
+    """How first-order attribution is set beside the effects of removal."""
+
+    confidence: Confidence
+    draws: Count
+    seed: int
+    top_share: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the heads that counts as the top."""
+
+
 class SweepNoise(Section):
     """Gaussian noise over all weights of one block a draw: block i mod n_layers, seed + i."""
 
@@ -451,6 +471,18 @@ class SweepResample(Section):
     seed: Annotated[int, Field(ge=0)] = 43_000
 
 
+class SweepControlVariate(Section):
+    """How the effects of most sequences are predicted from those of a few."""
+
+    exact_sequences: Annotated[int, Field(ge=32)] = 48
+    """Sequences whose effects are computed; the others' are predicted."""
+    certain_share: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    """Share of them that is chosen for unusual features, not at random."""
+    least_r2: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Removals that the features explain less well keep the plain mean."""
+    seed: Annotated[int, Field(ge=0)] = 44_000
+
+
 class Sweep(Section):
     """What is removed from each checkpoint, and how exactly it is computed."""
 
@@ -462,7 +494,9 @@ class Sweep(Section):
     layers: bool = False
     noise: SweepNoise = SweepNoise()
     resample: SweepResample = SweepResample()
-    estimator: Literal["exact"] = "exact"
+    estimator: Literal["exact", "control_variate"] = "exact"
+    """exact: every removal on every sequence; control_variate: on a few, predicted for others."""
+    control_variate: SweepControlVariate = SweepControlVariate()
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     batch: Literal["auto"] | Count = "auto"
     """Sequences in one forward pass; auto fits them to cache and memory."""
@@ -487,11 +521,14 @@ class Settings(Section):
     concordance: Concordance
     drivers: Drivers
     model: Model
+    published_effects: dict[str, PublishedEffects]
+    """By model; others have none to be compared with."""
     sweep: Sweep
     noise_floor: NoiseFloor
     trajectory: Trajectory
     classes: Classes
     distribution: Distribution
+    screen: Screen
 
 
 UNIONS: dict[str, dict[str, type[Section]]] = {

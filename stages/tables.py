@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow
+import pyarrow.parquet as pq
 from pandera.errors import SchemaError, SchemaErrors
 
 from stages.errors import TableError
@@ -546,6 +548,69 @@ HEAD_GRANULARITY = _schema(
 )
 """How much a removal of each size costs: distributed noise, heads, whole layers."""
 
+ATTRIBUTION = _schema(
+    "attribution",
+    {
+        "step": _count(),
+        "layer": _count(),
+        "head": _count(),
+        "sequence": _count(),
+        "loss_base": _number(),
+        "first_order_nats": _number(),
+        "fisher": _number(0),
+        "size": _number(0),
+    },
+    ["step", "layer", "head", "sequence"],
+)
+"""Cheap facts about every head and sequence from one forward and backward pass: the first-order
+effect of a removal, the sum over positions of its squared terms, and the head's size in the
+residual stream. One Parquet file a checkpoint."""
+
+HEAD_CONTROL_VARIATE = _schema(
+    "head_control_variate",
+    _COMPONENTS_AT_STEP
+    | {
+        "n_removals": _count(1),
+        "n_fitted": _count(),
+        "n_sequences": _count(2),
+        "n_exact": _count(2),
+        "n_certain": _count(),
+        "r2_median": _number(None, 1),
+        "r2_smallest": _number(None, 1),
+        "equivalent_sequences": _number(0, nullable=True),
+    },
+    list(_COMPONENTS_AT_STEP),
+)
+"""How well the effects of most sequences were predicted from those of `n_exact`: out-of-fold R^2
+over the removals, and the median number of exact sequences with the same standard error. Empty
+where every effect is exact."""
+
+HEAD_SCREEN = _schema(
+    "head_screen",
+    _HEADS_AT_STEP
+    | {
+        "n_heads": _count(2),
+        "n_sequences": _count(2),
+        "spearman": _number(-1, 1, nullable=True),
+        "spearman_low": _number(-1, 1, nullable=True),
+        "spearman_high": _number(-1, 1, nullable=True),
+        "spearman_abs": _number(-1, 1, nullable=True),
+        "spearman_abs_low": _number(-1, 1, nullable=True),
+        "spearman_abs_high": _number(-1, 1, nullable=True),
+        "n_top": _count(1),
+        "n_top_shared": _count(),
+        "gini": _number(0, 1, nullable=True),
+        "gini_first_order": _number(0, 1, nullable=True),
+        "sum_abs_delta_nats": _number(0),
+        "sum_abs_first_order_nats": _number(0),
+        "r2_median": _number(0, 1, nullable=True),
+    },
+    list(_HEADS_AT_STEP),
+)
+"""First-order attribution beside the effects of removal: rank correlation over heads with its
+interval over sequences, how many of the heads with the largest effects it names, both
+concentrations, and the median over heads of the squared correlation over sequences."""
+
 COMPANION_AGREEMENT = _schema(
     "companion_agreement",
     {
@@ -569,6 +634,22 @@ COMPANION_AGREEMENT = _schema(
 )
 """Our effects beside those of the companion study, over the heads that both have. Empty where there
 is nothing to compare with."""
+
+
+def write_parquet(
+    table: pd.DataFrame, schema: pa.DataFrameSchema, path: Path, *, metadata: dict[str, str]
+) -> None:
+    """Check `table` and write it as Parquet, atomically; the same content makes the same bytes.
+
+    Raises
+    ------
+    TableError
+        The table does not follow its schema.
+    """
+    checked = _check(table, schema, f"the {schema.name} table to be written to {path}")
+    arrow = pyarrow.Table.from_pandas(checked, preserve_index=False)
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def read_parquet(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:

@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch import multiprocessing as processes
 from tqdm import tqdm
 
 from stages import cli
 from stages.ablation.architecture import load_model, weight_files
+from stages.ablation.attribution import read as read_attribution
 from stages.ablation.engine import Engine, cast_blocks, check_tokens, matmul_precision
+from stages.ablation.inputs import devices, read_tokens
 from stages.ablation.perturbation import AblationType
+from stages.ablation.subset import subset_of
 from stages.ablation.sweep import (
     Inputs,
     Shards,
@@ -49,65 +53,13 @@ class Job:
     checkpoint: Path
     tokens: Path
     reference: Path | None
+    sequences: NDArray[np.int64]
+    """Which of the evaluated sequences."""
     sweep: Sweep
     shards: Shards
     todo: list[Task]
     device: str
     position: int
-
-
-def read_tokens(path: Path, name: str) -> Tensor:
-    """Read a token file: (sequences, seq), integers.
-
-    Raises
-    ------
-    AblationError
-        The file is missing, is no array, or does not hold sequences of integers.
-    """
-    try:
-        tokens = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        msg = f"the {name} tokens {path} do not exist. Run the stage that writes them: dvc repro."
-        raise AblationError(msg) from None
-    except (ValueError, EOFError, OSError) as error:
-        msg = (
-            f"{path} is no array of tokens ({' '.join(str(error).split())}). "
-            "Remove it and run dvc repro."
-        )
-        raise AblationError(msg) from None
-    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-        msg = (
-            f"{path} holds {tokens.dtype} of the shape {tokens.shape}; token ids as "
-            "(sequences, tokens) are needed. Remove it and run dvc repro."
-        )
-        raise AblationError(msg)
-    return torch.from_numpy(tokens.astype(np.int64))
-
-
-def devices(wanted: str) -> list[str]:
-    """Return the devices to work on: the GPUs there are (auto), or those named, comma-separated.
-
-    Raises
-    ------
-    AblationError
-        A device is named that is not there.
-    """
-    if wanted == "auto":
-        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return [f"cuda:{index}" for index in range(n_gpus)] or ["cpu"]
-    named = wanted.split(",")
-    for name in named:
-        try:
-            there = torch.device(name).type != "cuda" or torch.cuda.is_available()
-        except RuntimeError:
-            there = False
-        if not there:
-            msg = f"the device {name!r} is not there. Use --device auto or --device cpu."
-            raise AblationError(msg)
-    if len({torch.device(name).type for name in named}) > 1:
-        msg = f"--device {wanted} mixes kinds of devices, which round differently. Name one kind."
-        raise AblationError(msg)
-    return named
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -121,7 +73,7 @@ def fingerprint(checkpoint: Path) -> str:
 def work(job: Job) -> None:
     """Compute the shards of a job on its device, each written as soon as it is finished."""
     model = cast_blocks(load_model(job.checkpoint, device=job.device), job.sweep.precision)
-    tokens = read_tokens(job.tokens, "evaluation")
+    tokens = read_tokens(job.tokens, "evaluation")[torch.from_numpy(job.sequences)]
     reference = None if job.reference is None else read_tokens(job.reference, "reference")
     n_layers = _config(job.checkpoint)["n_layers"]
     total = sum(task.cost(n_layers) for task in job.todo) * len(tokens)
@@ -207,6 +159,34 @@ def deviation(checkpoint: Path, tokens: Tensor, sweep: Sweep, device: str) -> fl
     return float((losses[0] - losses[1]).abs().max())
 
 
+def ablated_sequences(
+    sweep: Sweep, n_sequences: int, attribution: Path | None, step: int
+) -> NDArray[np.int64]:
+    """Return which sequences are ablated: all, or those that a control variate needs.
+
+    Raises
+    ------
+    AblationError
+        The attribution that decides is not given, or is that of another text.
+    """
+    if sweep.estimator == "exact":
+        return np.arange(n_sequences)
+    if attribution is None:
+        msg = (
+            "sweep.estimator control_variate chooses sequences by their attribution and none was "
+            "given. Give --attribution, or take sweep.estimator exact."
+        )
+        raise AblationError(msg)
+    subset = subset_of(sweep, read_attribution(attribution, step), step)
+    if subset.n != n_sequences:
+        msg = (
+            f"{attribution} is of {subset.n} sequences, the evaluated text has {n_sequences}. "
+            "Run dvc repro attribution."
+        )
+        raise AblationError(msg)
+    return subset.sequences
+
+
 def _sweep(params: Path) -> Sweep:
     """Read the section `sweep`."""
     return load(params).sweep
@@ -247,16 +227,18 @@ def _run(args: argparse.Namespace) -> None:
     reference = args.reference if needs_reference else None
     tokens = read_tokens(args.tokens, "evaluation")
     check_tokens(tokens, vocab_size=1 << 31, max_positions=1 << 31, name="evaluation")
+    sequences = ablated_sequences(sweep, len(tokens), args.attribution, args.step)
+    chosen = hashlib.sha256(file_hash(args.tokens).encode() + sequences.tobytes())
     tasks = plan(sweep, **_config(args.checkpoint))
     inputs = Inputs(
         weights=fingerprint(args.checkpoint),
-        tokens=file_hash(args.tokens),
+        tokens=chosen.hexdigest(),
         reference="" if reference is None else file_hash(reference),
         precision=sweep.precision,
         device=torch.device(on[0]).type,
     )
     folder = args.scratch / f"step{args.step}"
-    shards = Shards(folder, inputs, n_sequences=len(tokens))
+    shards = Shards(folder, inputs, n_sequences=len(sequences))
     with lock(folder, index, count):
         if count == 1:
             shards.sweep_up()
@@ -265,7 +247,17 @@ def _run(args: argparse.Namespace) -> None:
         if len(todo) < len(mine):
             cli.log.info("%d of %d shards were finished before", len(mine) - len(todo), len(mine))
         jobs = [
-            Job(args.checkpoint, args.tokens, reference, sweep, shards, part, device, position)
+            Job(
+                args.checkpoint,
+                args.tokens,
+                reference,
+                sequences,
+                sweep,
+                shards,
+                part,
+                device,
+                position,
+            )
             for position, device in enumerate(on)
             if (part := shares(todo, position, len(on)))
         ]
@@ -283,7 +275,7 @@ def _run(args: argparse.Namespace) -> None:
         provenance = {
             "precision": sweep.precision,
             "weights_sha256": inputs.weights,
-            "tokens_sha256": inputs.tokens,
+            "tokens_sha256": file_hash(args.tokens),
             "device": inputs.device,
             "torch": torch.__version__,
         }
@@ -291,7 +283,8 @@ def _run(args: argparse.Namespace) -> None:
             largest = deviation(args.checkpoint, tokens, sweep, on[0])
             cli.log.info("%s differs from float32 by up to %.2g nats", sweep.precision, largest)
             provenance["largest_deviation_nats"] = f"{largest:.3g}"
-        write_effects(args.out, assemble(tasks, shards.read, step=args.step), provenance=provenance)
+        columns = assemble(tasks, shards.read, step=args.step, sequences=sequences)
+        write_effects(args.out, columns, provenance=provenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -302,6 +295,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, required=True, help="its training step")
     parser.add_argument("--tokens", type=Path, required=True, help="the evaluated text (.npy)")
     parser.add_argument("--reference", type=Path, help="another text, for means and resampling")
+    parser.add_argument(
+        "--attribution",
+        type=Path,
+        help="which sequences to ablate for a control variate (.parquet)",
+    )
     parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True, help="effects table (.parquet)")
     parser.add_argument("--params", type=Path, default=Path(PARAMS_FILE))

@@ -12,17 +12,29 @@ a poor estimate late in training (heads interact with what follows), but a usefu
 control variate for the exact effects (``stages.ablation.control_variate``).
 """
 
+import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from stages.ablation.architecture import Architecture, architecture_of
-from stages.errors import AblationError
+from stages import cli, tables
+from stages.ablation.architecture import Architecture, architecture_of, load_model
+from stages.ablation.engine import check_tokens, matmul_precision
+from stages.ablation.inputs import devices, read_tokens
+from stages.errors import AblationError, TableError
 
 Floats = NDArray[np.float64]
+
+# Positions in one forward and backward pass: what the caches hold, and what fills a GPU.
+CPU_POSITIONS, GPU_POSITIONS = 1024, 8192
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Features:
         return np.stack([self.first_order, self.fisher, self.size, loss], axis=-1)
 
 
-def features(model: nn.Module, tokens: Tensor, *, batch_size: int) -> Features:
+def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = "") -> Features:
     """Compute the features of all heads for every sequence.
 
     Parameters
@@ -56,16 +68,26 @@ def features(model: nn.Module, tokens: Tensor, *, batch_size: int) -> Features:
         Token ids; every sequence has the same length.
     batch_size
         Sequences in one forward and backward pass.
+    label
+        Names the progress bar; without one there is none.
 
     Raises
     ------
     AblationError
-        A gradient is not finite.
+        A gradient is not finite, or the tokens do not fit the model.
     """
     architecture = architecture_of(model)
+    check_tokens(
+        tokens,
+        vocab_size=architecture.vocab_size,
+        max_positions=architecture.max_positions,
+        name="evaluation",
+    )
+    device = next(model.parameters()).device
+    starts = tqdm(range(0, len(tokens), batch_size), desc=label, disable=not label)
     parts = [
-        _batch(model, architecture, tokens[start : start + batch_size])
-        for start in range(0, len(tokens), batch_size)
+        _batch(model, architecture, tokens[start : start + batch_size].to(device))
+        for start in starts
     ]
     first_order, fisher, size, loss = (
         np.concatenate(columns) for columns in zip(*parts, strict=True)
@@ -152,3 +174,88 @@ def _projection(architecture: Architecture, block: nn.Module) -> nn.Module:
             return module
     msg = "the architecture's projection is no module of its block; mend its adapter"
     raise AblationError(msg)
+
+
+def to_table(found: Features, step: int) -> pd.DataFrame:
+    """Return ``tables.ATTRIBUTION`` of one checkpoint."""
+    n, n_layers, n_heads = found.first_order.shape
+    layer, head, sequence = (index.ravel() for index in np.indices((n_layers, n_heads, n)))
+
+    def column(values: Floats) -> Floats:
+        return np.moveaxis(values, 0, -1).ravel()
+
+    return pd.DataFrame(
+        {
+            "step": step,
+            "layer": layer,
+            "head": head,
+            "sequence": sequence,
+            "loss_base": found.loss[sequence],
+            "first_order_nats": column(found.first_order),
+            "fisher": column(found.fisher),
+            "size": column(found.size),
+        }
+    )
+
+
+def read(path: Path, step: int) -> Features:
+    """Read the features of one checkpoint.
+
+    Raises
+    ------
+    TableError
+        The file is missing, is of another step, or does not hold every head on every sequence.
+    """
+    table = tables.read_parquet(path, tables.ATTRIBUTION)
+    if table.empty or (table["step"] != step).any():
+        msg = f"{path} is not the attribution of step {step}. Run dvc repro attribution."
+        raise TableError(msg)
+    ordered = table.sort_values(["layer", "head", "sequence"], ignore_index=True)
+    shape = tuple(int(ordered[name].max()) + 1 for name in ("layer", "head", "sequence"))
+    if len(ordered) != np.prod(shape):
+        msg = (
+            f"{path} holds {len(ordered)} rows, not {shape[0]} layers x {shape[1]} heads x "
+            f"{shape[2]} sequences. Run dvc repro attribution."
+        )
+        raise TableError(msg)
+
+    def values(name: str) -> Floats:
+        return np.moveaxis(ordered[name].to_numpy(float).reshape(shape), -1, 0)
+
+    return Features(
+        first_order=values("first_order_nats"),
+        fisher=values("fisher"),
+        size=values("size"),
+        loss=values("loss_base")[:, 0, 0],
+    )
+
+
+def _run(args: argparse.Namespace) -> None:
+    device = devices(args.device)[0]
+    tokens = read_tokens(args.tokens, "evaluation")
+    model = load_model(args.checkpoint, device=device)
+    positions = CPU_POSITIONS if device == "cpu" else GPU_POSITIONS
+    with matmul_precision("float32"):
+        found = features(
+            model,
+            tokens,
+            batch_size=max(1, positions // tokens.shape[1]),
+            label=f"attribution of {args.checkpoint.name} on {device}",
+        )
+    tables.write_parquet(to_table(found, args.step), tables.ATTRIBUTION, args.out, metadata={})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = cli.parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of one checkpoint")
+    parser.add_argument("--step", type=int, required=True, help="its training step")
+    parser.add_argument("--tokens", type=Path, required=True, help="the evaluated text (.npy)")
+    parser.add_argument("--out", type=Path, required=True, help="attribution table (.parquet)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

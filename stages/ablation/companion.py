@@ -123,24 +123,14 @@ def agreement(importance: pd.DataFrame, companion: pd.DataFrame) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        ``tables.COMPANION_AGREEMENT``: differences are ours minus theirs. No rows where `companion`
-        has none.
-
-    Raises
-    ------
-    TableError
-        The two share no step or fewer than two heads.
+        ``tables.COMPANION_AGREEMENT``: differences are ours minus theirs. Steps at which both have
+        two heads or more; no rows where there is none, as when heads are removed in another way.
     """
-    if companion.empty:
-        return tables.empty(tables.COMPANION_AGREEMENT)
     key = ["step", "layer", "head"]
     both = _zero(importance).merge(_zero(companion), on=key, suffixes=("", "_companion"))
-    if both.empty or both.groupby("step").size().min() < 2:
-        msg = (
-            "the companion's table and the effects share no step with two heads or more. "
-            "Is this the model that was published? Leave the companion out for others."
-        )
-        raise TableError(msg)
+    both = both[both.groupby("step")["head"].transform("size") >= 2]
+    if both.empty:
+        return tables.empty(tables.COMPANION_AGREEMENT)
     return pd.DataFrame([_agreement(rows, int(step)) for step, rows in both.groupby("step")])
 
 
@@ -184,7 +174,13 @@ def _spearman(x: Floats, y: Floats) -> float:
 
 def _run(args: argparse.Namespace) -> None:
     importance = tables.read(args.importance, tables.HEAD_IMPORTANCE)
-    table = agreement(importance, read_companion(args.published))
+    published = read_companion(args.published)
+    table = agreement(importance, published)
+    if table.empty and not published.empty:
+        cli.log.info(
+            "nothing is compared: here and in %s no step has zero ablation of the same two heads",
+            args.published,
+        )
     tables.write(table, tables.COMPANION_AGREEMENT, args.out)
 
 

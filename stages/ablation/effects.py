@@ -33,6 +33,8 @@ class Effects:
     perturbation: str
     components: pd.DataFrame
     """`layer`, `head`, `draw` of each component, in the order of the arrays."""
+    sequences: NDArray[np.int64]
+    """Numbers of the sequences, ascending: (n_sequences,)."""
     loss_base: Floats  # (n_sequences,)
     delta: Floats  # (n_draws, n_sequences, n_components)
 
@@ -173,9 +175,38 @@ def _array(rows: pd.DataFrame, step: int, unit: str, perturbation: str, where: s
         unit=unit,
         perturbation=perturbation,
         components=components.assign(draw=components["draw"] if unit == "noise" else 0),
+        sequences=sequences.astype(np.int64),
         loss_base=base.to_numpy(float),
         delta=ordered["delta_loss_nats"].to_numpy(float).reshape(shape),
     )
+
+
+def to_table(part: Effects) -> pd.DataFrame:
+    """Return ``tables.EFFECTS_PER_SEQUENCE`` of one kind of removal: what :func:`from_table` reads.
+
+    `loss_ablated` is the baseline loss and the effect, so that the three columns belong together.
+    """
+    n_draws, n_sequences, n_components = part.delta.shape
+    draw, sequence, component = (
+        index.ravel() for index in np.indices((n_draws, n_sequences, n_components))
+    )
+    components, delta = part.components, part.delta.ravel()
+    loss_base = part.loss_base[sequence]
+    table = pd.DataFrame(
+        {
+            "step": part.step,
+            "unit": part.unit,
+            "perturbation": part.perturbation,
+            "layer": components["layer"].to_numpy()[component],
+            "head": components["head"].to_numpy()[component],
+            "draw": components["draw"].to_numpy()[component] if part.unit == "noise" else draw,
+            "sequence": part.sequences[sequence],
+            "loss_base": loss_base,
+            "loss_ablated": loss_base + delta,
+            "delta_loss_nats": delta,
+        }
+    )
+    return table.sort_values([*COMPONENT, "sequence"], kind="stable", ignore_index=True)
 
 
 def check_same(parts: Sequence[Effects]) -> None:

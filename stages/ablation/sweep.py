@@ -284,9 +284,23 @@ def compute(task: Task, engine: Engine) -> Losses:
 
 
 def assemble(
-    tasks: Sequence[Task], read: Callable[[Task], Losses | None], *, step: int
+    tasks: Sequence[Task],
+    read: Callable[[Task], Losses | None],
+    *,
+    step: int,
+    sequences: npt.NDArray[np.int64],
 ) -> dict[str, npt.NDArray[Any]]:
-    """Put finished shards together as the columns of the effects table, sorted by its keys."""
+    """Put finished shards together as the columns of the effects table, sorted by its keys.
+
+    Parameters
+    ----------
+    tasks, read
+        All tasks of the checkpoint, and how to read the losses of one.
+    step
+        Its training step.
+    sequences : (n_sequences,)
+        Numbers of the sequences in the evaluated text.
+    """
     base = read(next(task for task in tasks if task.unit == BASELINE))
     if base is None:
         msg = "the baseline's shard is missing. Run the sweep again."
@@ -319,7 +333,7 @@ def assemble(
         "layer": layer_,
         "head": head_,
         "draw": draw_,
-        "sequence": np.tile(np.arange(n_sequences), len(keys)),
+        "sequence": np.tile(sequences, len(keys)),
         "loss_base": loss_base,
         "loss_ablated": ablated,
         "delta_loss_nats": ablated - loss_base,

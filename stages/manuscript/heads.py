@@ -32,6 +32,7 @@ class HeadTables(NamedTuple):
     head_classes: pd.DataFrame
     head_distribution: pd.DataFrame
     head_granularity: pd.DataFrame
+    companion_agreement: pd.DataFrame
 
 
 def read_tables(folder: Path) -> HeadTables:
@@ -99,9 +100,59 @@ def variables(found: HeadTables, settings: Settings) -> dict[str, str]:
     return values | _largest(found.head_importance, shown, last) | _fit(found, shown, last)
 
 
+def companion(agreement: pd.DataFrame) -> dict[str, str]:
+    """Return the values of the comparison with published effects; none without a comparison."""
+    if agreement.empty:
+        return {}
+    along = agreement.sort_values("step", ignore_index=True)
+    largest = along.loc[along["largest_difference_nats"].idxmax()]
+    loss = (along["loss_base"] - along["loss_base_companion"]).abs().max()
+    low, high = (text.number(value, 3) for value in _ends(along["spearman"]))
+    return {
+        "n_heads": text.integer(int(along["n_heads"].max())),
+        "n_steps": text.plural(len(along), "checkpoint"),
+        "loss_difference": text.number(loss, 4),
+        "spearman": low if low == high else f"{low} to {high}",
+        "largest_difference": text.number(largest["largest_difference_nats"], 4),
+        "largest": head_name(int(largest["largest_layer"]), int(largest["largest_head"])),
+        "largest_step": text.integer(int(largest["step"])),
+        "gini_difference": text.number(along["gini_difference"].abs().max(), 3),
+        "effective_number_difference": text.number(
+            along["effective_number_difference"].abs().max(), 1
+        ),
+        "change_sentence": _change_sentence(along),
+    }
+
+
+def _ends(column: pd.Series) -> tuple[float, float]:
+    return float(column.min()), float(column.max())
+
+
+def _change_sentence(along: pd.DataFrame) -> str:
+    """Say what the published claim becomes; empty where there is one step only."""
+    first, last = along.iloc[0], along.iloc[-1]
+    if first["step"] == last["step"]:
+        return ""
+    changes = {name: last[name] - first[name] for name in along.columns if name != "step"}
+    gini, gini_published = (text.signed(changes[name], 3) for name in ("gini", "gini_companion"))
+    number, number_published = (
+        text.signed(changes[name], 1) for name in ("effective_number", "effective_number_companion")
+    )
+    start, end = (text.integer(int(row["step"])) for row in (first, last))
+    return (
+        f"From step {start} to step {end} the Gini coefficient of these heads changes by {gini} "
+        f"(published effects: {gini_published}) and their effective number by {number} "
+        f"({number_published})."
+    )
+
+
 def includes(found: HeadTables) -> dict[str, str]:
     """Return the Markdown tables on heads by name."""
-    return {"heads": _trajectory_table(found), "granularity": _granularity_table(found)}
+    return {
+        "heads": _trajectory_table(found),
+        "granularity": _granularity_table(found),
+        "companion": _companion_table(found.companion_agreement),
+    }
 
 
 def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -197,3 +248,21 @@ def _granularity_table(found: HeadTables) -> str:
         )
     header = ["Step", "What is removed or disturbed", "n", "Mean effect (nats)", "Harmful"]
     return text.pipe_table(header, rows, align="rlrrr")
+
+
+def _companion_table(agreement: pd.DataFrame) -> str:
+    rows = [
+        [
+            text.integer(row.step),
+            text.integer(row.n_heads),
+            text.signed(row.loss_base - row.loss_base_companion, 4),
+            text.number(row.spearman, 3),
+            text.number(row.largest_difference_nats, 4),
+            head_name(row.largest_layer, row.largest_head),
+            text.signed(row.gini_difference, 3),
+            text.signed(row.effective_number_difference, 1),
+        ]
+        for row in agreement.sort_values("step").itertuples()
+    ]
+    header = ["Step", "Heads", "Loss", "Spearman", "Largest", "Head", "Gini", "N~eff~"]
+    return text.pipe_table(header, rows, align="rrrrrlrr")

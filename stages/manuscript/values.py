@@ -374,7 +374,9 @@ def _recovery_table(recovery: pd.DataFrame) -> str:
     return text.pipe_table(header, rows, align="lllrrl")
 
 
-def sections(folder: Path, found: Tables, settings: Settings) -> dict[str, str]:
+def sections(
+    folder: Path, found: Tables, found_heads: heads.HeadTables, settings: Settings
+) -> dict[str, str]:
     """Return the passages that fit the inputs, from those written by hand in `folder`."""
     shared = not found.concordance.empty
     chosen = {
@@ -382,6 +384,7 @@ def sections(folder: Path, found: Tables, settings: Settings) -> dict[str, str]:
         "model": f"model_{settings.model.source}",
         "concordance": "concordance" if shared else "concordance_none",
         "recovery": "recovery" if len(found.recovery) else "recovery_none",
+        "companion": "companion" if len(found_heads.companion_agreement) else "companion_none",
     }
     passages = {}
     for name, file in chosen.items():
@@ -401,9 +404,10 @@ def _run(args: argparse.Namespace) -> None:
     found, found_heads = read_tables(args.tables), heads.read_tables(args.tables)
     tables_made = includes(found) | heads.includes(found_heads)
     made = {f"table_{name}": table for name, table in tables_made.items()}
-    made |= sections(args.sections, found, settings)
+    made |= sections(args.sections, found, found_heads, settings)
     values = variables(found, settings, what, overrides)
     values["heads"] = heads.variables(found_heads, settings)
+    values["companion"] = heads.companion(found_heads.companion_agreement)
     args.includes.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears whole: it is filled under another name first.
     with tempfile.TemporaryDirectory(dir=args.includes.parent, prefix=".includes.") as scratch:

@@ -38,7 +38,8 @@ def part(delta, step=16, unit="head", perturbation="zero", loss_base=3.0):
     delta = delta if delta.ndim == 3 else delta[np.newaxis]
     _, n_sequences, n = delta.shape
     parts = pd.DataFrame({"layer": np.arange(n) // 4, "head": np.arange(n) % 4, "draw": 0})
-    return effects.Effects(step, unit, perturbation, parts, np.full(n_sequences, loss_base), delta)
+    base = np.full(n_sequences, loss_base)
+    return effects.Effects(step, unit, perturbation, parts, np.arange(n_sequences), base, delta)
 
 
 def rows(step, delta, unit="head", perturbation="zero"):
@@ -623,11 +624,18 @@ def test_a_missing_or_foreign_companion_file_is_refused(tmp_path):
         companion.read_companion(path)
 
 
-def test_a_model_that_was_not_published_is_not_compared(tmp_path):
-    line = "512,head,0,0,-1,2.0,3.0,-0.5,1"
-    theirs = companion.read_companion(companion_file(tmp_path, line))
-    with pytest.raises(TableError, match="share no step with two heads"):
-        companion.agreement(of_effects(RELATIVE, [1, 2, 4]), theirs)
+def test_only_steps_with_two_common_heads_or_more_are_compared(tmp_path, caplog):
+    lines = [f"{step},head,0,{head},-1,2.0,3.0,-0.5,1" for step, head in ((1, 0), (1, 1), (2, 0))]
+    path = companion_file(tmp_path, *lines)
+    theirs, ours = companion.read_companion(path), of_effects(RELATIVE, [1, 2, 4])
+    assert companion.agreement(ours, theirs)["step"].tolist() == [1]
+    # Heads removed in another way are no fault of the study: nothing is compared, and that is said.
+    tables.write(ours.assign(perturbation="mean"), tables.HEAD_IMPORTANCE, tmp_path / "in.csv")
+    words = ["--importance", tmp_path / "in.csv", "--published", path, "--out", tmp_path / "x.csv"]
+    with caplog.at_level("INFO", logger="stages"):
+        assert companion.main([str(word) for word in words]) == 0
+    assert "nothing is compared" in caplog.text
+    assert tables.read(tmp_path / "x.csv", tables.COMPANION_AGREEMENT).empty
 
 
 # The command lines

@@ -49,7 +49,8 @@ def head_parts(n_layers, n_heads, steps):
     for step, time in zip(steps, np.linspace(0, 1, len(steps)), strict=True):
         mean = size / (1 + np.exp(-12 * (time - wake)))
         delta = mean + (0.002 + 0.5 * np.abs(mean)) * rng.normal(size=(16, n))
-        parts.append(Effects(step, "head", "zero", keys, np.full(16, 4.0), delta[np.newaxis]))
+        base = np.full(16, 4.0)
+        parts.append(Effects(step, "head", "zero", keys, np.arange(16), base, delta[np.newaxis]))
     return parts
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,17 @@ import pytest
 import yaml
 
 from stages import study, tables
-from stages.ablation import classes, distribution, importance, noise_floor, trajectory
+from stages.ablation import (
+    classes,
+    companion,
+    distribution,
+    importance,
+    noise_floor,
+    trajectory,
+)
 from stages.composition import aging, concordance, describe, drivers, metrics, proportions
 from stages.composition.recovery import recovery
-from stages.manuscript import values
+from stages.manuscript import check, source, values
 
 KINDS = ["B cell", "T cell", "a|b cell"]
 
@@ -54,11 +63,20 @@ def _write_head_tables(folder):
     assert distribution.main([*words, *fits]) == 0
 
 
+def _published_effects(folder, moved):
+    """Return published effects of half of the heads of `_write_head_tables`, one of them moved."""
+    ours = tables.read(folder / "head_importance.csv", tables.HEAD_IMPORTANCE)
+    theirs = ours[ours["head"] < 2].copy()
+    at = (theirs["step"] == 8) & (theirs["layer"] == 1) & (theirs["head"] == 1)
+    theirs.loc[at, "delta_loss_nats"] += moved
+    return companion.agreement(ours, theirs.assign(loss_base=theirs["loss_base"] - 0.25))
+
+
 @pytest.fixture
 def project(settings, params, repository, tmp_path, monkeypatch):
     """Return what writes all tables of a study, runs the stage and reads its outputs."""
 
-    def go(platforms, *, simulated):
+    def go(platforms, *, simulated, published=False):
         folder = tmp_path / "tables"
         counted = _cells(platforms)
         shares, excluded = proportions.proportions(counted, settings.proportions)
@@ -102,6 +120,11 @@ def project(settings, params, repository, tmp_path, monkeypatch):
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
         _write_head_tables(folder)
+        agreement = tables.empty(tables.COMPANION_AGREEMENT)
+        if published:
+            agreement = _published_effects(folder, moved=-0.125)
+        tables.write(agreement, tables.COMPANION_AGREEMENT, folder / "companion_agreement.csv")
+        made["companion_agreement"] = agreement
         words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
         words += ["--tables", "tables", "--includes", "_includes"]
         words += ["--sections", str(repository / "reports" / "sections")]
@@ -173,6 +196,52 @@ def test_heads_are_described_by_their_tables(project):
     assert "At step 1 more than 0.4 of the sum" in heads["noise_sentence"]
     assert len(includes["table_heads"].splitlines()) == 4
     assert "**Demo model.**" in includes["section_model"]
+
+
+def test_published_effects_are_described_by_the_table_of_agreement(project):
+    variables, includes, made = project(["facs"], simulated=True, published=True)
+    found, table = variables["companion"], made["companion_agreement"]
+    assert (found["n_heads"], found["n_steps"]) == ("4", "2 checkpoints")
+    assert (found["largest"], found["largest_step"]) == ("L1H1", "8")
+    assert (found["largest_difference"], found["loss_difference"]) == ("0.1250", "0.2500")
+    first, last = (table.iloc[i] for i in (0, -1))
+    ours, theirs = (f"{last[key] - first[key]:+.3f}" for key in ("gini", "gini_companion"))
+    sentence = found["change_sentence"].replace("\N{MINUS SIGN}", "-")
+    assert sentence.startswith("From step 1 to step 8 the Gini coefficient of these heads")
+    assert f"by {ours} (published effects: {theirs})" in sentence
+    assert ours != theirs
+    # The first step agrees, so the range of the correlation ends at 1.
+    assert found["spearman"].endswith(" to 1.000")
+    assert "@tbl-companion" in includes["section_companion"]
+    *_, of_last = includes["table_companion"].splitlines()
+    assert of_last.startswith("| 8 | 4 | +0.2500 |")
+    assert "| 0.1250 | L1H1 |" in of_last
+
+
+def test_without_published_effects_one_sentence_says_so(project):
+    variables, includes, _ = project(["facs"], simulated=True)
+    assert variables["companion"] == {}
+    assert includes["section_companion"].startswith("No published effects of these heads")
+    assert "companion" not in includes["section_companion"]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_paper_finds_all_it_refers_to(project, repository, tmp_path, published):
+    project(["facs", "droplet"], simulated=True, published=published)
+    for name in ("paper.qmd", "_quarto.yml", "references.bib", "paper.css"):
+        shutil.copy(repository / "reports" / name, tmp_path)
+    text = (tmp_path / "paper.qmd").read_text(encoding="utf-8")
+    text += (tmp_path / "_includes" / "section_concordance.md").read_text(encoding="utf-8")
+    # The check asks only whether a figure is there; drawing them is tested elsewhere.
+    (tmp_path / "figures").mkdir()
+    drawn = set(re.findall(r"\((figures/\w+\.svg)\)", text))
+    assert len(drawn) > 5
+    for name in drawn:
+        (tmp_path / name).touch()
+    (tmp_path / "scratch").mkdir()
+    paper = source.read_source(tmp_path, "paper.qmd")
+    assert drawn <= set(check.check_source(paper, folder=tmp_path / "scratch"))
+    assert ("## Beside published effects" in paper.text) == published
 
 
 def test_a_second_run_replaces_the_includes_whole(project, tmp_path):

@@ -18,6 +18,8 @@ log = logging.getLogger("stages")
 
 FIGSHARE_API = "https://api.figshare.com/v2"
 FIGSHARE_FILES = "https://ndownloader.figshare.com/files"
+CATALOGUE = "conf/atlas/"
+"""Where checksums are pinned, unless a caller says otherwise."""
 _API_TIMEOUT_S = (5, 20)
 
 
@@ -72,11 +74,16 @@ def record(path: Path, filename: str, digests: Digests, *, url: str, lock: Path)
 
 
 def expected(
-    file: RemoteFile, checksums: Path, *, figshare_api: str = FIGSHARE_API
+    file: RemoteFile,
+    checksums: Path,
+    *,
+    figshare_api: str = FIGSHARE_API,
+    catalogue: str = CATALOGUE,
 ) -> list[Expected]:
     """Return all that is known of a file's bytes, each with who says so.
 
-    figshare is asked only when neither ``conf/`` nor the lock file knows a checksum.
+    figshare is asked only when neither ``conf/`` nor the lock file knows a checksum. `catalogue` is
+    the place in ``conf/`` that errors name.
 
     Raises
     ------
@@ -85,11 +92,11 @@ def expected(
     """
     known = []
     pinned = Expected(
-        source="conf/atlas/", size_bytes=file.size_bytes, md5=file.md5, sha256=file.sha256
+        source=catalogue, size_bytes=file.size_bytes, md5=file.md5, sha256=file.sha256
     )
     if entry := read(checksums).get(file.filename):
         learned = _learned(entry, file.filename, checksums)
-        _agree(pinned, learned, file.filename, checksums)
+        _agree(pinned, learned, file.filename)
         known.append(learned)
     known.insert(0, pinned)
     has_hash = any(one.md5 or one.sha256 for one in known)
@@ -111,12 +118,14 @@ def _learned(entry: dict[str, str | int], filename: str, checksums: Path) -> Exp
     return Expected(source=str(checksums), size_bytes=size, md5=md5, sha256=sha256)
 
 
-def _agree(pinned: Expected, learned: Expected, filename: str, checksums: Path) -> None:
+def _agree(pinned: Expected, learned: Expected, filename: str) -> None:
+    checksums = learned.source
     for what in ("size_bytes", "sha256", "md5"):
         ours, theirs = getattr(pinned, what), getattr(learned, what)
         if ours is not None and ours != theirs:
             msg = (
-                f"{filename}: conf/atlas/ pins {what} {ours}, but {checksums} learned {theirs}. "
+                f"{filename}: {pinned.source} pins {what} {ours}, "
+                f"but {checksums} learned {theirs}. "
                 f"The pin counts: if it is right, delete the entry of {filename} in {checksums}; "
                 "if not, correct the pin."
             )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.acquire.published import archives, checks, checksums
-from stages.acquire.published.checksums import FIGSHARE_API
+from stages.acquire.published.checksums import CATALOGUE, FIGSHARE_API
 from stages.acquire.published.download import (
     DELAYS_S,
     ResumingDownloader,
@@ -46,6 +46,10 @@ class Places:
     delays_s: Sequence[float] = DELAYS_S
     sleep: Callable[[float], None] = time.sleep
     figshare_api: str = FIGSHARE_API
+    catalogue: str = CATALOGUE
+    """Where checksums are pinned, as errors name it."""
+    change_out: str = "change `out` in conf/atlas/"
+    """How a person moves the output, as errors say it."""
 
 
 def fetch(file: RemoteFile, places: Places) -> None:
@@ -61,9 +65,14 @@ def fetch(file: RemoteFile, places: Places) -> None:
     AtlasError
         A file put by hand or an archive's content is not what it should be, or checksums disagree.
     """
-    _check_writable(file.out)
+    _check_writable(file.out, places)
     with _alone(file.filename, places.downloads):
-        known = checksums.expected(file, places.checksums, figshare_api=places.figshare_api)
+        known = checksums.expected(
+            file,
+            places.checksums,
+            figshare_api=places.figshare_api,
+            catalogue=places.catalogue,
+        )
         if _made_meanwhile(file, known):
             log.info(
                 "%s: %s is there already and has the recorded checksums", file.filename, file.out
@@ -73,10 +82,10 @@ def fetch(file: RemoteFile, places: Places) -> None:
         mine = path is None
         if path is None:
             path = _download(file, known, places)
-        _put(file, path, own=mine)
+        _put(file, path, places, own=mine)
 
 
-def _check_writable(out: Path) -> None:
+def _check_writable(out: Path, places: Places) -> None:
     """Try to write beside `out` now, not after gigabytes have come."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +94,7 @@ def _check_writable(out: Path) -> None:
     except OSError as error:
         msg = (
             f"cannot write {out}: the folder {out.parent} does not allow it ({error.strerror}). "
-            "Nothing was downloaded. Make it writable, or change `out` in conf/atlas/."
+            f"Nothing was downloaded. Make it writable, or {places.change_out}."
         )
         raise DownloadError(msg) from None
 
@@ -201,7 +210,7 @@ def _download(file: RemoteFile, known: Sequence[checks.Expected], places: Places
     raise DownloadError(" ".join(msg.split()))
 
 
-def _put(file: RemoteFile, path: Path, *, own: bool) -> None:
+def _put(file: RemoteFile, path: Path, places: Places, *, own: bool) -> None:
     """Move, copy or unpack a verified file to its output, whole or not at all."""
     try:
         if file.format in {"tar", "zip"}:
@@ -214,24 +223,22 @@ def _put(file: RemoteFile, path: Path, *, own: bool) -> None:
         else:
             # A link would share its bytes with DVC's cache, which takes over the output: whoever
             # changed the file in the downloads later would change the cache unseen. It is copied.
-            _place(path, file.out, own=own)
+            _place(path, file.out, places, own=own)
             if own:
                 state_path(path).unlink(missing_ok=True)
     except OSError as error:
         msg = (
             f"cannot write {file.out} ({error.strerror or error}). "
             f"The verified file is kept at {path}; "
-            "make room or change `out` in conf/atlas/ and run again."
+            f"make room or {places.change_out} and run again."
         )
         raise DownloadError(msg) from None
     log.info("%s: verified, at %s", file.filename, file.out)
 
 
-def _place(path: Path, out: Path, *, own: bool) -> None:
+def _place(path: Path, out: Path, places: Places, *, own: bool) -> None:
     if out.is_dir():
-        msg = (
-            f"{out} is a folder, the output is a file. Move it away or change `out` in conf/atlas/."
-        )
+        msg = f"{out} is a folder, the output is a file. Move it away or {places.change_out}."
         raise DownloadError(msg)
     if own and path.stat().st_dev == out.parent.stat().st_dev:
         os.replace(path, out)
