@@ -15,6 +15,7 @@ control variate for the exact effects (``stages.ablation.control_variate``).
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from stages import cli, tables
-from stages.ablation.architecture import Architecture, architecture_of, load_model
-from stages.ablation.engine import check_tokens, matmul_precision
+from stages.ablation.architecture import (
+    Architecture,
+    architecture_of,
+    linear,
+    load_model,
+    project,
+)
+from stages.ablation.engine import check_tokens, logit_rows, matmul_precision
 from stages.ablation.inputs import devices, read_tokens
 from stages.errors import AblationError, TableError
 
@@ -84,14 +91,25 @@ def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = 
         name="evaluation",
     )
     device = next(model.parameters()).device
-    starts = tqdm(range(0, len(tokens), batch_size), desc=label, disable=not label)
-    parts = [
-        _batch(model, architecture, tokens[start : start + batch_size].to(device))
-        for start in starts
-    ]
-    first_order, fisher, size, loss = (
-        np.concatenate(columns) for columns in zip(*parts, strict=True)
-    )
+    inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+    parts = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
+    grams = [_gram(architecture, block) for block in architecture.blocks]
+    # As in the engine: on a CPU every worker has one core and batches of its own.
+    threads = torch.get_num_threads()
+    workers = min(threads, len(parts)) if device.type == "cpu" else 1
+
+    def run(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
+        if workers > 1:
+            torch.set_num_threads(1)
+        return _batch(architecture, grams, inputs[part].to(device), targets[part].to(device))
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            done = tqdm(pool.map(run, parts), total=len(parts), desc=label, disable=not label)
+            columns = list(zip(*done, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+    first_order, fisher, size, loss = (np.concatenate(column) for column in columns)
     if not np.isfinite(first_order).all():
         msg = (
             "the gradient of the loss is not finite, so no attribution can be made. "
@@ -102,78 +120,83 @@ def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = 
 
 
 def _batch(
-    model: nn.Module, architecture: Architecture, tokens: Tensor
+    architecture: Architecture, grams: list[Tensor], inputs: Tensor, targets: Tensor
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the features of one batch, each (batch, layer, head), and the losses (batch,)."""
-    inputs: list[Tensor] = []  # what each projection reads: (batch, seq, n_heads * d_head)
-    outputs: list[Tensor] = []  # what it writes: (batch, seq, hidden)
-    residuals: list[Tensor] = []  # what enters each block: (batch, seq, hidden)
+    """Return the features of one batch, each (batch, layer, head), and the losses (batch,).
 
-    def keep_projection(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        # Weights carry no gradient: the graph begins at the first projection's output.
-        if not output.requires_grad:
-            output.requires_grad_()
-        inputs.append(args[0].detach())
-        outputs.append(output)
-        return output
+    `inputs` and `targets` are (batch, seq): the last position of a text predicts nothing.
+    """
+    written: list[Tensor] = []  # what the heads write: (batch, seq, n_heads * d_head)
+    outputs: list[Tensor] = []  # what their projection makes of it: (batch, seq, hidden)
+    entering: list[Tensor] = []  # what enters each block: (batch, seq, hidden)
+    with torch.enable_grad():
+        hidden = architecture.embed(inputs)
+        for block in architecture.blocks:
+            heads = architecture.heads(block, hidden)
+            output = project(architecture, block, heads)
+            # Weights carry no gradient: the graph begins at the first projection's output.
+            if not output.requires_grad:
+                output.requires_grad_()
+            written.append(heads.detach())
+            outputs.append(output)
+            entering.append(hidden.detach())
+            hidden = architecture.finish(block, hidden, output)
+        normed = architecture.normalise(hidden)
+        losses, slope = _losses(architecture, normed.detach(), targets)
+        gradients = torch.autograd.grad(normed, outputs, slope)
 
-    def keep_residual(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        residuals.append(args[0].detach())
-
-    projections = [_projection(architecture, block) for block in architecture.blocks]
-    hooks = [module.register_forward_hook(keep_projection) for module in projections]
-    hooks += [block.register_forward_pre_hook(keep_residual) for block in architecture.blocks]
-    try:
-        with torch.enable_grad():
-            logits = model(input_ids=tokens, use_cache=False).logits
-            losses = _losses(logits, tokens)
-            gradients = torch.autograd.grad(losses.sum(), outputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-    shape = (len(tokens), architecture.n_layers, architecture.n_heads)
+    split = (*inputs.shape, architecture.n_heads, architecture.d_head)
+    shape = (len(inputs), architecture.n_layers, architecture.n_heads)
     first_order, fisher, size = (np.empty(shape) for _ in range(3))
-    heads = (architecture.n_heads, architecture.d_head)
-    predicted = tokens.shape[1] - 1
     with torch.no_grad():
-        for layer, module in enumerate(projections):
-            weight: Tensor = module.weight  # type: ignore[assignment] # a Linear's weight
-            written = _by_head(inputs[layer], heads)  # (batch, seq, n_heads, d_head)
+        for layer, block in enumerate(architecture.blocks):
+            weight, _ = architecture.projection(block)
+            each = written[layer].view(split)  # (batch, seq, n_heads, d_head)
             # g . d_h = (g W_h) . z_h: the contribution itself is never made.
-            pulled = _by_head(gradients[layer] @ weight, heads)
-            terms = -(pulled * written).sum(dim=-1).double()  # (batch, seq, n_heads)
+            terms = -((gradients[layer] @ weight).view(split) * each).sum(dim=-1).double()
             first_order[:, layer] = terms.sum(dim=1).numpy(force=True)
-            fisher[:, layer] = (predicted * terms.square().sum(dim=1)).numpy(force=True)
-            # |d_h|^2 = z_h' (W_h' W_h) z_h, with one small matrix a head.
-            split = _by_head(weight, heads)  # (hidden, n_heads, d_head)
-            gram = torch.einsum("nhd,nhe->hde", split, split)
-            length = (torch.einsum("bthd,hde->bthe", written, gram) * written).sum(dim=-1)
-            spread = residuals[layer].var(dim=-1, correction=0) * weight.shape[0]
+            squares = terms.square().sum(dim=1) * inputs.shape[1]
+            fisher[:, layer] = squares.numpy(force=True)
+            length = (torch.einsum("bthd,hde->bthe", each, grams[layer]) * each).sum(dim=-1)
+            spread = entering[layer].var(dim=-1, correction=0) * weight.shape[0]
             size[:, layer] = (length / spread[..., None]).double().mean(dim=1).numpy(force=True)
-    return first_order, fisher, size, losses.detach().numpy(force=True)
+    return first_order, fisher, size, losses.numpy(force=True)
 
 
-def _by_head(values: Tensor, heads: tuple[int, int]) -> Tensor:
-    """Split the last axis into (n_heads, d_head)."""
-    return values.reshape(*values.shape[:-1], *heads)
-
-
-def _losses(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the mean loss of each sequence over its predicted tokens, in double precision."""
-    logits, targets = logits[:, :-1], tokens[:, 1:]
-    each = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return each.double().mean(dim=1)
-
-
-def _projection(architecture: Architecture, block: nn.Module) -> nn.Module:
-    """Return the module of `block` whose weight mixes its heads."""
+def _gram(architecture: Architecture, block: nn.Module) -> Tensor:
+    """Return W_h' W_h of each head, since |d_h|^2 = z_h' (W_h' W_h) z_h: (n_heads, d, d)."""
     weight, _ = architecture.projection(block)
-    for module in block.modules():
-        if getattr(module, "weight", None) is weight:
-            return module
-    msg = "the architecture's projection is no module of its block; mend its adapter"
-    raise AblationError(msg)
+    by_head = weight.view(-1, architecture.n_heads, architecture.d_head)
+    return torch.einsum("nhd,nhe->hde", by_head, by_head)
+
+
+@torch.no_grad()
+def _losses(architecture: Architecture, normed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of each sequence, and its slope in what is unembedded.
+
+    The slope of a cross-entropy is the predicted distribution less the target, so that logits are
+    made some rows at a time and none is kept.
+
+    Returns
+    -------
+    Tensor, Tensor
+        (batch,) in double precision, and (batch, seq, hidden).
+    """
+    weight, bias = architecture.unembedding()
+    rows, flat = normed.reshape(-1, normed.shape[-1]), targets.reshape(-1)
+    losses = torch.empty(len(flat), dtype=rows.dtype, device=rows.device)
+    slope = torch.empty_like(rows)
+    step = logit_rows(weight)
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        logits, target = linear(rows[part], weight, bias), flat[part, None]
+        total = logits.logsumexp(dim=-1, keepdim=True)
+        losses[part] = (total - logits.gather(1, target))[:, 0]
+        share = logits.sub_(total).exp_()
+        share.scatter_add_(1, target, share.new_full(target.shape, -1.0))
+        slope[part] = share @ weight
+    slope /= targets.shape[1]
+    return losses.double().view(targets.shape).mean(dim=1), slope.view_as(normed)
 
 
 def to_table(found: Features, step: int) -> pd.DataFrame:

@@ -107,6 +107,12 @@ def check_tokens(tokens: Tensor, *, vocab_size: int, max_positions: int, name: s
         raise AblationError(msg)
 
 
+def logit_rows(weight: Tensor) -> int:
+    """Return how many positions' logits are made at once with this unembedding."""
+    budget = CPU_LOGITS if weight.device.type == "cpu" else GPU_LOGITS
+    return max(MIN_LOGIT_ROWS, budget // (weight.shape[0] * weight.element_size()))
+
+
 def token_losses(architecture: Architecture, hidden: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy in nats of each target, from the last block's output.
 
@@ -130,8 +136,7 @@ def token_losses(architecture: Architecture, hidden: Tensor, targets: Tensor) ->
     weight, bias = architecture.unembedding()
     rows = architecture.normalise(hidden).reshape(-1, hidden.shape[-1])
     flat = targets.reshape(-1)
-    budget = CPU_LOGITS if rows.device.type == "cpu" else GPU_LOGITS
-    step = max(MIN_LOGIT_ROWS, budget // (weight.shape[0] * weight.element_size()))
+    step = logit_rows(weight)
     losses = torch.empty(len(flat), dtype=weight.dtype, device=rows.device)
     for start in range(0, len(flat), step):
         part = slice(start, start + step)

@@ -32,6 +32,8 @@ class HeadTables(NamedTuple):
     head_classes: pd.DataFrame
     head_distribution: pd.DataFrame
     head_granularity: pd.DataFrame
+    head_control_variate: pd.DataFrame
+    head_screen: pd.DataFrame
     companion_agreement: pd.DataFrame
 
 
@@ -67,6 +69,7 @@ def variables(found: HeadTables, settings: Settings) -> dict[str, str]:
         "n_sequences": text.integer(int(gini["n_sequences"].iloc[0])),
         "seq_len": text.integer(settings.model.text.seq_len),
         "removed_by": REMOVED_BY[shown],
+        "estimator_sentence": _estimator_sentence(found.head_control_variate),
         "loss_first": text.number(gini.loc[first, "loss_base"], 2),
         "loss_last": text.number(gini.loc[last, "loss_base"], 2),
         "gini_first": text.number(gini.loc[first, "value"], 3),
@@ -98,6 +101,45 @@ def variables(found: HeadTables, settings: Settings) -> dict[str, str]:
         f"n_{name}": text.integer(int(classes.get(name, 0))) for name in tables.HEAD_CLASS_NAMES
     }
     return values | _largest(found.head_importance, shown, last) | _fit(found, shown, last)
+
+
+def screen(found: HeadTables) -> dict[str, str]:
+    """Return the values of first-order attribution beside the effects of removal."""
+    along = _shown(found.head_screen, perturbation(found.head_importance)).set_index("step")
+    first, last = along.loc[along.index.min()], along.loc[along.index.max()]
+    signed, size = along["spearman"], along["spearman_abs"]
+    return {
+        "spearman_first": text.number(first["spearman"], 2),
+        "spearman_last": text.number(last["spearman"], 2),
+        "spearman_last_interval": text.interval(last["spearman_low"], last["spearman_high"], 2),
+        "spearman_abs_first": text.number(first["spearman_abs"], 2),
+        "spearman_abs_last": text.number(last["spearman_abs"], 2),
+        "spearman_smallest": text.number(signed.min(), 2),
+        "spearman_smallest_step": text.integer(int(signed.idxmin())),
+        "spearman_abs_smallest": text.number(size.min(), 2),
+        "n_top": text.integer(int(last["n_top"])),
+        "n_top_shared_last": text.integer(int(last["n_top_shared"])),
+        "gini_last": text.number(last["gini_first_order"], 3),
+        "gini_exact_last": text.number(last["gini"], 3),
+    }
+
+
+def _estimator_sentence(summary: pd.DataFrame) -> str:
+    heads = summary[summary["unit"] == "head"]
+    if heads.empty:
+        return "Every effect is computed on every sequence."
+    row = heads.iloc[0]
+    low, high = _ends(heads["r2_median"])
+    return (
+        f"Effects are computed on {text.integer(row.n_exact)} of the "
+        f"{text.integer(row.n_sequences)} sequences of a checkpoint, of which "
+        f"{text.integer(row.n_certain)} are chosen for their unusual first-order attribution and "
+        "the others at random; those of the other sequences are predicted by a cross-fitted "
+        "regression on features of one forward and backward pass, corrected so that the estimate "
+        "is unbiased over the draw. Out of fold the features explain "
+        f"{text.number(low, 2)} to {text.number(high, 2)} of the variance over sequences (the "
+        "median over heads, at each checkpoint)."
+    )
 
 
 def companion(agreement: pd.DataFrame) -> dict[str, str]:
@@ -150,6 +192,7 @@ def includes(found: HeadTables) -> dict[str, str]:
     """Return the Markdown tables on heads by name."""
     return {
         "heads": _trajectory_table(found),
+        "screen": _screen_table(found),
         "granularity": _granularity_table(found),
         "companion": _companion_table(found.companion_agreement),
     }
@@ -229,6 +272,26 @@ def _trajectory_table(found: HeadTables) -> str:
             cells.append(text.number(row.floor, digits))
         rows.append([*cells, text.number(gini.noise_share, 2)])
     header = ["Step", "Loss", "Sum", "Gini", "Floor", "N~eff~", "Floor", "Noise"]
+    return text.pipe_table(header, rows, align="rrrrrrrr")
+
+
+def _screen_table(found: HeadTables) -> str:
+    rows = []
+    for row in _shown(found.head_screen, perturbation(found.head_importance)).itertuples():
+        low, high = text.number(row.spearman_low, 2), text.number(row.spearman_high, 2)
+        rows.append(
+            [
+                text.integer(row.step),
+                f"{text.number(row.spearman, 2)} [{low},{text.NBSP}{high}]",
+                text.number(row.spearman_abs, 2),
+                f"{row.n_top_shared} of {row.n_top}",
+                text.number(row.gini, 3),
+                text.number(row.gini_first_order, 3),
+                text.number(row.sum_abs_delta_nats, 3),
+                text.number(row.sum_abs_first_order_nats, 3),
+            ]
+        )
+    header = ["Step", "Spearman", "of sizes", "Top", "Gini", "(first)", "Sum", "(first)"]
     return text.pipe_table(header, rows, align="rrrrrrrr")
 
 

@@ -407,6 +407,7 @@ def _run(args: argparse.Namespace) -> None:
     made |= sections(args.sections, found, found_heads, settings)
     values = variables(found, settings, what, overrides)
     values["heads"] = heads.variables(found_heads, settings)
+    values["screen"] = heads.screen(found_heads)
     values["companion"] = heads.companion(found_heads.companion_agreement)
     args.includes.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears whole: it is filled under another name first.

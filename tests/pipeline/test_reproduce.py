@@ -8,9 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pypdf import PdfReader
 
 from stages import tables
+from stages.ablation import attribution, control_variate, subset
+from stages.ablation.architecture import load_model
+from stages.ablation.engine import Engine
+from stages.ablation.measures import measure
+from stages.ablation.perturbation import AblationType
+from stages.acquire.mini.corpus import SEPARATOR, spread
+from stages.acquire.mini.tokenizer import encode
+from stages.acquire.tokens import tokenizer_of
 
 NOTICE = "Simulated demo data and demo model"
 # A real model in every respect, trained for a sixteenth of the steps: the suite has ten minutes.
@@ -108,6 +117,34 @@ def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
     loss = along.drop_duplicates("step").set_index("step")["loss_base"]
     # Training lowers the loss; before training it would be ln 2048 = 7.62.
     assert 7.62 > loss[16] > loss[128] > 3
+
+
+def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
+    model_folder = clone / "models/pythia-mini"
+    tokenizer, _ = tokenizer_of(model_folder)
+    documents = (model_folder / "heldout.txt").read_text(encoding="utf-8").split(SEPARATOR)
+    tokens = torch.from_numpy(spread(encode(tokenizer, documents), 96, 128).astype(np.int64))
+    model = load_model(model_folder / "step128")
+    engine = Engine(model, tokens)
+    losses = [engine.without_heads(layer, range(8), AblationType.ZERO) for layer in range(6)]
+    exact = (torch.cat(losses) - engine.baseline()).numpy().T  # (sequences, heads)
+    columns = attribution.features(model, tokens, batch_size=8).columns().reshape(96, 48, -1)
+    truth, rng = exact.mean(axis=0), np.random.default_rng(0)
+    gini = measure(truth)[0]
+    covered, errors, plain = [], [], []
+    for _ in range(200):
+        chosen = subset.choose(columns, 32, certain_share=0.25, rng=rng)
+        found = control_variate.estimate(
+            exact[chosen.sequences], chosen, columns, least_r2=0.1, rng=rng
+        )
+        covered.append(np.abs(found.mean - truth) < 1.96 * found.se_subset)
+        errors.append(measure(found.mean)[0] - gini)
+        plain.append(measure(exact[rng.choice(96, 32, replace=False)].mean(axis=0))[0] - gini)
+    # Nominal 95%, on all heads and draws together; one head may have a heavier tail.
+    assert 0.91 <= np.mean(covered) <= 0.98
+    assert np.mean(covered, axis=0).min() > 0.7
+    # What it is for: a much smaller error of Gini from as many ablations.
+    assert np.mean(np.square(plain)) > 8 * np.mean(np.square(errors))
 
 
 def test_a_second_run_runs_nothing_and_a_figure_only_itself_and_the_paper(clone):

@@ -13,11 +13,14 @@ import yaml
 
 from stages import study, tables
 from stages.ablation import (
+    attribution,
     classes,
     companion,
+    control_variate,
     distribution,
     importance,
     noise_floor,
+    screen,
     trajectory,
 )
 from stages.composition import aging, concordance, describe, drivers, metrics, proportions
@@ -52,6 +55,13 @@ def _write_head_tables(folder):
         table = pd.DataFrame(rows, columns=list(tables.EFFECTS_PER_SEQUENCE.columns))
         Path("effects").mkdir(exist_ok=True)
         table.to_parquet(f"effects/step{step}.parquet")
+        first_order = np.random.default_rng(step).normal(0, 0.01, (12, 2, 4))
+        features = attribution.Features(
+            first_order, first_order**2, np.ones((12, 2, 4)), np.full(12, 3.0)
+        )
+        out = Path(f"attribution/step{step}.parquet")
+        made_table = attribution.to_table(features, step)
+        tables.write_parquet(made_table, tables.ATTRIBUTION, out, metadata={})
     found, made = "--effects effects".split(), f"{folder}/head_"
     assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
     assert noise_floor.main([*found, "--out", f"{made}noise_floor.csv"]) == 0
@@ -61,6 +71,10 @@ def _write_head_tables(folder):
     assert classes.main([*words, f"{made}classes.csv"]) == 0
     fits = [f"{made}distribution.csv", "--granularity", f"{made}granularity.csv"]
     assert distribution.main([*words, *fits]) == 0
+    found = [*found, "--attribution", "attribution", "--out"]
+    assert screen.main([*found, f"{made}screen.csv"]) == 0
+    words = [*found, "estimates", "--summary", f"{made}control_variate.csv"]
+    assert control_variate.main(words) == 0
 
 
 def _published_effects(folder, moved):
@@ -76,7 +90,7 @@ def _published_effects(folder, moved):
 def project(settings, params, repository, tmp_path, monkeypatch):
     """Return what writes all tables of a study, runs the stage and reads its outputs."""
 
-    def go(platforms, *, simulated, published=False):
+    def go(platforms, *, simulated, published=False, summary=None):
         folder = tmp_path / "tables"
         counted = _cells(platforms)
         shares, excluded = proportions.proportions(counted, settings.proportions)
@@ -120,6 +134,9 @@ def project(settings, params, repository, tmp_path, monkeypatch):
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
         _write_head_tables(folder)
+        if summary is not None:
+            out = folder / "head_control_variate.csv"
+            tables.write(summary, tables.HEAD_CONTROL_VARIATE, out)
         agreement = tables.empty(tables.COMPANION_AGREEMENT)
         if published:
             agreement = _published_effects(folder, moved=-0.125)
@@ -195,7 +212,25 @@ def test_heads_are_described_by_their_tables(project):
     assert float(heads["noise_share_first"]) > 0.4 > float(heads["noise_share_last"])
     assert "At step 1 more than 0.4 of the sum" in heads["noise_sentence"]
     assert len(includes["table_heads"].splitlines()) == 4
+    assert heads["estimator_sentence"] == "Every effect is computed on every sequence."
+    # Attribution that was drawn by chance names the largest head by chance alone.
+    screen = variables["screen"]
+    assert (screen["n_top"], screen["gini_exact_last"]) == ("1", heads["gini_last"])
+    assert len(includes["table_screen"].splitlines()) == 4
     assert "**Demo model.**" in includes["section_model"]
+
+
+def test_a_control_variate_is_stated(project):
+    row = ["head", "zero", 48, 48, 400, 48, 12]
+    summary = pd.DataFrame(
+        [[16, *row, 0.999, 0.9, 300.0], [64, *row, 0.97, 0.7, 250.0]],
+        columns=list(tables.HEAD_CONTROL_VARIATE.columns),
+    )
+    variables, _, _ = project(["facs"], simulated=True, summary=summary)
+    sentence = variables["heads"]["estimator_sentence"]
+    assert "48 of the 400 sequences" in sentence
+    assert "12 are chosen for their unusual first-order attribution" in sentence
+    assert "explain 0.97 to 1.00 of the variance" in sentence
 
 
 def test_published_effects_are_described_by_the_table_of_agreement(project):
