@@ -65,6 +65,7 @@ lint: setup ## Check style and types
 bench: setup ## Measure obs of a large atlas against loading it (8 GB of disk), and ways to ablate heads
 	python -m benchmarks.obs_of_a_large_atlas
 	python -m benchmarks.ablation_routes --threads 1
+	python -m benchmarks.control_variate --threads 1
 
 .PHONY: clean
 clean: ## Remove what make made here, but not the downloads and not DVC's cache
