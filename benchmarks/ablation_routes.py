@@ -1,91 +1,44 @@
-"""Heads per second: our engine beside the companion's way, in one run, and how far they agree.
+"""Heads per second by three routes side by side, in one run, and how far they agree.
 
 * ours: ``stages.ablation.engine``: a baseline pass, then only the later blocks, several heads in a
   batch;
 * the companion's: zero the head's columns of ``attention.dense.weight``, run the whole
-  ``transformers`` model with labels in batches of four sequences, restore the columns.
+  ``transformers`` model with labels in batches of four sequences, restore the columns;
+* TransformerLens, if ``--lens`` names an environment that has it (``benchmarks.lens``): the head's
+  ``hook_z`` set to zero in a pass of the whole model, in the same batches.
 
-Random weights of the true shapes: speed does not depend on their values. Both take turns, and of
-each the fastest of the repeats counts, since machines are noisy. The companion's way costs the same
-for every head, so it is timed on one head a layer. The limit is the ratio of operations (products
-only); the rest of a ratio beyond it is overhead that one of the two does not pay.
+Random weights of the true shapes: speed does not depend on their values. The routes take turns, and
+of each the fastest of the repeats counts, since machines are noisy. The two whole passes cost the
+same for every head of a layer, so they are timed on one head a layer. The limit is the ratio of
+operations (products only); the rest of a ratio beyond it is overhead that one of the two does not
+pay. Differences are the largest ones from ours, in nats: of a sequence's loss, of a head's mean
+loss, and of a sequence's loss with everything in float64.
 
-Run: ``python -m benchmarks.ablation_routes [--large] [--threads 1] [--repeats 5]``.
+Run: ``python -m benchmarks.ablation_routes [--large] [--threads 1] [--repeats 5] [--lens PYTHON]``.
 """
 
 import argparse
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from benchmarks import lens as other
+from benchmarks.model_shapes import LARGE, MINI, Shape
+from stages import cli
 from stages.ablation.engine import Engine
 from stages.ablation.perturbation import AblationType
 
 COMPANION_BATCH = 4
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A model, a text, and the heads to remove."""
-
-    name: str
-    n_layers: int
-    n_heads: int
-    hidden: int
-    vocabulary: int
-    seq: int
-    n_sequences: int
-    layers: tuple[int, ...]
-    """Their mean is that of all layers, so that the mean cost is that of a full sweep."""
-    heads: int
-    """Heads removed in each of these layers."""
-
-    def model(self, dtype: torch.dtype) -> Any:
-        """Build it with random weights."""
-        torch.manual_seed(0)
-        config = GPTNeoXConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.n_layers,
-            num_attention_heads=self.n_heads,
-            intermediate_size=4 * self.hidden,
-            max_position_embeddings=self.seq,
-            tie_word_embeddings=False,
-            use_cache=False,
-            initializer_range=0.05,
-        )
-        model: Any = GPTNeoXForCausalLM(config)
-        return model.eval().requires_grad_(requires_grad=False).to(dtype)
-
-    def tokens(self) -> Tensor:
-        """Draw random tokens."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randint(self.vocabulary, (self.n_sequences, self.seq), generator=generator)
-
-    def limit(self) -> float:
-        """Return the ratio of products of a whole forward pass to those of one head, on average."""
-        # One position: two operations a product; attention sees half of the sequence on average.
-        block = 24 * self.hidden**2 + 2 * self.hidden * self.seq
-        unembedding = 2 * self.hidden * self.vocabulary
-        whole = self.n_layers * block + unembedding
-        later = (self.n_layers - 1) / 2 * block + unembedding
-        contribution = 2 * self.hidden * self.hidden / self.n_heads
-        shared = whole / (self.n_layers * self.n_heads)
-        return whole / (later + contribution + shared)
-
-
-MINI = Shape("pythia-mini", 6, 8, 128, 2048, 128, 8, tuple(range(6)), 8)
-LARGE = Shape("410M", 24, 16, 1024, 50304, 2048, 1, (3, 11, 12, 20), 1)
-
-
-def ours(model: nn.Module, tokens: Tensor, shape: Shape) -> tuple[Tensor, float, float]:
-    """Return losses (layers, heads, sequences), seconds of the heads and of the baseline pass."""
+def ours(model: nn.Module, tokens: Tensor, shape: Shape) -> tuple[Tensor, float]:
+    """Return losses (layers, heads, sequences) and the seconds of a head."""
     engine = Engine(model, tokens)
     seconds = shared = 0.0
     losses = []
@@ -100,12 +53,14 @@ def ours(model: nn.Module, tokens: Tensor, shape: Shape) -> tuple[Tensor, float,
     started = time.perf_counter()
     engine.baseline()
     shared += time.perf_counter() - started
-    return torch.stack(losses), seconds, shared
+    # The baseline pass serves all heads of the model.
+    a_head = seconds / (len(shape.layers) * shape.heads) + shared / (shape.n_layers * shape.n_heads)
+    return torch.stack(losses), a_head
 
 
 @torch.no_grad()
 def companion(model: Any, tokens: Tensor, shape: Shape) -> float:
-    """Time the companion's way on one head of each layer."""
+    """Return the seconds of a head the companion's way, from one head of each layer."""
     width = shape.hidden // shape.n_heads
     started = time.perf_counter()
     for layer in shape.layers:
@@ -115,17 +70,17 @@ def companion(model: Any, tokens: Tensor, shape: Shape) -> float:
         for batch in torch.split(tokens, COMPANION_BATCH):
             model(input_ids=batch, labels=batch).loss.item()
         weight.data.copy_(saved)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / len(shape.layers)
 
 
 @torch.no_grad()
-def whole(model: Any, tokens: Tensor, shape: Shape, heads: int) -> Tensor:
+def whole(model: Any, tokens: Tensor, shape: Shape) -> Tensor:
     """Return the companion's losses by sequence: (layers, heads, sequences)."""
     width = shape.hidden // shape.n_heads
     found = []
     for layer in shape.layers:
         weight = model.gpt_neox.layers[layer].attention.dense.weight
-        for head in range(heads):
+        for head in range(shape.heads):
             columns = slice(head * width, (head + 1) * width)
             saved = weight.data[:, columns].clone()
             weight.data[:, columns] = 0
@@ -133,63 +88,90 @@ def whole(model: Any, tokens: Tensor, shape: Shape, heads: int) -> Tensor:
             weight.data[:, columns] = saved
             losses = F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none")
             found.append(losses.double().mean(dim=-1))
-    return torch.stack(found).view(len(shape.layers), heads, -1)
+    return torch.stack(found).view(len(shape.layers), shape.heads, -1)
 
 
-def agreement(model: Any, tokens: Tensor, shape: Shape) -> tuple[float, float]:
-    """Return the largest difference of a sequence's loss and of a head's mean, in nats."""
-    mine, _, _ = ours(model, tokens, shape)
-    apart = mine - whole(model, tokens, shape, shape.heads)
-    return float(apart.abs().max()), float(apart.mean(dim=-1).abs().max())
+def transformer_lens(lens: other.Lens, shape: Shape) -> float:
+    """Return the seconds of a head in TransformerLens, from one head of each layer."""
+    return sum(lens.without_head(layer, 0)[0] for layer in shape.layers) / len(shape.layers)
 
 
-def fastest(repeats: int, first: Callable[[], float], second: Callable[[], float]) -> list[float]:
-    """Return the fastest of each of two ways that take turns."""
-    times = [(first(), second()) for _ in range(repeats + 1)][1:]
+def apart(model: Any, tokens: Tensor, shape: Shape) -> tuple[float, float]:
+    """Return by how much the companion's losses differ from ours: of a sequence, of a head."""
+    difference = ours(model, tokens, shape)[0] - whole(model, tokens, shape)
+    return float(difference.abs().max()), float(difference.mean(dim=-1).abs().max())
+
+
+def lens_apart(lens: other.Lens, model: Any, tokens: Tensor, shape: Shape) -> float:
+    """Return by how much a head's mean loss in TransformerLens differs from ours, at most."""
+    mine = ours(model, tokens, shape)[0].mean(dim=-1)  # (layers, heads)
+    theirs = [
+        [lens.without_head(layer, head)[1] for head in range(shape.heads)] for layer in shape.layers
+    ]
+    return float((mine - torch.tensor(theirs, dtype=torch.float64)).abs().max())
+
+
+def fastest(repeats: int, routes: Sequence[Callable[[], float]]) -> list[float]:
+    """Return the fastest time of each route; they take turns, and the first turn does not count."""
+    times = [[route() for route in routes] for _ in range(repeats + 1)][1:]
     return [min(column) for column in zip(*times, strict=True)]
 
 
-def main() -> int:
+def rows(shape: Shape, args: argparse.Namespace) -> list[str]:
+    """Measure a shape and return its lines of the table."""
+    model, tokens = shape.model(torch.float32), shape.tokens()
+    repeats = args.repeats if shape is MINI else min(args.repeats, 2)
+    with ExitStack() as stack:
+        routes = [lambda: companion(model, tokens, shape), lambda: ours(model, tokens, shape)[1]]
+        lens_head = 0.0
+        if args.lens is not None:
+            lens = stack.enter_context(
+                other.opened(
+                    args.lens, model, tokens, batch_size=COMPANION_BATCH, threads=args.threads
+                )
+            )
+            routes.append(lambda: transformer_lens(lens, shape))
+            lens_head = lens_apart(lens, model, tokens, shape)
+        theirs, mine, *of_lens = fastest(repeats, routes)
+    sequence, head = apart(model, tokens, shape)
+    differences = f"{sequence:.1e} | {head:.1e} |"
+    if shape is MINI:
+        differences += f" {apart(shape.model(torch.float64), tokens, shape)[0]:.1e}"
+    found = [f"| {shape.name} | companion's | {1 / theirs:.3g} | 1 | | | {differences} |"]
+    for seconds in of_lens:
+        figures = f"{1 / seconds:.3g} | {theirs / seconds:.2f} | | | | {lens_head:.1e} |"
+        found.append(f"| {shape.name} | TransformerLens | {figures} |")
+    ratio, limit = theirs / mine, shape.limit()
+    n_ours, n_all = len(shape.layers) * shape.heads, shape.n_layers * shape.n_heads
+    found.append(
+        f"| {shape.name} ({n_ours} of {n_all} heads) | ours | {1 / mine:.3g} | {ratio:.2f} "
+        f"| {limit:.2f} | {ratio / limit:.2f} | | | |"
+    )
+    return found
+
+
+def _run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("highest")
+    print(f"torch {torch.__version__}, {args.threads} threads, fastest of {args.repeats}")
+    if args.lens is None:
+        print("TransformerLens was not measured: name a Python that has it by --lens.")
+    print("\n| shape | route | heads/s | ratio | limit | share | sequence | head | float64 |")
+    print("|:--|:--|--:|--:|--:|--:|--:|--:|--:|")
+    shapes = [LARGE] if args.large_only else [MINI, LARGE] if args.large else [MINI]
+    for shape in shapes:
+        print("\n".join(rows(shape, args)), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run and print a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = cli.parser(__doc__)
     parser.add_argument("--large", action="store_true", help="also the 410M shape (minutes)")
     parser.add_argument("--large-only", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("highest")
-    print(f"torch {torch.__version__}, {args.threads} threads, fastest of {args.repeats}\n")
-    print("| shape | route | heads/s | ratio | limit | share | sequence | head | float64 |")
-    print("|:--|:--|--:|--:|--:|--:|--:|--:|--:|")
-    shapes = [LARGE] if args.large_only else [MINI, LARGE] if args.large else [MINI]
-    for shape in shapes:
-        model, tokens = shape.model(torch.float32), shape.tokens()
-        n_ours = len(shape.layers) * shape.heads
-        n_all = shape.n_layers * shape.n_heads
-
-        def mine(model: Any = model, tokens: Tensor = tokens, shape: Shape = shape) -> float:
-            _, seconds, shared = ours(model, tokens, shape)
-            # The baseline pass serves all heads of the model.
-            return seconds / (len(shape.layers) * shape.heads) + shared / (
-                shape.n_layers * shape.n_heads
-            )
-
-        def theirs(model: Any = model, tokens: Tensor = tokens, shape: Shape = shape) -> float:
-            return companion(model, tokens, shape) / len(shape.layers)
-
-        repeats = args.repeats if shape is MINI else min(args.repeats, 2)
-        one, other = fastest(repeats, mine, theirs)
-        sequence, head = agreement(model, tokens, shape)
-        double = agreement(shape.model(torch.float64), tokens, shape)[0] if shape is MINI else None
-        shown = "" if double is None else f"{double:.1e}"
-        print(f"| {shape.name} | companion's | {1 / other:.3g} | 1 | | | | | |")
-        print(
-            f"| {shape.name} ({n_ours} of {n_all} heads) | ours | {1 / one:.3g} "
-            f"| {other / one:.2f} | {shape.limit():.2f} | {other / one / shape.limit():.2f} "
-            f"| {sequence:.1e} | {head:.1e} | {shown} |"
-        )
-    return 0
+    parser.add_argument("--lens", type=Path, help="a Python that has TransformerLens")
+    return cli.run(parser, _run, argv)
 
 
 if __name__ == "__main__":

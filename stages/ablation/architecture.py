@@ -81,10 +81,12 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     On a CPU, ``scaled_dot_product_attention`` spends most of a short sequence's time on tiny
     products; bands of :data:`BAND` positions, each against the keys up to its own end, take a
-    third less time at 128 positions and heads of 16. Elsewhere it is the better one and is used.
+    third less time at 128 positions and heads of 16. Elsewhere, and where gradients are wanted, it is
+    the better one and is used.
     """
     batch, n_heads, seq, d_head = query.shape
-    if query.device.type != "cpu" or seq > BANDED_UP_TO or key.shape != query.shape:
+    banded = query.device.type == "cpu" and seq <= BANDED_UP_TO and key.shape == query.shape
+    if torch.is_grad_enabled() or not banded:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True)
     queries, keys, values = (part.reshape(-1, seq, d_head) for part in (query, key, value))
     keys = keys.transpose(1, 2)

@@ -58,15 +58,15 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     cells["tissue"] = (
         _tissues(obs, columns.tissue, spec) if columns.tissue else spec.constants.tissue
     )
-    cells["animal"] = _text(obs[columns.animal]).fillna(tables.UNKNOWN_ANIMAL)
+    cells["animal"] = as_text(obs[columns.animal]).fillna(tables.UNKNOWN_ANIMAL)
     sex = (
-        _text(obs[columns.sex])
+        as_text(obs[columns.sex])
         if columns.sex
         else pd.Series(spec.constants.sex, obs.index, "object")
     )
     cells["sex"] = sex.str.lower() if sex.notna().any() else sex
     cells["age_months"] = _months(obs, columns.age, spec, name, atlas)
-    cells["cell_type"] = _text(obs[columns.cell_type])
+    cells["cell_type"] = as_text(obs[columns.cell_type])
     if cells["cell_type"].isna().all():
         msg = (
             f"none of the {cells['n_cells'].sum()} cells of {spec.raw} has a cell type in column "
@@ -130,7 +130,7 @@ def _keep(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.DataF
         raise AtlasError(msg)
     kept = obs
     for column, value in spec.where.items():
-        texts = _text(kept[column])
+        texts = as_text(kept[column])
         kept = kept[texts == value]
         if kept.empty:
             there = ", ".join(sorted(texts.dropna().unique(), key=_natural)[:SHOWN])
@@ -164,13 +164,12 @@ def _distinct(obs: pd.DataFrame) -> pd.DataFrame:
     return obs.iloc[first].assign(**{N_CELLS: n_cells})
 
 
-def _text(values: pd.Series) -> pd.Series:
+def as_text(values: pd.Series) -> pd.Series:
     """Return values as stripped text, None where they say nothing."""
-    texts = [
-        None if pd.isna(value) or (text := str(value).strip()) in UNANNOTATED else text
-        for value in values
-    ]
-    return pd.Series(texts, index=values.index, dtype="object")
+    codes, distinct = pd.factorize(values)
+    texts = [None if (text := str(value).strip()) in UNANNOTATED else text for value in distinct]
+    # A missing value has code -1: the last text.
+    return pd.Series(np.array([*texts, None], dtype=object)[codes], values.index, dtype="object")
 
 
 def _n_missing(values: pd.Series, obs: pd.DataFrame) -> str:
@@ -180,7 +179,7 @@ def _n_missing(values: pd.Series, obs: pd.DataFrame) -> str:
 
 
 def _tissues(obs: pd.DataFrame, column: str, spec: CellsFile) -> pd.Series:
-    tissues = _text(obs[column])
+    tissues = as_text(obs[column])
     if missing := _n_missing(tissues, obs):
         msg = (
             f"{missing} of {spec.raw} have no tissue in column {column}. "
@@ -192,7 +191,7 @@ def _tissues(obs: pd.DataFrame, column: str, spec: CellsFile) -> pd.Series:
 
 def _months(obs: pd.DataFrame, column: str, spec: CellsFile, name: str, atlas: str) -> pd.Series:
     """Parse every distinct age once."""
-    labels = _text(obs[column])
+    labels = as_text(obs[column])
     if missing := _n_missing(labels, obs):
         msg = (
             f"{missing} have no age in column {column} of {spec.raw}. "

@@ -111,7 +111,9 @@ def screen(found: HeadTables) -> dict[str, str]:
     return {
         "spearman_first": text.number(first["spearman"], 2),
         "spearman_last": text.number(last["spearman"], 2),
-        "spearman_last_interval": text.interval(last["spearman_low"], last["spearman_high"], 2),
+        "spearman_last_interval": (
+            f"{text.number(last['spearman_low'], 2)} to {text.number(last['spearman_high'], 2)}"
+        ),
         "spearman_abs_first": text.number(first["spearman_abs"], 2),
         "spearman_abs_last": text.number(last["spearman_abs"], 2),
         "spearman_smallest": text.number(signed.min(), 2),

@@ -1,0 +1,1 @@
+"""The same two numbers under finer or coarser cells: substates, clusters, caloric restriction."""
