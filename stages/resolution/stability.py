@@ -64,7 +64,8 @@ def agreement_of(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
     1.0
     """
     index = igraph.compare_communities(first.tolist(), second.tolist(), method="adjusted_rand")
-    return float(index)
+    # Of equal clusterings it may exceed 1 by rounding.
+    return min(1.0, float(index))
 
 
 def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> dict[str, float]:

@@ -22,10 +22,13 @@ from stages.acquire.mini.tokenizer import encode
 from stages.acquire.tokens import tokenizer_of
 
 NOTICE = "Simulated demo data and demo model"
-# A real model in every respect, trained for a sixteenth of the steps: the suite has ten minutes.
+# A real model in every respect, trained for a sixteenth of the steps, and fewer clusterings: the
+# suite has ten minutes.
 SMALL = (
     "model.train.steps=128 model.checkpoints=[16,128] model.text.n_sequences=24 "
-    "model.text.reference_sequences=24 sweep.noise.draws=6"
+    "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
+    "kidney.curve=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "
+    "stability.subsamples=0 caloric_restriction.draws=200"
 )
 
 
@@ -76,6 +79,7 @@ def clone(repository, tmp_path_factory):
 
 def test_demo_ends_with_tables_figures_and_paper(clone):
     names = "metrics_vs_age platform_concordance direction_heatmap driver_contributions"
+    names += " substate_scale kimmel_validation kimmel_robustness kidney_symmetry calico_cr_rescue"
     for name in f"{names} head_trajectories head_effects head_heatmap lorenz".split():
         for suffix in ("png", "svg"):
             assert (clone / f"reports/figures/fig_{name}.{suffix}").stat().st_size > 10_000

@@ -1,0 +1,117 @@
+"""An atlas that has nothing to cluster: every stage of the room ends with an empty table."""
+
+import json
+
+import pytest
+import yaml
+
+from stages import tables
+from stages.figures import (
+    calico_cr_rescue,
+    kidney_symmetry,
+    kimmel_robustness,
+    kimmel_validation,
+    substate_scale,
+)
+from stages.resolution import (
+    caloric_restriction,
+    graphs,
+    kidney,
+    kimmel,
+    neighbours,
+    stability,
+    substates,
+)
+
+COMPARED = {
+    "substates": ["substates_metrics", "substates", "substates_not_compared"],
+    "kimmel": ["kimmel_metrics", "kimmel"],
+    "kidney": ["kidney_metrics", "kidney"],
+    "stability": ["stability_runs", "stability"],
+    "caloric_restriction": [
+        "restriction_libraries",
+        "caloric_restriction",
+        "restriction_tests",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(params, tmp_path_factory):
+    """Return the folder in which the stages wrote what they find in such an atlas."""
+    folder = tmp_path_factory.mktemp("nothing")
+    content = params | {"atlas": params["atlas"] | {"graphs": {}, "libraries": {}}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    shared = [f"--params={folder / 'params.yaml'}"]
+
+    def path(name):
+        return str(folder / f"{name}.csv")
+
+    assert graphs.main([*shared, "--out", str(folder / "graphs/graphs.csv")]) == 0
+    read = [*shared, f"--graphs={folder / 'graphs'}"]
+    words = ["--metrics", path("kimmel_metrics"), "--out", path("kimmel")]
+    assert kimmel.main([*read, *words]) == 0
+    words = ["--metrics", path("kidney_metrics"), "--out", path("kidney")]
+    assert kidney.main([*read, *words]) == 0
+    words = ["--runs", path("stability_runs"), "--out", path("stability")]
+    assert stability.main([*read, *words]) == 0
+    words = ["--metrics", path("substates_metrics"), "--out", path("substates")]
+    words += ["--not-compared", path("substates_not_compared")]
+    assert substates.main([*shared, *words]) == 0
+    words = ["--libraries", path("restriction_libraries"), "--tests", path("restriction_tests")]
+    words += ["--out", path("caloric_restriction")]
+    assert caloric_restriction.main([*read, *words]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("stage", COMPARED)
+def test_its_tables_are_empty(folder, stage):
+    schemas = {
+        "kimmel_metrics": tables.CLUSTER_METRICS,
+        "kidney_metrics": tables.CLUSTER_METRICS,
+        "substates_metrics": tables.CLUSTER_METRICS,
+        "kimmel": tables.CLUSTER_AGING,
+        "kidney": tables.CLUSTER_AGING,
+        "substates": tables.CLUSTER_AGING,
+    }
+    for name in COMPARED[stage]:
+        schema = schemas.get(name) or getattr(tables, name.upper())
+        assert tables.read(folder / f"{name}.csv", schema).empty
+
+
+def test_the_list_of_graphs_is_empty_and_full(folder, params, tmp_path):
+    assert tables.read(folder / "graphs/graphs.csv", tables.GRAPHS).empty
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    args = [f"--params={tmp_path / 'params.yaml'}", f"--out={tmp_path / 'graphs.csv'}"]
+    assert graphs.main(args) == 0
+    found = tables.read(tmp_path / "graphs.csv", tables.GRAPHS)
+    assert set(found["graph"]) == set(params["atlas"]["graphs"]) | {"rat-marrow"}
+
+
+def test_an_unknown_graph_is_one_line(folder, tmp_path, caplog):
+    args = [f"--params={folder / 'params.yaml'}", "--graph", "x", f"--out={tmp_path / 'x.h5ad'}"]
+    assert neighbours.main(args) == 1
+    assert "names no graph 'x': allowed are none" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_its_figures_say_so_in_words(folder, tmp_path):
+    (tmp_path / "study.json").write_text(
+        json.dumps({"name": "mine", "source": "local", "simulated": False, "notice": ""})
+    )
+    tables.write(tables.empty(tables.AGING), tables.AGING, folder / "aging.csv")
+
+    def given(**names):
+        words = [f"--{option}={folder / f'{name}.csv'}" for option, name in names.items()]
+        return [*words, f"--study={tmp_path / 'study.json'}", f"--out={tmp_path}"]
+
+    at = ["--reference", "0.8"]
+    assert substate_scale.main([*given(substates="substates", coarse="aging"), *at]) == 0
+    assert kimmel_validation.main([*given(metrics="kimmel_metrics", aging="kimmel"), *at]) == 0
+    assert kimmel_robustness.main(given(aging="kimmel", stability="stability")) == 0
+    assert kidney_symmetry.main(given(aging="kidney", coarse="aging")) == 0
+    words = given(
+        rescue="caloric_restriction", libraries="restriction_libraries", tests="restriction_tests"
+    )
+    assert calico_cr_rescue.main([*words, *at]) == 0
+    assert len(list(tmp_path.glob("fig_*.png"))) == 5
