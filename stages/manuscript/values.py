@@ -20,7 +20,7 @@ import yaml
 from stages import cli, study, tables
 from stages.errors import RenderError
 from stages.files import write_text
-from stages.manuscript import heads, text
+from stages.manuscript import claims, clusters, heads, plane, planted, text
 from stages.settings import Settings, load
 
 # Types shown for each tissue; the table on disk holds all of them.
@@ -375,7 +375,12 @@ def _recovery_table(recovery: pd.DataFrame) -> str:
 
 
 def sections(
-    folder: Path, found: Tables, found_heads: heads.HeadTables, settings: Settings
+    folder: Path,
+    found: Tables,
+    found_clusters: clusters.ClusterTables,
+    found_heads: heads.HeadTables,
+    found_plane: plane.PlaneTables,
+    settings: Settings,
 ) -> dict[str, str]:
     """Return the passages that fit the inputs, from those written by hand in `folder`."""
     shared = not found.concordance.empty
@@ -385,7 +390,8 @@ def sections(
         "concordance": "concordance" if shared else "concordance_none",
         "recovery": "recovery" if len(found.recovery) else "recovery_none",
         "companion": "companion" if len(found_heads.companion_agreement) else "companion_none",
-    }
+        "plane": plane.section(found_plane),
+    } | clusters.sections(found_clusters, settings)
     passages = {}
     for name, file in chosen.items():
         path = folder / f"{file}.md"
@@ -402,13 +408,21 @@ def _run(args: argparse.Namespace) -> None:
     settings, what = load(args.params), study.joined(study.read(args.cells), study.read(args.heads))
     overrides = json.loads(args.overrides.read_text(encoding="utf-8"))
     found, found_heads = read_tables(args.tables), heads.read_tables(args.tables)
-    tables_made = includes(found) | heads.includes(found_heads)
+    found_clusters = clusters.read_tables(args.tables)
+    found_plane = plane.read_tables(args.tables)
+    found_claims = tables.read(args.tables / "claims.csv", tables.CLAIMS)
+    of_cells = (found_clusters, found.aging, found.proportions, settings)
+    tables_made = includes(found) | clusters.includes(*of_cells) | heads.includes(found_heads)
+    tables_made["claims"] = claims.ledger(found_claims)
     made = {f"table_{name}": table for name, table in tables_made.items()}
-    made |= sections(args.sections, found, found_heads, settings)
-    values = variables(found, settings, what, overrides)
+    made |= sections(args.sections, found, found_clusters, found_heads, found_plane, settings)
+    values = variables(found, settings, what, overrides) | clusters.variables(*of_cells)
+    values["planted"] = planted.variables(found_clusters, found.aging, settings)
     values["heads"] = heads.variables(found_heads, settings)
     values["screen"] = heads.screen(found_heads)
     values["companion"] = heads.companion(found_heads.companion_agreement)
+    values["plane"] = plane.variables(found_plane, found_heads.head_importance)
+    values["claims"] = claims.counts(found_claims)
     args.includes.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears whole: it is filled under another name first.
     with tempfile.TemporaryDirectory(dir=args.includes.parent, prefix=".includes.") as scratch:

@@ -70,6 +70,7 @@ from stages.settings.heads import (
     Text,
     Trajectory,
 )
+from stages.settings.plane import Plane
 
 __all__ = [
     "NOT_THE_RAT_ATLAS",
@@ -106,6 +107,7 @@ __all__ = [
     "Model",
     "Neighbours",
     "NoiseFloor",
+    "Plane",
     "Proportions",
     "PublishedAtlas",
     "PublishedEffects",
@@ -159,6 +161,7 @@ class Settings(Section):
     substates: Substates
     stability: Stability
     caloric_restriction: CaloricRestriction
+    plane: Plane
 
 
 UNIONS: dict[str, dict[str, type[Section]]] = {

@@ -29,6 +29,7 @@ from stages.tables.cells import (
     TRUTH,
     UNKNOWN_ANIMAL,
 )
+from stages.tables.claims import AGREES, CLAIMS, COMPARED, VERDICTS
 from stages.tables.clusters import (
     ALL_TYPES,
     CALORIC_RESTRICTION,
@@ -71,17 +72,27 @@ from stages.tables.heads import (
     PERTURBATIONS,
     UNITS,
 )
+from stages.tables.plane import (
+    PLANE,
+    PLANE_BOOTSTRAPS,
+    PLANE_DIRECTIONS,
+    PLANE_SCALES,
+    PLANE_SYSTEMS,
+)
 
 __all__ = [
     "AGE_GROUPS",
     "AGING",
+    "AGREES",
     "ALL_TYPES",
     "ATTRIBUTION",
     "CALORIC_RESTRICTION",
     "CELLS",
+    "CLAIMS",
     "CLUSTER_AGING",
     "CLUSTER_METRICS",
     "COMPANION_AGREEMENT",
+    "COMPARED",
     "CONCORDANCE",
     "CONCORDANCE_SUMMARY",
     "CONDITIONS",
@@ -109,6 +120,11 @@ __all__ = [
     "NUMBER_OF_TYPES",
     "OVER_LIBRARIES",
     "PERTURBATIONS",
+    "PLANE",
+    "PLANE_BOOTSTRAPS",
+    "PLANE_DIRECTIONS",
+    "PLANE_SCALES",
+    "PLANE_SYSTEMS",
     "PROPORTIONS",
     "QUADRANTS",
     "RECOVERY",
@@ -126,6 +142,7 @@ __all__ = [
     "TRUTH",
     "UNITS",
     "UNKNOWN_ANIMAL",
+    "VERDICTS",
     "empty",
     "read",
     "read_parquet",

@@ -14,7 +14,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
 # Decide no result: how a command line is read, an error is said, a file is moved into place.
 PLUMBING = {"cli", "errors", "files", "settings", "study"}
 # A room may import from itself, from the shared modules, and from rooms before it.
-ROOMS = ["acquire", "composition", "resolution", "ablation", "figures", "manuscript"]
+ROOMS = ["acquire", "composition", "resolution", "ablation", "overlay", "figures", "manuscript"]
 # The atlas and the model decide which package brings the raw files in.
 SOURCES = {"${atlas.source}": ["demo", "published"], "${model.source}": ["mini", "hub"]}
 

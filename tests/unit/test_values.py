@@ -1,147 +1,22 @@
 """The values of the paper: what fits simulated inputs, what fits real ones, and no number lost."""
 
-import copy
-import json
 import re
 import shutil
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from stages import study, tables
-from stages.ablation import (
-    attribution,
-    classes,
-    companion,
-    control_variate,
-    distribution,
-    importance,
-    noise_floor,
-    screen,
-    trajectory,
-)
-from stages.composition import aging, concordance, describe, drivers, metrics, proportions
-from stages.composition.recovery import recovery
+from stages import tables
 from stages.manuscript import check, source, values
-
-KINDS = ["B cell", "T cell", "a|b cell"]
-
-
-def _cells(platforms, tissue="Limb_Muscle"):
-    rows = []
-    for platform in platforms:
-        for group, months, weights in (("young", 3.0, (40, 35, 25)), ("old", 24.0, (70, 20, 10))):
-            for i in range(3):
-                for kind, n in zip(KINDS, weights, strict=True):
-                    sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
-                    rows.append([*sample, kind, n + i])
-    return pd.DataFrame(rows, columns=list(tables.COUNTS.columns))
-
-
-def _write_head_tables(folder):
-    """Run the analysis of heads on effects in which head L1H2 grows and all else is noise."""
-    rng = np.random.default_rng(0)
-    for step, size in ((1, 0.0), (8, 0.3)):
-        rows = []
-        for layer in range(2):
-            for head in range(4):
-                effect = rng.normal(0, 0.01, 12) + size * ((layer, head) == (1, 2))
-                for sequence, delta in enumerate(effect):
-                    key = [step, "head", "zero", layer, head, 0, sequence]
-                    rows.append([*key, 3.0, 3.0 + delta, (3.0 + delta) - 3.0])
-        table = pd.DataFrame(rows, columns=list(tables.EFFECTS_PER_SEQUENCE.columns))
-        Path("effects").mkdir(exist_ok=True)
-        table.to_parquet(f"effects/step{step}.parquet")
-        first_order = np.random.default_rng(step).normal(0, 0.01, (12, 2, 4))
-        features = attribution.Features(
-            first_order, first_order**2, np.ones((12, 2, 4)), np.full(12, 3.0)
-        )
-        out = Path(f"attribution/step{step}.parquet")
-        made_table = attribution.to_table(features, step)
-        tables.write_parquet(made_table, tables.ATTRIBUTION, out, metadata={})
-    found, made = "--effects effects".split(), f"{folder}/head_"
-    assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
-    assert noise_floor.main([*found, "--out", f"{made}noise_floor.csv"]) == 0
-    words = [*found, "--noise-floor", f"{made}noise_floor.csv", "--out", f"{made}trajectory.csv"]
-    assert trajectory.main([*words, "--change", f"{made}change.csv"]) == 0
-    words = ["--importance", f"{made}importance.csv", "--out"]
-    assert classes.main([*words, f"{made}classes.csv"]) == 0
-    fits = [f"{made}distribution.csv", "--granularity", f"{made}granularity.csv"]
-    assert distribution.main([*words, *fits]) == 0
-    found = [*found, "--attribution", "attribution", "--out"]
-    assert screen.main([*found, f"{made}screen.csv"]) == 0
-    words = [*found, "estimates", "--summary", f"{made}control_variate.csv"]
-    assert control_variate.main(words) == 0
-
-
-def _published_effects(folder, moved):
-    """Return published effects of half of the heads of `_write_head_tables`, one of them moved."""
-    ours = tables.read(folder / "head_importance.csv", tables.HEAD_IMPORTANCE)
-    theirs = ours[ours["head"] < 2].copy()
-    at = (theirs["step"] == 8) & (theirs["layer"] == 1) & (theirs["head"] == 1)
-    theirs.loc[at, "delta_loss_nats"] += moved
-    return companion.agreement(ours, theirs.assign(loss_base=theirs["loss_base"] - 0.25))
 
 
 @pytest.fixture
-def project(settings, params, repository, tmp_path, monkeypatch):
+def project(study_folder, repository, tmp_path):
     """Return what writes all tables of a study, runs the stage and reads its outputs."""
 
-    def go(platforms, *, simulated, published=False, summary=None):
-        folder = tmp_path / "tables"
-        counted = _cells(platforms)
-        shares, excluded = proportions.proportions(counted, settings.proportions)
-        measured = metrics.metrics(shares, settings.metrics)
-        aged, skipped = aging.aging(measured, settings.aging)
-        described = describe.samples(counted, pooled_pattern="/")
-        both = concordance.concordance(aged, settings.concordance)
-        truth = tables.empty(tables.TRUTH)
-        if simulated:
-            row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
-            key = [row.cohort, row.platform, row.tissue, "gini"]
-            truth = pd.DataFrame([[*key, row.change, row.change]], columns=list(truth.columns))
-        made = {
-            "samples": described,
-            "confounding": describe.confounding(described),
-            "proportions": shares,
-            "exclusions": excluded,
-            "aging": aged,
-            "not_compared": skipped,
-            "concordance": both,
-            "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
-            "drivers": drivers.drivers(measured, shares, settings.drivers),
-            "recovery": recovery(truth, aged),
-        }
-        for name, table in made.items():
-            tables.write(table, getattr(tables, name.upper()), folder / f"{name}.csv")
-        notice = "Simulated demo data: no finding." if simulated else ""
-        cells = study.Study("x", "demo", simulated, notice)
-        heads = study.Study("y", "mini", simulated, "Demo model: no finding." if simulated else "")
-        for name, content in (
-            ("cells", cells.__dict__),
-            ("heads", heads.__dict__),
-            ("overrides", {}),
-        ):
-            (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-        changed = copy.deepcopy(params)
-        if not simulated:
-            changed["atlas"] |= {"source": "local", "acquire": {}}
-            del changed["atlas"]["seed"]
-        changed["model"]["checkpoints"] = [1, 8]
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
-        monkeypatch.chdir(tmp_path)
-        _write_head_tables(folder)
-        if summary is not None:
-            out = folder / "head_control_variate.csv"
-            tables.write(summary, tables.HEAD_CONTROL_VARIATE, out)
-        agreement = tables.empty(tables.COMPANION_AGREEMENT)
-        if published:
-            agreement = _published_effects(folder, moved=-0.125)
-        tables.write(agreement, tables.COMPANION_AGREEMENT, folder / "companion_agreement.csv")
-        made["companion_agreement"] = agreement
+    def go(platforms, **options):
+        made = study_folder(platforms, **options)
         words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
         words += ["--tables", "tables", "--includes", "_includes"]
         words += ["--sections", str(repository / "reports" / "sections")]
@@ -260,13 +135,145 @@ def test_without_published_effects_one_sentence_says_so(project):
     assert "companion" not in includes["section_companion"]
 
 
+def test_without_clusters_one_sentence_says_so(project):
+    variables, includes, _ = project(["facs"], simulated=True)
+    topics = ("kidney", "kimmel", "substates", "restriction")
+    assert all(variables[topic] == {} for topic in topics)
+    # The methods are told of all inputs alike.
+    assert variables["clusters"]["n_curve"] == "16"
+    assert includes["section_clusters"].startswith("These inputs name no counts of genes")
+    assert "include" not in includes["section_clusters"]
+
+
+def test_a_turn_over_clusters_is_told_from_one_between_types_and_clusters(project, cluster_tables):
+    variables, includes, made = project(
+        ["facs", "droplet"], simulated=True, clusters=cluster_tables.filled, tissue="Kidney"
+    )
+    kidney = variables["kidney"]
+    assert set(made["aging"]["quadrant"]) == {"crystallize"}
+    assert kidney["types_sentence"] == (
+        "Over annotated types it crystallizes in TMS droplet (3 types) and TMS FACS (3 types)."
+    )
+    assert kidney["along"] == (
+        "TMS droplet crystallizes at 0.2 and disperses from 0.8 to 1.6 (4 clusters); "
+        "TMS FACS disperses at every resolution (4 clusters)"
+    )
+    turn = kidney["turn_sentence"]
+    assert "the direction turns in TMS droplet." in turn
+    assert "for both metrics, are found in TMS droplet." in turn
+    assert "In TMS FACS clusters of every granularity disperse" in turn
+    assert "the step from annotated types to clusters" in turn
+    # Equal results share a row: two arms of types, and of 0.2 and 0.8 to 1.6, or of all three.
+    rows = [row.split(" | ")[1] for row in includes["table_kidney"].splitlines()[2:]]
+    assert rows == ["types", "0.2", "0.8–1.6", "types", "0.2–1.6"]  # noqa: RUF001
+
+
+def test_without_annotated_types_no_step_to_clusters_is_claimed(project, cluster_tables):
+    variables, _, _ = project(["facs"], simulated=False, clusters=cluster_tables.filled)
+    kidney = variables["kidney"]
+    assert kidney["types_sentence"] == "Over annotated types the kidney was not compared."
+    assert "step from annotated types" not in kidney["turn_sentence"]
+    assert variables["planted"] == {}
+
+
+def test_an_unstable_direction_is_named_with_its_runs(project, cluster_tables):
+    variables, includes, _ = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    kimmel = variables["kimmel"]
+    assert kimmel["stable_sentence"] == (
+        "Of 3 directions 2 are stable. Not stable: kidney at 0.8 (6 of 9 runs)."
+    )
+    assert kimmel["at_reference"] == "kidney crystallizes, spleen disperses"
+    assert (kimmel["p_smallest"], kimmel["n_significant"]) == ("0.1", "0")
+    assert kimmel["ari"] == "0.90"
+    lines = includes["table_kimmel"].splitlines()
+    assert any("| 6 of 9 | 0.90 |" in line and line.startswith("| Kidney | 0.8") for line in lines)
+    # What was asked of the other kidney is none of the validation cohort's.
+    assert variables["kidney"]["stable_sentence"].startswith("Of 3 directions 2 are stable.")
+
+
+def test_substates_are_those_of_the_shown_resolution(project, cluster_tables):
+    variables, includes, _ = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    found = variables["substates"]
+    assert (found["n_compared"], found["n_crystallize"], found["n_disperse"]) == (
+        "3 comparisons",
+        "1",
+        "2",
+    )
+    assert found["named_sentence"].startswith("Podocytes crystallize in kidney (TMS droplet): ")
+    assert "Macrophages disperse in kidney (TMS droplet): " in found["named_sentence"]
+    # The macrophages turn between the two resolutions.
+    assert found["other_sentence"] == "1 of 2 have the same direction at resolution 0.3."
+    assert found["n_not_compared"] == "1 type"
+    assert "fenestrated\\|cell" in includes["table_substates"]
+
+
+def test_a_rescue_says_what_its_intervals_are_over(project, cluster_tables):
+    variables, includes, _ = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    found, passage = variables["restriction"], includes["section_restriction"]
+    table = cluster_tables.filled.caloric_restriction
+    row = table[
+        (table["libraries"] == "mean") & (table["cells"] == "all") & (table["metric"] == "gini")
+    ].iloc[0]
+    assert found["gini_fraction"].startswith(f"{row.rescue_fraction:.2f} [")
+    assert (found["n_libraries"], found["p_smallest"]) == ("2", "0.33")
+    assert (found["n_arrangements"], found["p_smallest_within_sex"]) == ("6", "0.50")
+    tests = includes["table_restriction_tests"].splitlines()[2:]
+    assert len(tests) == 4
+    assert all(row.endswith("| 0.33 | 0.33 | 0.50 | 0.50 |") for row in tests)
+    assert "over cells" in passage
+    assert "clusters.simulated_coverage >}}" in passage
+    assert variables["clusters"]["simulated_coverage"] == "46%"
+    # A value that begins with ">" would be a quotation in Markdown.
+    assert found["gini_probability"] == "P > 0.999"
+    assert not any(value.startswith((">", "<")) for value in found.values())
+
+
+def test_what_was_planted_is_compared_with_what_was_found(project, cluster_tables):
+    variables, includes, _ = project(
+        ["facs", "droplet"], simulated=True, clusters=cluster_tables.filled, tissue="Kidney"
+    )
+    planted = variables["planted"]
+    assert "disperses over types and substates together in 2 of 2 arms" in planted["kidney"]
+    assert (
+        "over annotated types in 2 of 2 and over the finest clusters in 2 of 2" in planted["kidney"]
+    )
+    assert (
+        "podocytes crystallize and macrophages disperse in the simulation" in planted["substates"]
+    )
+    assert (
+        "Restriction takes back 0.6 of the drift of the mean composition" in planted["restriction"]
+    )
+    assert "no published claim is tested" in includes["section_planted"]
+
+
+def test_a_wrong_direction_is_named(project, cluster_tables):
+    turned = {"crystallize": "disperse", "disperse": "crystallize"}
+    found = cluster_tables.filled
+    wrong = found.substates.assign(
+        quadrant=[
+            turned[quadrant] if kind == "podocyte" else quadrant
+            for kind, quadrant in zip(
+                found.substates["cell_type"], found.substates["quadrant"], strict=True
+            )
+        ]
+    )
+    variables, _, _ = project(["facs"], simulated=True, clusters=found._replace(substates=wrong))
+    sentence = variables["planted"]["substates"]
+    assert sentence.endswith("; another is found in podocyte (TMS droplet, Kidney).")
+
+
+@pytest.mark.parametrize("filled", [False, True])
 @pytest.mark.parametrize("published", [False, True])
-def test_the_paper_finds_all_it_refers_to(project, repository, tmp_path, published):
-    project(["facs", "droplet"], simulated=True, published=published)
+def test_the_paper_finds_all_it_refers_to(
+    project, repository, tmp_path, cluster_tables, published, filled
+):
+    clusters = cluster_tables.filled if filled else cluster_tables.empty
+    project(["facs", "droplet"], simulated=True, published=published, clusters=clusters)
     for name in ("paper.qmd", "_quarto.yml", "references.bib", "paper.css"):
         shutil.copy(repository / "reports" / name, tmp_path)
     text = (tmp_path / "paper.qmd").read_text(encoding="utf-8")
-    text += (tmp_path / "_includes" / "section_concordance.md").read_text(encoding="utf-8")
+    for section in sorted((tmp_path / "_includes").glob("section_*.md")):
+        text += section.read_text(encoding="utf-8")
     # The check asks only whether a figure is there; drawing them is tested elsewhere.
     (tmp_path / "figures").mkdir()
     drawn = set(re.findall(r"\((figures/\w+\.svg)\)", text))
@@ -275,8 +282,10 @@ def test_the_paper_finds_all_it_refers_to(project, repository, tmp_path, publish
         (tmp_path / name).touch()
     (tmp_path / "scratch").mkdir()
     paper = source.read_source(tmp_path, "paper.qmd")
-    assert drawn <= set(check.check_source(paper, folder=tmp_path / "scratch"))
+    used = check.check_source(paper, folder=tmp_path / "scratch")
+    assert drawn <= set(used)
     assert ("## Beside published effects" in paper.text) == published
+    assert ("figures/fig_kidney_symmetry.svg" in used) == filled
 
 
 def test_a_second_run_replaces_the_includes_whole(project, tmp_path):
@@ -284,3 +293,29 @@ def test_a_second_run_replaces_the_includes_whole(project, tmp_path):
     (tmp_path / "_includes" / "left_over.md").write_text("old", encoding="utf-8")
     _, again, _ = project(["facs"], simulated=False)
     assert set(again) == set(includes)
+
+
+def test_both_systems_lie_in_one_plane(project, cluster_tables):
+    variables, includes, _ = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    found = variables["plane"]
+    assert (found["step_first"], found["step_last"], found["n_steps"]) == (
+        "1",
+        "8",
+        "2 checkpoints",
+    )
+    # L1H2 grows: more Gini, fewer effective heads.
+    assert found["heads_quadrant"] == "crystallize"
+    assert found["n_tissues"] == "1 tissue of an arm"
+    # All is noise at the first step, and the text must say what that does to the intervals.
+    assert "are not to be believed" in found["noise_sentence"]
+    assert "fig-plane" in includes["section_plane"]
+    _, includes, _ = project(["facs"], simulated=True)
+    assert "fig-plane" not in includes["section_plane"]
+
+
+def test_the_ledger_reproduces_nothing_on_simulated_inputs(project):
+    variables, includes, _ = project(["facs"], simulated=True)
+    counted = variables["claims"]
+    assert (counted["n_reproduced"], counted["n_differs"]) == ("0", "0")
+    assert counted["n_claims"].startswith(counted["n_not_testable"])
+    assert "not testable" in includes["table_claims"]

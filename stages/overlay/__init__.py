@@ -1,0 +1,1 @@
+"""Cells and heads in one plane, with the uncertainty of each."""

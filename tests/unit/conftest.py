@@ -1,0 +1,326 @@
+"""What the tests of the texts share: tables of a study, made by the stages' own functions."""
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from stages import study, tables
+from stages.ablation import (
+    attribution,
+    classes,
+    companion,
+    control_variate,
+    distribution,
+    importance,
+    noise_floor,
+    screen,
+    trajectory,
+)
+from stages.composition import aging, concordance, describe, drivers, metrics, proportions
+from stages.composition.recovery import recovery
+from stages.manuscript import claims
+from stages.manuscript.clusters import SCHEMAS, ClusterTables
+from stages.overlay import plane
+from stages.resolution import caloric_restriction, granularity, stability
+from stages.settings import Metrics
+
+EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
+CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)
+N_CELLS = 200
+
+
+def _samples(place, cell_type, resolution, shares, rules):
+    """Three young and three old animals whose cells lie in four clusters by `shares`."""
+    obs, labels = [], []
+    for group, months, of_group in (("young", 3.0, shares[0]), ("old", 24.0, shares[1])):
+        for i in range(3):
+            cells = np.round(np.array(of_group) * N_CELLS).astype(int)
+            cells[0] += i
+            who = [*place, f"{group}{i}", "male", months, group]
+            obs += [who] * int(cells.sum())
+            labels += list(np.repeat(np.arange(4), cells))
+    columns = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "age_group"]
+    frame = pd.DataFrame(obs, columns=columns)
+    counted = granularity.clusters_as_types(frame, np.array(labels))
+    measured = metrics.metrics(counted, rules)
+    named = measured.assign(cell_type=cell_type, resolution=resolution, n_clusters=4)
+    return named[list(tables.CLUSTER_METRICS.columns)]
+
+
+def _compared(rows, settings, family):
+    """Compare what :func:`_samples` makes of rows of place, cell type, resolution and shares."""
+    rules = _rules(settings)
+    table = pd.concat([_samples(*row, rules) for row in rows], ignore_index=True)
+    return granularity.compare(table, settings.clusters.comparison, family=family)
+
+
+def _rules(settings):
+    equal = settings.clusters.equal_cells.model_copy(update={"draws": 20})
+    return Metrics(category_set="present", fixed_categories=[], rarefaction=equal)
+
+
+def _runs(place, resolution, signs):
+    """One run a sign of the change of Gini, three seeds a part."""
+    rows = [
+        [
+            *place,
+            resolution,
+            number // 3,
+            number % 3,
+            4,
+            0.1 * sign,
+            -1.0 * sign,
+            "crystallize" if sign > 0 else "disperse",
+        ]
+        for number, sign in enumerate(signs)
+    ]
+    return pd.DataFrame(rows, columns=list(tables.STABILITY_RUNS.columns))
+
+
+def _stability(settings, runs):
+    ari = pd.DataFrame(
+        [[r, value] for r in settings.clusters.resolutions for value in (0.8, 0.9, 1.0)],
+        columns=["resolution", "ari"],
+    )
+    parts = [stability.summary(run, ari, settings.stability) for run in runs]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _restriction(settings):
+    """Compare the six libraries of the rat, restriction half way, at one resolution."""
+    shares = {"Y": EVEN, "O": UNEVEN, "CR": tuple(np.mean(DISPERSE, axis=0))}
+    names = {"Y": "young", "O": "old", "CR": "restricted"}
+    rows, condition = [], {}
+    for code, of_condition in shares.items():
+        for sex in ("male", "female"):
+            animal = f"BM-{sex[0].upper()}-{code}"
+            condition[animal] = names[code]
+            cells = np.round(np.array(of_condition) * N_CELLS)
+            cells[1] += 2 * (sex == "male")
+            group = "young" if code == "Y" else "old"
+            months = 5.0 if code == "Y" else 27.0
+            key = ["rat", "droplet", "Marrow", animal, sex, months, group]
+            rows += [[*key, str(i), int(n), n / cells.sum()] for i, n in enumerate(cells)]
+    table = pd.DataFrame(rows, columns=list(tables.PROPORTIONS.columns))
+    _, compared, tested = caloric_restriction.compare(
+        table,
+        pd.Series(condition),
+        rules=_rules(settings),
+        settings=settings.caloric_restriction.model_copy(update={"draws": 200}),
+        rng=np.random.default_rng(0),
+    )
+    known = {
+        "cohort": "rat",
+        "platform": "droplet",
+        "tissue": "Marrow",
+        "resolution": settings.clusters.reference,
+        "n_clusters": 4,
+    }
+    return (
+        compared.assign(**known)[list(tables.CALORIC_RESTRICTION.columns)],
+        tested.assign(**known)[list(tables.RESTRICTION_TESTS.columns)],
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster_tables(settings):
+    """Return `empty` and `filled` tables about clusters.
+
+    Filled: the kidney of TMS droplet turns at 0.8, that of FACS disperses throughout; in Kimmel the
+    kidney crystallizes, unstably at 0.8, and the spleen disperses; podocytes crystallize and
+    macrophages disperse.
+    """
+    facs, droplet = ("tms", "facs", "Kidney"), ("tms", "droplet", "Kidney")
+    kimmel, spleen = ("kimmel", "droplet", "Kidney"), ("kimmel", "droplet", "Spleen")
+    all_cells = tables.ALL_TYPES
+    curve = [(0.2, CRYSTALLIZE), (0.8, DISPERSE), (1.6, DISPERSE)]
+    kidney = [(droplet, all_cells, at, shares) for at, shares in curve]
+    kidney += [(facs, all_cells, at, DISPERSE) for at, _ in curve]
+    validation = [(kimmel, all_cells, at, CRYSTALLIZE) for at, _ in curve]
+    validation += [(spleen, all_cells, at, DISPERSE) for at, _ in curve]
+    types = [
+        (droplet, "podocyte", 0.3, CRYSTALLIZE),
+        (droplet, "podocyte", 0.8, CRYSTALLIZE),
+        (droplet, "macrophage", 0.3, CRYSTALLIZE),
+        (droplet, "macrophage", 0.8, DISPERSE),
+        (droplet, "fenestrated|cell", 0.8, DISPERSE),
+    ]
+    arms = ["cohort", "platform"]
+    restriction, tests = _restriction(settings)
+    runs = [
+        _runs(kimmel, 0.2, [1] * 9),
+        _runs(kimmel, 0.8, [1] * 6 + [-1] * 3),
+        _runs(spleen, 0.8, [-1] * 9),
+        _runs(droplet, 0.8, [-1] * 9),
+    ]
+    left_out = pd.DataFrame(
+        [[*facs, "podocyte", 20, 1, 2, "needs 2 young and 2 old animals with 10 cells"]],
+        columns=list(tables.SUBSTATES_NOT_COMPARED.columns),
+    )
+    filled = ClusterTables(
+        kidney=_compared(kidney, settings, arms),
+        kimmel=_compared(validation, settings, [*arms, "resolution"]),
+        stability=_stability(settings, runs),
+        substates=_compared(types, settings, [*arms, "tissue", "resolution"]),
+        substates_not_compared=left_out,
+        caloric_restriction=restriction,
+        restriction_tests=tests,
+    )
+    empty = ClusterTables(**{name: tables.empty(schema) for name, schema in SCHEMAS.items()})
+
+    def write(folder, found):
+        for name, table in found._asdict().items():
+            tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
+
+    return SimpleNamespace(empty=empty, filled=filled, write=write)
+
+
+KINDS = ["B cell", "T cell", "a|b cell"]
+
+
+def _cells(platforms, tissue="Limb_Muscle"):
+    rows = []
+    for platform in platforms:
+        for group, months, weights in (("young", 3.0, (40, 35, 25)), ("old", 24.0, (70, 20, 10))):
+            for i in range(3):
+                for kind, n in zip(KINDS, weights, strict=True):
+                    sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
+                    rows.append([*sample, kind, n + i])
+    return pd.DataFrame(rows, columns=list(tables.COUNTS.columns))
+
+
+def _write_head_tables(folder):
+    """Run the analysis of heads on effects in which head L1H2 grows and all else is noise."""
+    rng = np.random.default_rng(0)
+    for step, size in ((1, 0.0), (8, 0.3)):
+        rows = []
+        for layer in range(2):
+            for head in range(4):
+                effect = rng.normal(0, 0.01, 12) + size * ((layer, head) == (1, 2))
+                for sequence, delta in enumerate(effect):
+                    key = [step, "head", "zero", layer, head, 0, sequence]
+                    rows.append([*key, 3.0, 3.0 + delta, (3.0 + delta) - 3.0])
+        table = pd.DataFrame(rows, columns=list(tables.EFFECTS_PER_SEQUENCE.columns))
+        Path("effects").mkdir(exist_ok=True)
+        table.to_parquet(f"effects/step{step}.parquet")
+        first_order = np.random.default_rng(step).normal(0, 0.01, (12, 2, 4))
+        features = attribution.Features(
+            first_order, first_order**2, np.ones((12, 2, 4)), np.full(12, 3.0)
+        )
+        out = Path(f"attribution/step{step}.parquet")
+        made_table = attribution.to_table(features, step)
+        tables.write_parquet(made_table, tables.ATTRIBUTION, out, metadata={})
+    found, made = "--effects effects".split(), f"{folder}/head_"
+    assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
+    assert noise_floor.main([*found, "--out", f"{made}noise_floor.csv"]) == 0
+    words = [*found, "--noise-floor", f"{made}noise_floor.csv", "--out", f"{made}trajectory.csv"]
+    assert trajectory.main([*words, "--change", f"{made}change.csv"]) == 0
+    words = ["--importance", f"{made}importance.csv", "--out"]
+    assert classes.main([*words, f"{made}classes.csv"]) == 0
+    fits = [f"{made}distribution.csv", "--granularity", f"{made}granularity.csv"]
+    assert distribution.main([*words, *fits]) == 0
+    found = [*found, "--attribution", "attribution", "--out"]
+    assert screen.main([*found, f"{made}screen.csv"]) == 0
+    words = [*found, "estimates", "--summary", f"{made}control_variate.csv"]
+    assert control_variate.main(words) == 0
+
+
+def _published_effects(folder, moved):
+    """Return published effects of half of the heads of `_write_head_tables`, one of them moved."""
+    ours = tables.read(folder / "head_importance.csv", tables.HEAD_IMPORTANCE)
+    theirs = ours[ours["head"] < 2].copy()
+    at = (theirs["step"] == 8) & (theirs["layer"] == 1) & (theirs["head"] == 1)
+    theirs.loc[at, "delta_loss_nats"] += moved
+    return companion.agreement(ours, theirs.assign(loss_base=theirs["loss_base"] - 0.25))
+
+
+@pytest.fixture
+def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_tables):
+    """Return what writes all that the last stages read of a study, and works there."""
+
+    def go(
+        platforms,
+        *,
+        simulated,
+        published=False,
+        summary=None,
+        clusters=cluster_tables.empty,
+        tissue="Limb_Muscle",
+    ):
+        folder = tmp_path / "tables"
+        counted = _cells(platforms, tissue)
+        shares, excluded = proportions.proportions(counted, settings.proportions)
+        measured = metrics.metrics(shares, settings.metrics)
+        aged, skipped = aging.aging(measured, settings.aging)
+        described = describe.samples(counted, pooled_pattern="/")
+        both = concordance.concordance(aged, settings.concordance)
+        truth = tables.empty(tables.TRUTH)
+        if simulated:
+            row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
+            key = [row.cohort, row.platform, row.tissue, "gini"]
+            truth = pd.DataFrame([[*key, row.change, row.change]], columns=list(truth.columns))
+        made = {
+            "samples": described,
+            "confounding": describe.confounding(described),
+            "proportions": shares,
+            "exclusions": excluded,
+            "aging": aged,
+            "not_compared": skipped,
+            "concordance": both,
+            "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
+            "drivers": drivers.drivers(measured, shares, settings.drivers),
+            "recovery": recovery(truth, aged),
+        }
+        for name, table in made.items():
+            tables.write(table, getattr(tables, name.upper()), folder / f"{name}.csv")
+        cluster_tables.write(folder, clusters)
+        notice = "Simulated demo data: no finding." if simulated else ""
+        cells = study.Study("x", "demo", simulated, notice)
+        heads = study.Study("y", "mini", simulated, "Demo model: no finding." if simulated else "")
+        for name, content in (
+            ("cells", cells.__dict__),
+            ("heads", heads.__dict__),
+            ("overrides", {}),
+        ):
+            (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        changed = copy.deepcopy(params)
+        if not simulated:
+            changed["atlas"] |= {"source": "local", "acquire": {}}
+            del changed["atlas"]["seed"]
+        changed["model"]["checkpoints"] = [1, 8]
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
+        monkeypatch.chdir(tmp_path)
+        _write_head_tables(folder)
+        if summary is not None:
+            out = folder / "head_control_variate.csv"
+            tables.write(summary, tables.HEAD_CONTROL_VARIATE, out)
+        agreement = tables.empty(tables.COMPANION_AGREEMENT)
+        if published:
+            agreement = _published_effects(folder, moved=-0.125)
+        tables.write(agreement, tables.COMPANION_AGREEMENT, folder / "companion_agreement.csv")
+        made["companion_agreement"] = agreement
+        tables.write(measured, tables.METRICS, folder / "metrics.csv")
+        if clusters is cluster_tables.empty:
+            for name in ("plane", "plane_directions"):
+                tables.write(
+                    tables.empty(getattr(tables, name.upper())),
+                    getattr(tables, name.upper()),
+                    folder / f"{name}.csv",
+                )
+        else:
+            words = ["--metrics", f"{folder}/metrics.csv", "--effects", "effects"]
+            words += ["--trajectory", f"{folder}/head_trajectory.csv"]
+            words += ["--out", f"{folder}/plane.csv"]
+            assert plane.main([*words, "--directions", f"{folder}/plane_directions.csv"]) == 0
+        words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
+        words += ["--cells", "cells.json", "--heads", "heads.json"]
+        assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0
+        return made
+
+    return go

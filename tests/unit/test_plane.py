@@ -1,0 +1,581 @@
+"""Hold the plane of cells and heads to known vectors, and its test to its level and power."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import tables
+from stages.ablation import effects, measures, noise_floor, trajectory
+from stages.composition import aging
+from stages.errors import TableError
+from stages.figures import pythia_overlay_v2, style
+from stages.overlay import directions, plane
+from stages.settings import Aging, NoiseFloor, Plane, Trajectory
+
+SETTINGS = Plane(cells="all", confidence=0.95, draws=400, max_permutations=20000, seed=1)
+STEPS = (16, 64, 256, 1024)
+
+
+def samples(young, old, tissue="T", platform="facs"):
+    """Return metrics of animals at places (gini, effective number) of 10 components each."""
+    rows = []
+    for group, values in (("young", young), ("old", old)):
+        for i, (gini, number) in enumerate(values):
+            key = ["tms", platform, tissue, f"{group}{i}", "male", 3.0 if group == "young" else 24]
+            chosen = [gini, gini * 10 / 9, number, number, number, 10, 0.5, 10, number, number]
+            rows.append([*key, group, "all", 500, *chosen, number])
+    return tables.METRICS.validate(pd.DataFrame(rows, columns=list(tables.METRICS.columns)))
+
+
+def animals(rng, n, centre, spread=0.05):
+    """Return places about a centre, effective number falling as Gini rises (correlation -0.95)."""
+    common, own = rng.normal(size=(2, n))
+    gini = np.clip(centre[0] + spread * common, 0, 0.9)
+    number = centre[1] - 20 * spread * (0.95 * common + 0.31 * own)
+    return np.column_stack([gini, np.clip(number, 1, 10)])
+
+
+def tissue(young, old, scale="raw", settings=SETTINGS):
+    found = plane.tissues(samples(young, old), settings)
+    return next(one for one in found if one.scale == scale)
+
+
+def head_parts(steps=STEPS, n_layers=2, n_heads=8, n_sequences=24):
+    """Simulate heads that become unequal along training."""
+    rng = np.random.default_rng(0)
+    n = n_layers * n_heads
+    layer, head = np.divmod(np.arange(n), n_heads)
+    keys = pd.DataFrame({"layer": layer, "head": head, "draw": 0})
+    size = np.exp(rng.normal(0, 1.5, n))
+    parts = []
+    for step, power in zip(steps, np.linspace(0.1, 1, len(steps)), strict=True):
+        delta = 0.1 * size**power + 0.01 * rng.normal(size=(n_sequences, n))
+        base = np.full(n_sequences, 4.0)
+        order = np.arange(n_sequences)
+        parts.append(effects.Effects(step, "head", "zero", keys, order, base, delta[np.newaxis]))
+    return parts
+
+
+def along(parts):
+    floor = noise_floor.noise_floor(parts, NoiseFloor(confidence=0.95, draws=50, seed=1))
+    return trajectory.trajectory(parts, floor, Trajectory(confidence=0.95, draws=50, seed=2))
+
+
+def heads_at(*values, scale="raw"):
+    """Return heads without uncertainty at these places."""
+    places = np.array(values, dtype=float)
+    drawn = np.repeat(places[:, np.newaxis], SETTINGS.draws, axis=1)
+    return plane.Heads("zero", scale, list(range(len(places))), places, drawn, drawn)
+
+
+def made(n_tissues=4, parts=None):
+    """Return both tables of simulated cells and heads."""
+    rng = np.random.default_rng(3)
+    parts = head_parts() if parts is None else parts
+    metrics = pd.concat(
+        [
+            samples(
+                animals(rng, 5, (0.4, 6)),
+                animals(rng, 4, (0.4 + shift, 6 - 10 * shift)),
+                f"Tissue_{i}",
+                platform,
+            )
+            for platform in ("facs", "droplet")
+            for i, shift in enumerate(np.linspace(-0.2, 0.2, n_tissues))
+        ],
+        ignore_index=True,
+    )
+    of_tissues, of_heads = plane.tissues(metrics, SETTINGS), plane.heads(parts, SETTINGS)
+    return SimpleNamespace(
+        metrics=metrics,
+        parts=parts,
+        plane=tables.PLANE.validate(plane.plane(of_tissues, of_heads, along(parts)[0], SETTINGS)),
+        same=tables.PLANE_DIRECTIONS.validate(plane.same_direction(of_tissues, of_heads, SETTINGS)),
+    )
+
+
+@pytest.fixture(scope="module")
+def both():
+    return made()
+
+
+# Angles
+
+
+@pytest.mark.parametrize(
+    ("vector", "angle", "signed"),
+    [((1, 0), 0, 0), ((0, 1), 90, 90), ((0, -2), 90, -90), ((-3, 0), 180, 180), ((1, -1), 45, -45)],
+)
+def test_angles_of_known_vectors(vector, angle, signed):
+    young = np.array([[0.4, 5.0]] * 3)
+    change = tissue(young, young + 0.1 * np.array(vector))
+    row = plane.same_direction([change], [heads_at((0, 0), (2, 0))], SETTINGS).iloc[0]
+    # Differences of floats near 5: observed below 1e-12 degrees.
+    assert row["angle_degrees"] == pytest.approx(angle, abs=1e-9)
+    assert row["angle_sequences_low"] == pytest.approx(angle, abs=1e-6)
+    assert row["angle_heads_high"] == pytest.approx(angle, abs=1e-6)
+    one = plane.plane([change], [], pd.DataFrame(), SETTINGS).iloc[0]
+    assert one["angle_degrees"] == pytest.approx(signed, abs=1e-9)
+    assert one["resultant_length"] == pytest.approx(1)
+
+
+def test_turns_are_antisymmetric_and_do_not_depend_on_length():
+    rng = np.random.default_rng(0)
+    start, end = rng.normal(size=(2, 200, 2))
+    turned = directions.turn(start, end)
+    cosine = (start * end).sum(1) / np.hypot(*start.T) / np.hypot(*end.T)
+    assert np.cos(np.radians(turned)) == pytest.approx(cosine)
+    assert directions.turn(end, start) == pytest.approx(-turned)
+    assert directions.turn(3 * start, 0.1 * end) == pytest.approx(turned)
+
+
+def test_an_interval_runs_over_the_half_circle_and_not_the_long_way_round():
+    draws = directions.wrap(180 + np.linspace(-10, 10, 1001))
+    low, high = directions.interval(178.0, draws, confidence=0.9, mirrored=False)
+    assert (low, high) == pytest.approx((171, 189))
+    mirrored = directions.interval(178.0, draws, confidence=0.9, mirrored=True)
+    assert mirrored == pytest.approx((178 - 11, 178 + 11))
+    assert directions.unsigned(low, high) == pytest.approx((171, 180))
+
+
+def test_a_zero_vector_has_no_direction():
+    young = np.array([[0.3, 5.0]] * 3)
+    still = tissue(young, young)
+    row = plane.plane([still], [], pd.DataFrame(), SETTINGS).iloc[0]
+    assert np.isnan(row[["angle_degrees", "angle_low", "resultant_length"]].to_numpy(float)).all()
+    assert row["quadrant"] == "mixed"
+    same = plane.same_direction([still], [heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
+    assert np.isnan(same["angle_degrees"])
+    assert np.isnan(same["ages_angle_p"])
+    assert same["p"] == 1
+
+
+def test_the_ellipse_holds_its_share_of_normal_draws():
+    rng = np.random.default_rng(1)
+    covariance = np.array([[4.0, -1.8], [-1.8, 1.0]])
+    draws = rng.multivariate_normal([0, 0], covariance, size=20000)
+    outline = directions.ellipse(np.zeros(2), covariance, confidence=0.9)
+    # On the outline the squared Mahalanobis distance is the quantile of chi-squared: 4.605.
+    inverse = np.linalg.inv(covariance)
+    distance = np.einsum("ni,ij,nj->n", outline, inverse, outline)
+    assert distance == pytest.approx(4.60517, abs=1e-4)
+    inside = np.einsum("ni,ij,nj->n", draws, inverse, draws) <= distance[0]
+    assert inside.mean() == pytest.approx(0.9, abs=0.01)
+
+
+# Vectors of cells
+
+
+def test_vectors_are_the_changes_of_the_ageing_table(both):
+    params = Aging(
+        metrics=["gini", "gini_corrected", "effective_number"],
+        confidence=0.95,
+        max_permutations=100,
+        seed=1,
+    )
+    table, _ = aging.aging(both.metrics, params)
+    cells = both.plane[both.plane["system"] == "cells"]
+    n_checked = 0
+    for scale, metric, column in (
+        ("raw", "gini", "d_gini"),
+        ("raw", "effective_number", "d_effective"),
+        ("corrected", "gini_corrected", "d_gini"),
+    ):
+        ours = cells[cells["scale"] == scale].set_index(["platform", "tissue"])
+        theirs = table[table["metric"] == metric].set_index(["platform", "tissue"])
+        for end in ("", "_low", "_high"):
+            expected = theirs[f"change{end}"].loc[ours.index].tolist()
+            assert ours[f"{column}{end}"].tolist() == expected
+            n_checked += len(ours)
+        if scale == "raw":
+            assert ours["quadrant"].tolist() == theirs["quadrant"].loc[ours.index].tolist()
+    assert n_checked == 72
+
+
+def test_components_of_any_category_set_follow_from_both_ginis():
+    young = np.array([[0.3, 5.0], [0.0, 10.0], [0.5, 2.0]])
+    table = samples(young, young)
+    place = plane.points(table, "corrected")
+    assert place[:3, 1] == pytest.approx(young[:, 1] / 10)
+    # 15 categories of which 10 have cells: the Gini is over all of them.
+    padded = table.assign(gini=0.42, gini_corrected=0.42 * 15 / 14)
+    assert plane.points(padded, "corrected")[:, 1] == pytest.approx(table["effective_number"] / 15)
+
+
+def test_draws_keep_both_metrics_of_an_animal_together():
+    rng = np.random.default_rng(2)
+    gini = rng.uniform(0.2, 0.6, 7)
+    line = np.column_stack([gini, 9 - 10 * gini])
+    one = tissue(line, line[:5] + np.array([0.1, -1]))
+    assert one.draws[:, 1] == pytest.approx(-10 * one.draws[:, 0])
+    row = plane.plane([one], [], pd.DataFrame(), SETTINGS).iloc[0]
+    assert row["covariance"] == pytest.approx(-10 * row["variance_gini"])
+    assert row["variance_effective"] == pytest.approx(100 * row["variance_gini"])
+
+
+@pytest.mark.slow
+def test_intervals_of_coordinates_and_angles_cover_a_known_vector():
+    rng = np.random.default_rng(5)
+    truth = np.array([0.15, -1.5])
+    angle = float(directions.direction(truth))
+    settings = SETTINGS.model_copy(update={"draws": 300})
+    held = []
+    for _ in range(300):
+        young = animals(rng, 9, (0.4, 6))
+        old = animals(rng, 9, (0.4 + truth[0], 6 + truth[1]))
+        row = plane.plane([tissue(young, old, settings=settings)], [], pd.DataFrame(), settings)
+        found = row.iloc[0]
+        turned = float(directions.wrap(np.array(angle - found["angle_degrees"])))
+        held.append(
+            [
+                found["d_gini_low"] <= truth[0] <= found["d_gini_high"],
+                found["d_effective_low"] <= truth[1] <= found["d_effective_high"],
+                found["angle_low"] <= found["angle_degrees"] + turned <= found["angle_high"],
+            ]
+        )
+    # Of 300: 0.95 has a standard error of 0.013; the bootstrap of a median is conservative.
+    coverage = np.mean(held, axis=0)
+    assert (coverage > 0.91).all()
+    assert (coverage < 1).all()
+
+
+# Vectors of heads
+
+
+def test_vectors_of_heads_are_those_of_the_trajectory(both):
+    moved = both.plane[(both.plane["system"] == "heads") & (both.plane["bootstrap"] == "heads")]
+    table, change = along(both.parts)
+    value = table.set_index(["metric", "step"])["value"]
+    n_checked = 0
+    for scale, axes in plane._HEAD_AXES.items():
+        rows = moved[moved["scale"] == scale].set_index("step")
+        assert rows.index.tolist() == list(STEPS[1:])
+        for column, metric in zip(("d_gini", "d_effective"), axes, strict=True):
+            expected = [value[metric, step] - value[metric, STEPS[0]] for step in STEPS[1:]]
+            assert rows[column].tolist() == pytest.approx(expected, rel=1e-12)
+            total = change.set_index("metric").loc[metric, "change"]
+            assert rows[column].iloc[-1] == pytest.approx(total, rel=1e-12)
+            n_checked += 1
+    assert n_checked == 4
+    assert (moved["quadrant"] == "crystallize").all()
+    shares = table[table["metric"] == "gini"]["noise_share"]
+    assert moved["noise_share_first"].unique() == pytest.approx(shares.iloc[0])
+
+
+@pytest.mark.slow
+def test_intervals_over_sequences_cover_a_known_vector_of_heads():
+    rng = np.random.default_rng(12)
+    n = 48
+    size = [0.1 * np.exp(rng.normal(0, 1.5, n)) ** power for power in (0.3, 1)]
+    truth = measures.measure(size[1]) - measures.measure(size[0])
+    known = truth[[tables.HEAD_METRICS.index(name) for name in plane._HEAD_AXES["corrected"]]]
+    angle = float(directions.direction(known))
+    keys = pd.DataFrame({"layer": 0, "head": range(n), "draw": 0})
+    settings = SETTINGS.model_copy(update={"draws": 200})
+    held = []
+    for _ in range(100):
+        parts = [
+            effects.Effects(
+                step,
+                "head",
+                "zero",
+                keys,
+                np.arange(32),
+                np.full(32, 4.0),
+                (mean + (0.05 + mean) * rng.normal(size=(1, 32, n))),
+            )
+            for step, mean in zip((1, 2), size, strict=True)
+        ]
+        moving = next(one for one in plane.heads(parts, settings) if one.scale == "corrected")
+        rows = pd.DataFrame(plane._head_rows(moving, [0.2, 0.2], settings))
+        found = rows[rows["bootstrap"] == "sequences"].iloc[0]
+        turned = float(directions.wrap(np.array(angle - found["angle_degrees"])))
+        held.append(
+            [
+                found["d_gini_low"] <= known[0] <= found["d_gini_high"],
+                found["d_effective_low"] <= known[1] <= found["d_effective_high"],
+                found["angle_low"] <= found["angle_degrees"] + turned <= found["angle_high"],
+            ]
+        )
+    # Observed 0.92 to 0.97 of 200; a standard error of 100 is 0.03.
+    assert (np.mean(held, axis=0) > 0.86).all()
+
+
+def test_a_trajectory_of_other_effects_is_refused(both):
+    table, _ = along(both.parts)
+    moving = plane.heads(both.parts, SETTINGS)
+    for other in (table.assign(value=table["value"] + 1e-3), table[table["step"] > STEPS[0]]):
+        with pytest.raises(TableError, match=r"at step 16 .*Run dvc repro trajectory\.") as error:
+            plane.plane([], moving, other, SETTINGS)
+        assert "\n" not in str(error.value)
+
+
+def test_checkpoints_without_any_effect_have_no_place():
+    parts = head_parts()
+    silent = [
+        effects.Effects(
+            8,
+            "head",
+            "zero",
+            parts[0].components,
+            parts[0].sequences,
+            parts[0].loss_base,
+            0 * parts[0].delta,
+        )
+    ]
+    moving = plane.heads([*silent, *parts], SETTINGS)
+    assert [one.steps for one in moving] == [list(STEPS)] * 2
+
+
+# The test of one direction
+
+
+def test_permuted_vectors_are_those_of_a_loop():
+    rng = np.random.default_rng(6)
+    young, old = rng.normal(size=(3, 2)), rng.normal(size=(2, 2))
+    found = plane.permuted_ages(young, old, max_permutations=10, rng=rng)
+    pooled = np.concatenate([young, old])
+    expected = []
+    for taken in itertools.combinations(range(5), 2):
+        rest = [i for i in range(5) if i not in taken]
+        expected.append(np.median(pooled[list(taken)], 0) - np.median(pooled[rest], 0))
+    assert found == pytest.approx(np.array(expected))
+    pairs = plane.permuted_checkpoints(np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+    assert sorted(pairs[:, 0]) == [-3, -2, -1, 1, 2, 3]
+
+
+def test_p_values_of_known_arrangements():
+    """Gini of 2 against 3 animals: only the observed of 10 arrangements is as extreme."""
+    young, old = np.array([[0.1, 5], [0.2, 5], [0.3, 5]]), np.array([[0.7, 5], [0.8, 5]])
+    row = plane.same_direction(
+        [tissue(young, old)], [heads_at((0, 0), (1, 0), (2, 0))], SETTINGS
+    ).iloc[0]
+    assert row["ages_p"] == row["ages_p_smallest"] == 0.1
+    assert row["ages_exact"]
+    # Last minus first is the longest of 6 ordered pairs; half of them point the same way.
+    assert row["checkpoints_p"] == row["checkpoints_p_smallest"] == pytest.approx(1 / 6)
+    assert row["checkpoints_angle_p"] == 0.5
+    assert row["p"] == row["q"] == row["checkpoints_p"]
+    assert row["product"] == pytest.approx(1.1)
+    away = plane.same_direction([tissue(old, young)], [heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
+    assert away["angle_degrees"] == pytest.approx(180)
+    assert away["p"] == 1
+
+
+def test_drawn_arrangements_agree_with_counted_ones_and_are_never_zero():
+    rng = np.random.default_rng(7)
+    young, old = animals(rng, 8, (0.4, 6)), animals(rng, 8, (0.45, 5.5))
+    heads = [heads_at(*((i, -10 * i) for i in range(5)))]
+    counted = plane.same_direction([tissue(young, old)], heads, SETTINGS).iloc[0]
+    few = SETTINGS.model_copy(update={"max_permutations": 12000})
+    drawn = plane.same_direction([tissue(young, old)], heads, few).iloc[0]
+    assert counted["ages_exact"]
+    assert not drawn["ages_exact"]
+    # Of 12,000 draws a share has a standard error of at most 0.005.
+    assert drawn["ages_p"] == pytest.approx(counted["ages_p"], abs=0.02)
+    apart = plane.one_sided(np.array([9.0, 0]), np.array([1.0, 0]), np.zeros((99, 2)), exact=False)[
+        0
+    ]
+    assert apart.p == apart.p_smallest == 0.01
+
+
+@pytest.mark.slow
+def test_level_without_a_change_and_power_with_one():
+    rng = np.random.default_rng(8)
+    reference = np.array([1.0, -10.0])
+
+    def p(shift):
+        young, old = animals(rng, 5, (0.4, 6)), animals(rng, 5, (0.4 + shift, 6 - 10 * shift))
+        null = plane.permuted_ages(young, old, max_permutations=252, rng=rng)
+        observed = np.median(old, 0) - np.median(young, 0)
+        return [test.p for test in plane.one_sided(observed, reference, null, exact=True)]
+
+    null = np.array([p(0.0) for _ in range(600)])
+    for level in (0.05, 0.25, 0.5, 0.75):
+        share = (null <= level).mean(axis=0)
+        # Standard errors of 600 are at most 0.02; ties make the test conservative.
+        assert (share <= level + 0.05).all()
+        assert (share >= level - 0.1).all()
+    planted = np.array([p(0.25) for _ in range(100)])
+    assert (planted[:, 0] <= 0.05).mean() > 0.9
+    assert (planted[:, 1] <= 0.05).mean() < 0.6, "the angle alone has little power, as is said"
+
+
+def test_q_is_adjusted_within_an_arm(both):
+    n_checked = 0
+    for _, rows in both.same.groupby(["platform", "scale"]):
+        assert (rows["q"] >= rows["p"] - 1e-12).all()
+        assert rows["q"].min() <= len(rows) * rows["p"].min() + 1e-12
+        n_checked += 1
+    assert n_checked == 4
+    assert (both.same["p"] == both.same[["ages_p", "checkpoints_p"]].max(axis=1)).all()
+
+
+# What cannot be compared
+
+
+def test_a_tissue_with_one_animal_is_left_out_and_said(caplog):
+    caplog.set_level("INFO")
+    young = np.array([[0.3, 5.0], [0.4, 4.0]])
+    assert plane.tissues(samples(young, young[:1], "Heart"), SETTINGS) == []
+    assert len(caplog.messages) == 2
+    assert "tms facs Heart" in caplog.messages[0]
+    assert "2 young and 1 old animals, 2 of each are needed" in caplog.messages[0]
+
+
+def test_one_checkpoint_leaves_the_tissues_alone(caplog):
+    caplog.set_level("INFO")
+    alone = made(1, head_parts(STEPS[:1]))
+    assert "1 of 1 checkpoints have effects, 2 are needed" in " ".join(caplog.messages)
+    assert set(alone.plane["system"]) == {"cells"}
+    assert alone.same.empty
+
+
+def test_nothing_to_compare_makes_empty_tables():
+    assert tables.PLANE.validate(plane.plane([], [], pd.DataFrame(), SETTINGS)).empty
+    assert tables.PLANE_DIRECTIONS.validate(plane.same_direction([], [], SETTINGS)).empty
+
+
+def written(folder, both, params):
+    """Write what both stages read, and return their options."""
+    tables.write(both.metrics, tables.METRICS, folder / "metrics.csv")
+    tables.write(along(both.parts)[0], tables.HEAD_TRAJECTORY, folder / "head_trajectory.csv")
+    (folder / "effects").mkdir()
+    for part in both.parts:
+        path = folder / "effects" / f"step{part.step}.parquet"
+        effects.to_table(part).to_parquet(path, index=False)
+    own = params | {"plane": SETTINGS.model_dump()}
+    own["model"] = own["model"] | {"checkpoints": list(STEPS)}
+    (folder / "params.yaml").write_text(json.dumps(own))
+    options = {
+        "params": "params.yaml",
+        "metrics": "metrics.csv",
+        "trajectory": "head_trajectory.csv",
+        "effects": "effects",
+        "out": "plane.csv",
+        "directions": "plane_directions.csv",
+    }
+    return [f"--{name}={folder / file}" for name, file in options.items()]
+
+
+def test_stage_writes_the_same_tables_twice_and_names_what_is_missing(
+    both, params, tmp_path, caplog
+):
+    words = written(tmp_path, both, params)
+    outs = [tmp_path / "plane.csv", tmp_path / "plane_directions.csv"]
+    assert plane.main(words) == 0
+    first = [path.read_bytes() for path in outs]
+    read = tables.read(outs[0], tables.PLANE)
+    pd.testing.assert_frame_equal(read, both.plane, check_dtype=False)
+    assert plane.main(words) == 0
+    assert [path.read_bytes() for path in outs] == first
+    for gone in ("metrics.csv", "head_trajectory.csv", "effects/step64.parquet"):
+        moved = (tmp_path / gone).rename(tmp_path / "away")
+        caplog.clear()
+        assert plane.main(words) == 1
+        assert len(caplog.messages) == 1
+        assert gone.rsplit("/", maxsplit=1)[-1] in caplog.messages[0]
+        assert "dvc repro" in caplog.messages[0]
+        moved.rename(tmp_path / gone)
+
+
+# The figure
+
+
+def crowded():
+    """Return tables of the published study's size: many tissues, heads a hundred times further."""
+    many = made(11)
+    rows = many.plane
+    far = (rows["system"] == "heads") & (rows["scale"] == "raw")
+    columns = ["d_effective", "covariance"]
+    scaled = rows.assign(
+        **{name: rows[name].where(~far, 12 * rows[name]) for name in columns},
+        variance_effective=rows["variance_effective"].where(~far, 144 * rows["variance_effective"]),
+    )
+    return SimpleNamespace(plane=scaled, same=many.same)
+
+
+@pytest.mark.parametrize("case", ["both", "crowded", "cells", "heads"])
+def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case, both):
+    tables_of = crowded() if case == "crowded" else both
+    rows, same = tables_of.plane, tables_of.same
+    if case in ("cells", "heads"):
+        rows, same = rows[rows["system"] == case], same.iloc[:0]
+    figure = pythia_overlay_v2.draw(rows, same, confidence=0.95)
+    figure.draw_without_rendering()
+    texts = [text for axes in figure.axes for text in axes.texts]
+    boxes = [text.get_tightbbox() for text in texts]
+    assert min(text.get_fontsize() for text in texts) >= style.SMALLEST_PT
+    names = [text.get_text() for text in texts]
+    n_tissues = len(rows[rows["system"] == "cells"])
+    assert sum(name.startswith("Tissue") for name in names) == n_tissues
+    assert sum(name.startswith("step") for name in names) == (0 if case == "cells" else 6)
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    covered = []
+    extents = [type(text).__mro__[1].get_window_extent(text) for text in texts]
+    for (a, one), (b, two) in itertools.combinations(zip(names, extents, strict=True), 2):
+        wide = min(one.x1, two.x1) - max(one.x0, two.x0)
+        high = min(one.y1, two.y1) - max(one.y0, two.y0)
+        if min(wide, high) > 2:
+            covered.append((a, b))
+    assert covered == []
+    width, height = figure.get_size_inches() * style.MM_PER_INCH
+    assert width <= style.DOUBLE_MM + 1e-6
+    assert height <= style.PAGE_MM + 1e-6
+
+
+def test_the_axis_is_compressed_only_where_heads_leave_the_tissues_far_behind(both):
+    near = pythia_overlay_v2.draw(both.plane, both.same, confidence=0.95)
+    far = pythia_overlay_v2.draw(crowded().plane, both.same, confidence=0.95)
+    assert [axes.get_yscale() for axes in near.axes] == ["linear", "linear"]
+    assert [axes.get_yscale() for axes in far.axes] == ["symlog", "linear"]
+    assert "logarithmic beyond" in far.axes[0].get_ylabel()
+
+
+def test_points_and_path_are_those_of_the_table(both):
+    figure = pythia_overlay_v2.draw(both.plane, both.same, confidence=0.95)
+    for axes, scale in zip(figure.axes, ("raw", "corrected"), strict=True):
+        rows = both.plane[both.plane["scale"] == scale]
+        cells = rows[rows["system"] == "cells"]
+        offsets = [tuple(p.get_offsets()[0]) for p in axes.collections if len(p.get_offsets()) == 1]
+        drawn = set(offsets)
+        assert set(zip(cells["d_gini"], cells["d_effective"], strict=True)) <= drawn
+        path = rows[rows["bootstrap"] == "sequences"]
+        lines = [line.get_xydata() for line in axes.lines]
+        expected = np.vstack([np.zeros(2), path[["d_gini", "d_effective"]]])
+        assert any(line.shape == expected.shape and (line == expected).all() for line in lines)
+        close = int((both.same[both.same["scale"] == scale]["angle_degrees"] < 90).sum())
+        assert f"{close} of 8 tissues" in axes.get_title(loc="right")
+
+
+def test_an_empty_plane_is_said_in_words():
+    empty = tables.empty(tables.PLANE), tables.empty(tables.PLANE_DIRECTIONS)
+    figure = pythia_overlay_v2.draw(*empty, confidence=0.95)
+    assert "No tissue was compared" in figure.texts[0].get_text()
+
+
+def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path):
+    tables.write(both.plane, tables.PLANE, tmp_path / "plane.csv")
+    tables.write(both.same, tables.PLANE_DIRECTIONS, tmp_path / "directions.csv")
+    for name, simulated in (("cells", False), ("heads", True)):
+        about = {"name": name, "source": "demo", "simulated": simulated}
+        about["notice"] = "Demo model: x" if simulated else ""
+        (tmp_path / f"{name}.json").write_text(json.dumps(about))
+    words = [f"--{name}={tmp_path / name}.csv" for name in ("plane", "directions")]
+    words += [f"--study={tmp_path}/cells.json", f"--study-heads={tmp_path}/heads.json"]
+    for folder in ("a", "b"):
+        out = [f"--out={tmp_path / folder}", "--confidence=0.95"]
+        assert pythia_overlay_v2.main([*words, *out]) == 0
+    for suffix in ("png", "svg"):
+        name = f"fig_pythia_overlay_v2.{suffix}"
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    svg = (tmp_path / "a" / "fig_pythia_overlay_v2.svg").read_text(encoding="utf-8")
+    assert svg.count("<!-- Demo model -->") == 1
