@@ -154,9 +154,9 @@ class _Atlas(Section):
     notice: str | None
     """What every page, figure and table made from these inputs must say."""
     cells: Annotated[dict[str, CellsFile], Field(min_length=1)]
-    graphs: dict[str, Graph]
+    graphs: dict[str, Graph] = {}
     """Tissues whose cells are clustered; their files hold counts."""
-    libraries: dict[str, Libraries]
+    libraries: dict[str, Libraries] = {}
     """Libraries of the rat atlas, which has no annotated cells."""
 
     @model_validator(mode="after")

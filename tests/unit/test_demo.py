@@ -38,7 +38,8 @@ COHORTS = [("tms", "facs"), ("tms", "droplet"), ("kimmel", "droplet"), ("rat", "
 def atlas_at(folder: Path) -> DemoAtlas:
     """Return the demo atlas with its files in another folder."""
     content = yaml.safe_load((ROOT / "conf" / "atlas" / "demo.yaml").read_text(encoding="utf-8"))
-    for entries, key in ((content["acquire"], "out"), (content["cells"], "raw")):
+    moved = [(content["acquire"], "out"), (content["cells"], "raw"), (content["graphs"], "raw")]
+    for entries, key in moved:
         for entry in entries.values():
             entry[key] = str(folder / Path(entry[key]).name)
     return DemoAtlas.model_validate(content)
