@@ -527,7 +527,7 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(written, tmp_path, c
     shutil.copytree(written / "raw", raw)
     next(raw.glob("*BM-M-O_matrix*")).unlink()
     content = yaml.safe_load((written / "params.yaml").read_text(encoding="utf-8"))
-    content["libraries"][KEY]["raw"] = str(raw)
+    content["atlas"]["libraries"][KEY]["raw"] = str(raw)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     out = tmp_path / f"{KEY}.h5ad"
     args = [f"--params={tmp_path / 'params.yaml'}", f"--file={KEY}", f"--out={out}"]

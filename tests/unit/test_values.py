@@ -135,12 +135,13 @@ def test_without_published_effects_one_sentence_says_so(project):
     assert "companion" not in includes["section_companion"]
 
 
-def test_without_clusters_one_sentence_says_so(project):
+def test_without_clusters_one_sentence_says_so(project, settings):
     variables, includes, _ = project(["facs"], simulated=True)
     topics = ("kidney", "kimmel", "substates", "restriction")
     assert all(variables[topic] == {} for topic in topics)
     # The methods are told of all inputs alike.
-    assert variables["clusters"]["n_curve"] == "16"
+    along = {*settings.clusters.resolutions, *settings.kidney.curve}
+    assert variables["clusters"]["n_curve"] == str(len(along))
     assert includes["section_clusters"].startswith("These inputs name no counts of genes")
     assert "include" not in includes["section_clusters"]
 
