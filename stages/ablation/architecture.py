@@ -81,8 +81,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     On a CPU, ``scaled_dot_product_attention`` spends most of a short sequence's time on tiny
     products; bands of :data:`BAND` positions, each against the keys up to its own end, take a
-    third less time at 128 positions and heads of 16. Elsewhere, and where gradients are wanted, it is
-    the better one and is used.
+    third less time at 128 positions and heads of 16. Elsewhere, and where gradients are wanted, it
+    is the better one and is used.
     """
     batch, n_heads, seq, d_head = query.shape
     banded = query.device.type == "cpu" and seq <= BANDED_UP_TO and key.shape == query.shape
