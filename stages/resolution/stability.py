@@ -148,8 +148,8 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
 def summary(table: pd.DataFrame, agreement: pd.DataFrame, settings: Stability) -> pd.DataFrame:
     """Return ``STABILITY`` of the runs of one tissue.
 
-    The direction is that of most runs (0: none); a change of exactly zero has none and counts
-    against it.
+    The direction is that of most runs; 0 where as many go the other way, and the share is then
+    that of either. A change of exactly zero has none and counts against it.
     """
     rows = []
     for (*tissue, resolution), part in table.groupby([*counts.TISSUE, "resolution"], sort=True):
@@ -158,7 +158,7 @@ def summary(table: pd.DataFrame, agreement: pd.DataFrame, settings: Stability) -
             changes = part[f"{metric}_change"].to_numpy()
             signs = np.sign(changes)
             direction = int(np.sign(signs.sum()))
-            share = float((signs == direction).mean()) if direction else 0.0
+            share = float(max((signs > 0).mean(), (signs < 0).mean()))
             rows.append(
                 dict(zip(counts.TISSUE, tissue, strict=True))
                 | {
