@@ -45,7 +45,7 @@ compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it doe
 
 .PHONY: test
 test: setup ## Run all tests, one real run of the demo among them
-	pytest -n auto --dist loadfile
+	pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: pull
 pull: setup ## Fetch the tables, figures and the paper that were computed before
