@@ -1,14 +1,17 @@
-"""What the tests of the texts share: tables of a study, made by the stages' own functions."""
+"""What unit tests share: tables of a study, made by the stages, and what is asked of a figure."""
 
 import copy
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.text import Text
 
 from stages import study, tables
 from stages.ablation import (
@@ -24,6 +27,7 @@ from stages.ablation import (
 )
 from stages.composition import aging, concordance, describe, drivers, metrics, proportions
 from stages.composition.recovery import recovery
+from stages.figures import style
 from stages.manuscript import claims
 from stages.manuscript.clusters import SCHEMAS, ClusterTables
 from stages.overlay import plane
@@ -324,3 +328,72 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         return made
 
     return go
+
+
+@pytest.fixture
+def drawn_texts(monkeypatch):
+    """Return a function that gives the texts of a figure that reach the page, with their boxes."""
+
+    def drawn(figure):
+        seen = []
+        original = Text.draw
+
+        def draw(self, renderer, *args, **kwargs):
+            original(self, renderer, *args, **kwargs)
+            if self.get_visible() and self.get_text().strip():
+                # The box of an annotation would hold its line as well.
+                seen.append((self, Text.get_window_extent(self, renderer)))
+
+        style.freeze(figure)
+        with monkeypatch.context() as patch:
+            patch.setattr(Text, "draw", draw)
+            figure.draw_without_rendering()
+        assert seen
+        return seen
+
+    return drawn
+
+
+def _overlapping(boxes, slack=1.0, *, slanted=False):
+    pairs = []
+    for (a, one), (b, two) in itertools.combinations(boxes, 2):
+        wide = min(one.x1, two.x1) - max(one.x0, two.x0)
+        high = min(one.y1, two.y1) - max(one.y0, two.y0)
+        passed_over = slanted and (a.get_rotation() % 90 or b.get_rotation() % 90)
+        if min(wide, high) > slack and not passed_over:
+            pairs.append((a.get_text(), b.get_text()))
+    return pairs
+
+
+@pytest.fixture
+def overlapping():
+    """Return what finds the texts whose boxes share more than `slack` pixels both ways.
+
+    `slanted`: pass over slanted labels, whose boxes overlap where the labels do not.
+    """
+    return _overlapping
+
+
+@pytest.fixture
+def legible(drawn_texts):
+    """Return what checks the text of a figure: its size, its place on the page, no overlap.
+
+    It gives the texts with their boxes.
+    """
+
+    def check(figure, notice, *, slanted=False):
+        with mpl.rc_context():
+            style._stamp(figure, notice)
+            boxes = drawn_texts(figure)
+        assert min(text.get_fontsize() for text, _ in boxes) >= style.SMALLEST_PT
+        assert _overlapping(boxes, slanted=slanted) == []
+        page = figure.bbox
+        for text, box in boxes:
+            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
+            assert inside, text.get_text()
+        width, height = figure.get_size_inches() * style.MM_PER_INCH
+        assert width <= style.DOUBLE_MM + 1e-6
+        assert height <= style.PAGE_MM + 1e-6
+        return boxes
+
+    return check

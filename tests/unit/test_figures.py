@@ -1,6 +1,5 @@
 """Hold the figures to what print needs: legible, nothing covered, the same bytes each time."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from stages import tables
 from stages.errors import FigureError
@@ -130,61 +128,14 @@ DRAW = {
 CASES = {"demo": (5, SERIES), "published": (23, SERIES), "local": (1, (("my_lab", "droplet"),))}
 
 
-@pytest.fixture
-def drawn_texts(monkeypatch):
-    """Return a function that gives the texts of a figure that reach the page, with their boxes."""
-
-    def drawn(figure):
-        seen = []
-        original = Text.draw
-
-        def draw(self, renderer, *args, **kwargs):
-            original(self, renderer, *args, **kwargs)
-            if self.get_visible() and self.get_text().strip():
-                # The box of an annotation would hold its line as well.
-                seen.append((self, Text.get_window_extent(self, renderer)))
-
-        style.freeze(figure)
-        with monkeypatch.context() as patch:
-            patch.setattr(Text, "draw", draw)
-            figure.draw_without_rendering()
-        assert seen
-        return seen
-
-    return drawn
-
-
-def overlapping(boxes, slack=1.0):
-    """Return the pairs of texts whose boxes share more than `slack` pixels both ways."""
-    pairs = []
-    for (a, one), (b, two) in itertools.combinations(boxes, 2):
-        wide = min(one.x1, two.x1) - max(one.x0, two.x0)
-        high = min(one.y1, two.y1) - max(one.y0, two.y0)
-        if min(wide, high) > slack:
-            pairs.append((a.get_text(), b.get_text()))
-    return pairs
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DRAW)
-def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(name, case, drawn_texts):
-    figure = DRAW[name](*CASES[case])
-    with mpl.rc_context():
-        style._stamp(figure, NOTICE)
-        boxes = drawn_texts(figure)
-    assert min(text.get_fontsize() for text, _ in boxes) >= style.SMALLEST_PT
-    assert overlapping(boxes) == []
-    page = figure.bbox
-    for text, box in boxes:
-        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
-        assert inside, text.get_text()
-    width, height = figure.get_size_inches() * style.MM_PER_INCH
-    assert width <= style.DOUBLE_MM + 1e-6
-    assert height <= style.PAGE_MM + 1e-6
+def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(name, case, legible):
+    boxes = legible(DRAW[name](*CASES[case]), NOTICE)
     assert not any("_" in text.get_text() for text, _ in boxes)
 
 
-def test_the_check_of_overlaps_finds_one(drawn_texts):
+def test_the_check_of_overlaps_finds_one(drawn_texts, overlapping):
     figure = Figure()
     figure.text(0.5, 0.5, "Kidney")
     figure.text(0.505, 0.505, "Lung")
@@ -192,7 +143,7 @@ def test_the_check_of_overlaps_finds_one(drawn_texts):
 
 
 @pytest.mark.parametrize(("n_tissues", "scale"), [(5, 1.0), (16, 1.0), (16, 0.25), (5, 0.02)])
-def test_names_in_the_concordance_figure_do_not_overlap(n_tissues, scale, drawn_texts):
+def test_names_in_the_concordance_figure_do_not_overlap(n_tissues, scale, drawn_texts, overlapping):
     figure = platform_concordance.draw(*concordance_tables(n_tissues, scale))
     boxes = drawn_texts(figure)
     names = [style.name(tissue) for tissue in TISSUES[:n_tissues]]

@@ -4,18 +4,16 @@ import importlib
 import itertools
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.text import Text
 
 from stages import concentration, tables
 from stages.ablation import distribution, noise_floor, trajectory
 from stages.ablation.effects import Effects
 from stages.ablation.importance import importance
 from stages.errors import FigureError
-from stages.figures import head_effects, head_heatmap, head_trajectories, heads, lorenz, style
+from stages.figures import head_effects, head_heatmap, head_trajectories, heads, lorenz
 from stages.settings import Distribution, NoiseFloor, Trajectory
 from stages.study import Study
 
@@ -115,64 +113,23 @@ def inputs():
     return of
 
 
-def drawn_texts(figure, monkeypatch):
-    """Return the texts that reach the page, with their boxes."""
-    seen = []
-    original = Text.draw
-
-    def draw(self, renderer, *args, **kwargs):
-        original(self, renderer, *args, **kwargs)
-        if self.get_visible() and self.get_text().strip():
-            seen.append((self, Text.get_window_extent(self, renderer)))
-
-    style.freeze(figure)
-    with monkeypatch.context() as patch:
-        patch.setattr(Text, "draw", draw)
-        figure.draw_without_rendering()
-    assert seen
-    return seen
-
-
-def overlapping(boxes, slack=1.0):
-    pairs = []
-    for (a, one), (b, two) in itertools.combinations(boxes, 2):
-        wide = min(one.x1, two.x1) - max(one.x0, two.x0)
-        high = min(one.y1, two.y1) - max(one.y0, two.y0)
-        # Boxes of slanted labels overlap where the labels do not.
-        if min(wide, high) > slack and not (a.get_rotation() % 90 or b.get_rotation() % 90):
-            pairs.append((a.get_text(), b.get_text()))
-    return pairs
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DRAW)
-def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(
-    name, case, inputs, monkeypatch
+def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(name, case, inputs, legible):
+    legible(DRAW[name](inputs(case)), "Demo model", slanted=True)
+
+
+def test_strongest_heads_are_named_once_and_no_name_covers_another(
+    inputs, drawn_texts, overlapping
 ):
-    figure = DRAW[name](inputs(case))
-    with mpl.rc_context():
-        style._stamp(figure, "Demo model")
-        boxes = drawn_texts(figure, monkeypatch)
-    assert min(text.get_fontsize() for text, _ in boxes) >= style.SMALLEST_PT
-    assert overlapping(boxes) == []
-    page = figure.bbox
-    for text, box in boxes:
-        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
-        assert inside, text.get_text()
-    width, height = figure.get_size_inches() * style.MM_PER_INCH
-    assert width <= style.DOUBLE_MM + 1e-6
-    assert height <= style.PAGE_MM + 1e-6
-
-
-def test_strongest_heads_are_named_once_and_no_name_covers_another(inputs, monkeypatch):
     t = inputs("published")
-    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory), monkeypatch)
+    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory))
     size = t.importance.assign(size=t.importance["delta_loss_nats"].abs())
     largest = size.groupby(["layer", "head"])["size"].max().nlargest(head_trajectories.N_NAMED)
     expected = sorted(heads.head_name(*index) for index in largest.index)
     shown = [(text, box) for text, box in boxes if text.get_text() in expected]
     assert sorted(text.get_text() for text, _ in shown) == expected
-    assert overlapping(shown, slack=0) == []
+    assert overlapping(shown, slack=0, slanted=True) == []
 
 
 def test_names_keep_the_order_of_their_lines_and_their_distance():
@@ -265,9 +222,9 @@ def test_lorenz_of_cells_has_a_line_a_tissue_and_leaves_the_middle_aged_out():
     assert lorenz.tissue_curves(one, "old").shape == (0, lorenz.GRID.size)
 
 
-def test_steps_are_labelled_where_there_is_room(inputs, monkeypatch):
+def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
     t = inputs("many")
-    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory), monkeypatch)
+    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory))
     words = [text.get_text() for text, _ in boxes]
     assert "0" in words
     assert "19k" in words

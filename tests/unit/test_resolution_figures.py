@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
-from matplotlib.text import Text
 
 from stages import tables
 from stages.errors import FigureError
@@ -177,59 +176,10 @@ SCHEMAS = {
 }
 
 
-@pytest.fixture
-def drawn_texts(monkeypatch):
-    """Return a function that gives the texts of a figure that reach the page, with their boxes."""
-
-    def drawn(figure):
-        seen = []
-        original = Text.draw
-
-        def draw(self, renderer, *args, **kwargs):
-            original(self, renderer, *args, **kwargs)
-            if self.get_visible() and self.get_text().strip():
-                # The box of an annotation would hold its line as well.
-                seen.append((self, Text.get_window_extent(self, renderer)))
-
-        style.freeze(figure)
-        with monkeypatch.context() as patch:
-            patch.setattr(Text, "draw", draw)
-            figure.draw_without_rendering()
-        assert seen
-        return seen
-
-    return drawn
-
-
-def overlapping(boxes, slack=1.0):
-    """Return the pairs of texts whose boxes share more than `slack` pixels both ways."""
-    pairs = []
-    for (a, one), (b, two) in itertools.combinations(boxes, 2):
-        wide = min(one.x1, two.x1) - max(one.x0, two.x0)
-        high = min(one.y1, two.y1) - max(one.y0, two.y0)
-        if min(wide, high) > slack:
-            pairs.append((a.get_text(), b.get_text()))
-    return pairs
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DRAW)
-def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(
-    name, case, inputs, drawn_texts
-):
-    figure = DRAW[name](inputs(case))
-    with mpl.rc_context():
-        style._stamp(figure, NOTICE)
-        boxes = drawn_texts(figure)
-    assert min(text.get_fontsize() for text, _ in boxes) >= style.SMALLEST_PT
-    assert overlapping(boxes) == []
-    page = figure.bbox
-    for text, box in boxes:
-        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
-        assert inside, text.get_text()
-    width, height = figure.get_size_inches() * style.MM_PER_INCH
-    assert width <= style.DOUBLE_MM + 1e-6
-    assert height <= style.PAGE_MM + 1e-6
+def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(name, case, inputs, legible):
+    boxes = legible(DRAW[name](inputs(case)), NOTICE)
     assert not any("_" in text.get_text() for text, _ in boxes)
 
 
