@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder; it takes the place of `path` when the block ends well.
+
+    Parameters
+    ----------
+    path
+        The final name. Its parent is made if it is missing; a folder of that name is replaced.
+
+    Yields
+    ------
+    Path
+        The folder that the block fills.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        folder = Path(scratch) / path.name
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            shutil.rmtree(path)
+        folder.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from stages import cli, study
-from stages.files import write_text
+from stages.files import atomic_folder, write_text
 from stages.manuscript import clusters, heads, planted, text, values
 from stages.settings import Settings, load
 
@@ -286,8 +286,9 @@ def _run(args: argparse.Namespace) -> None:
         settings,
         what,
     )
-    for name, markdown in made.items():
-        write_text(args.out / f"{name}.md", markdown)
+    with atomic_folder(args.out) as folder:
+        for name, markdown in made.items():
+            write_text(folder / f"{name}.md", markdown)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

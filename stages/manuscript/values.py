@@ -8,8 +8,6 @@ passages themselves are written by hand in ``reports/sections/``.
 
 import argparse
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ import yaml
 
 from stages import cli, study, tables
 from stages.errors import RenderError
-from stages.files import write_text
+from stages.files import atomic_folder, write_text
 from stages.manuscript import claims, clusters, heads, plane, planted, text
 from stages.settings import Settings, load
 
@@ -423,15 +421,9 @@ def _run(args: argparse.Namespace) -> None:
     values["companion"] = heads.companion(found_heads.companion_agreement)
     values["plane"] = plane.variables(found_plane, found_heads.head_importance)
     values["claims"] = claims.counts(found_claims)
-    args.includes.parent.mkdir(parents=True, exist_ok=True)
-    # The folder appears whole: it is filled under another name first.
-    with tempfile.TemporaryDirectory(dir=args.includes.parent, prefix=".includes.") as scratch:
-        folder = Path(scratch) / args.includes.name
+    with atomic_folder(args.includes) as folder:
         for name, markdown in made.items():
             write_text(folder / f"{name}.md", markdown + "\n")
-        if args.includes.exists():
-            shutil.rmtree(args.includes)
-        folder.rename(args.includes)
     header = "# Written by stages/manuscript/values.py; every number of the paper stands here.\n"
     write_text(args.variables, header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 

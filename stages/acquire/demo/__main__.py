@@ -1,16 +1,12 @@
 """Simulate one file of the demo atlas, in the layout of the published file it stands for."""
 
 import argparse
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from stages import cli, settings
 from stages.acquire.demo import layouts, model, rat
 from stages.errors import AtlasError
-from stages.files import atomic_path
+from stages.files import atomic_folder, atomic_path
 from stages.settings import SimulatedFile
 
 
@@ -35,7 +31,8 @@ def simulate(name: str, spec: SimulatedFile, *, seed: int) -> None:
     generator = model.rng(seed, name)
     match spec.cohort, spec.layout:
         case "rat", "mtx":
-            _replace_folder(spec.out, lambda folder: rat.write(folder, of, generator))
+            with atomic_folder(spec.out) as folder:
+                rat.write(folder, of, generator)
         case "tms", "anndata" | "legacy":
             with atomic_path(spec.out) as temporary:
                 layouts.write_tms(temporary, of, generator, layout=spec.layout)
@@ -57,18 +54,6 @@ def simulate(name: str, spec: SimulatedFile, *, seed: int) -> None:
                 "conf/atlas/demo.yaml."
             )
             raise AtlasError(msg)
-
-
-def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder under a temporary name and move it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        filled = Path(temporary) / folder.name
-        filled.mkdir()
-        fill(filled)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(filled, folder)
 
 
 def _run(args: argparse.Namespace) -> None:
