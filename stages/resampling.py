@@ -19,6 +19,10 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 
+SIGNIFICANT = 0.05
+"""Below this a p-value, or one adjusted for many tests, is counted as small: the convention of the
+field and of the published study. It decides no direction, only what is counted or marked."""
+
 # Two statistics closer than this, relative to the largest, are one statistic computed in two orders
 # of summation.
 _TIE = 1e-12

@@ -8,6 +8,7 @@ passages themselves are written by hand in ``reports/sections/``.
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ import yaml
 from stages import cli, study, tables
 from stages.errors import RenderError
 from stages.files import atomic_folder, write_text
-from stages.manuscript import claims, clusters, heads, plane, planted, text
+from stages.manuscript import abstract, claims, clusters, heads, plane, planted, text
+from stages.resampling import SIGNIFICANT
 from stages.settings import Settings, load
 
 # Types shown for each tissue; the table on disk holds all of them.
@@ -134,6 +136,7 @@ def _rules(found: Tables, settings: Settings) -> dict[str, str]:
         }[settings.metrics.category_set],
         "rarefaction_draws": text.integer(settings.metrics.rarefaction.draws),
         "confidence": f"{100 * settings.aging.confidence:g}%",
+        "significant": f"{SIGNIFICANT:g}",
         "driver_draws": text.integer(settings.drivers.draws),
         "pseudo_count": f"{settings.drivers.pseudo_count:g}",
         "max_permutations": text.integer(settings.aging.max_permutations),
@@ -164,7 +167,7 @@ def _aging(
     both = full.merge(equal, on=key, suffixes=("", "_equal"))
     same = both["quadrant"] == both["quadrant_equal"]
     significant = {
-        metric: int((plane.loc[plane["metric"] == metric, "mann_whitney_q"] < 0.05).sum())
+        metric: int((plane.loc[plane["metric"] == metric, "mann_whitney_q"] < SIGNIFICANT).sum())
         for metric in PLANE
     }
     counted = {
@@ -231,6 +234,7 @@ def includes(found: Tables) -> dict[str, str]:
         "confounding": _confounding(found.confounding),
         "exclusions": _exclusions(found.exclusions),
         "aging": _aging_table(found.aging),
+        "aging_otherwise": _aging_otherwise(found.aging),
         "concordance": _concordance_table(found.concordance),
         "drivers": _drivers_table(found.drivers),
         "recovery": _recovery_table(found.recovery),
@@ -280,7 +284,9 @@ def _exclusions(exclusions: pd.DataFrame) -> str:
 
 
 def _with_interval(value: float, low: float, high: float, digits: int) -> str:
-    return f"{text.signed(value, digits)} {text.interval(low, high, digits)}"
+    estimate = text.signed(value, digits)
+    # Groups may be too small for any interval of exact ranks.
+    return estimate if math.isnan(low) else f"{estimate} {text.interval(low, high, digits)}"
 
 
 def _aging_table(aging: pd.DataFrame) -> str:
@@ -306,6 +312,33 @@ def _aging_table(aging: pd.DataFrame) -> str:
         )
     header = ["Arm", "Tissue", "n", "ΔGini", "p", "q", "ΔN~eff~", "p", "q", "Quadrant"]
     return text.pipe_table(header, rows, align="llrrrrrrrl")
+
+
+def _aging_otherwise(aging: pd.DataFrame) -> str:
+    """Return the same comparisons by other means: equal cells, rank shift, within the sexes."""
+    key = ["cohort", "platform", "tissue", "metric", "cells"]
+    names = {"gini": ("ΔGini", 3), "effective_number": ("ΔN~eff~", 2)}
+    shown = aging[aging["metric"].isin(PLANE)].set_index(key)
+    rows = []
+    for tissue in shown.index.droplevel(["metric", "cells"]).drop_duplicates():
+        for metric in PLANE:
+            name, digits = names[metric]
+            full, equal = (shown.loc[(*tissue, metric, cells)] for cells in tables.CELLS)
+            within = text.p_value(full.within_sex_p)
+            smallest = text.attainable_p(full.within_sex_p_smallest)
+            rows.append(
+                [
+                    text.arm(tissue[0], tissue[1]),
+                    text.tissue_name(tissue[2]),
+                    name,
+                    _with_interval(equal.change, equal.change_low, equal.change_high, digits),
+                    _with_interval(full["shift"], full.shift_low, full.shift_high, digits),
+                    within,
+                    smallest,
+                ]
+            )
+    header = ["Arm", "Tissue", "Change", "Equal cells", "Shift", "p within sex", "smallest"]
+    return text.pipe_table(header, rows, align="lllrrrr")
 
 
 def _concordance_table(concordance: pd.DataFrame) -> str:
@@ -421,6 +454,7 @@ def _run(args: argparse.Namespace) -> None:
     values["companion"] = heads.companion(found_heads.companion_agreement)
     values["plane"] = plane.variables(found_plane, found_heads.head_importance)
     values["claims"] = claims.counts(found_claims)
+    values["abstract"] = abstract.variables(found_clusters, values)
     with atomic_folder(args.includes) as folder:
         for name, markdown in made.items():
             write_text(folder / f"{name}.md", markdown + "\n")

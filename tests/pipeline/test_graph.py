@@ -1,6 +1,7 @@
 """Hold dvc.yaml and the rooms to their rules: complete dependencies, one direction, one name."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -125,3 +126,17 @@ def test_settings_sections_are_named_by_stages():
     # What `ablate` does over all checkpoints is a sweep; its settings go by that name. How clusters
     # are made and measured is one thing for all stages of the room.
     assert sections - {"sweep", "leiden", "clusters"} <= set(STAGES)
+
+
+def test_the_paper_lists_every_table_that_comes_with_it():
+    outs = {
+        Path(out if isinstance(out, str) else next(iter(out)))
+        for stage in STAGES.values()
+        for out in stage.get("outs", [])
+    }
+    written = {out.stem for out in outs if out.parent == Path("reports/tables")}
+    paper = (REPOSITORY / "reports" / "paper.qmd").read_text(encoding="utf-8")
+    listed = paper.partition("| Table |")[2].partition("{#tbl-tables}")[0]
+    first_column = [row.split("|")[1] for row in listed.splitlines() if row.startswith("| ")]
+    named = [name for cell in first_column for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(written)

@@ -59,7 +59,7 @@ fig-alt="Points that rise, {{< var gini.change >}}" width=60%}
 
 ## Results {#sec-results}
 
-{{< include _includes/results.md >}}
+{{< include _includes/section_results.md >}}
 
 # References {.unnumbered}
 
@@ -121,7 +121,7 @@ def _write_project(folder: Path) -> Path:
         shutil.copyfile(REPORTS / name, folder / name)
     texts = {
         "paper.qmd": PAPER,
-        "_includes/results.md": INCLUDED,
+        "_includes/section_results.md": INCLUDED,
         "_includes/table.md": TABLE,
         "_variables.yml": VARIABLES,
         "figures/fig_b.svg": SVG,
@@ -342,15 +342,19 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "shortcode without its blanks": (_append("{{<var low>}}"), "line 41: a shortcode that is not"),
     "missing include": (
         _remove("_includes/table.md"),
-        '_includes/results.md, line 3: include "_includes/table.md" does not exist. Write',
+        '_includes/section_results.md, line 3: include "_includes/table.md" does not exist. Write',
     ),
     "include out of the project": (
         _append("{{< include ../secret.md >}}"),
         'line 41: include "../secret.md" does not exist. Write',
     ),
     "include circle": (
-        _replace("Words of", "{{< include _includes/results.md >}}\n\nOf", "_includes/results.md"),
-        "line 1: include circle _includes/results.md -> _includes/results.md. Take",
+        _replace(
+            "Words of",
+            "{{< include _includes/section_results.md >}}\n\nOf",
+            "_includes/section_results.md",
+        ),
+        "line 1: include circle _includes/section_results.md -> _includes/section_results.md. Take",
     ),
     "include inside a paragraph": (
         _append("Words\n{{< include _includes/table.md >}}"),
@@ -408,10 +412,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "missing figure file": (
         _remove("figures/fig_b.svg"),
-        '_includes/results.md, line 6: figure "figures/fig_b.svg" does not exist in the project.',
+        '_includes/section_results.md, line 6: figure "figures/fig_b.svg" does not exist in the',
     ),
     "figure from the network": (
-        _replace("figures/fig_b.svg", "https://example.org/b.svg", "_includes/results.md"),
+        _replace("figures/fig_b.svg", "https://example.org/b.svg", "_includes/section_results.md"),
         'line 6: figure "https://example.org/b.svg" is not a path from the paper\'s folder.',
     ),
     "unknown citation": (
@@ -462,6 +466,24 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda project: (project / "paper.qmd").write_text(PAPER.replace("\n# ", "\n## ")),
         "line 11: no section begins with a single #",
     ),
+    "number by hand": (
+        _append("The change was +0.145."),
+        "line 41: the number +0.145 stands in the text by hand. Name a value of _variables.yml",
+    ),
+    "number by hand in a caption": (
+        _replace(
+            "The caption of a block.", "The caption of 24 blocks.", "_includes/section_results.md"
+        ),
+        "_includes/section_results.md, line 8: the number 24 stands in the text by hand.",
+    ),
+    "measured number as mathematics": (
+        _append("The change was $G = 0.145$."),
+        "line 41: the number 0.145 stands in the text by hand.",
+    ),
+    "number by hand in the abstract": (
+        _replace("The change was {{< var gini.change >}}, as", "The change was 7%, as"),
+        "paper.qmd, line 8: the number 7% stands in the text by hand.",
+    ),
     "YAML that does not parse": (
         _replace("study:", "study: [", "_variables.yml"),
         "_variables.yml is not YAML: ",
@@ -481,6 +503,13 @@ def test_fault_is_one_line_that_names_it(project: Path, tmp_path: Path, fault: s
         check_source(read_source(project, "paper.qmd"), folder=scratch)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_digits_that_are_no_result_may_stand_in_the_text(project: Path, tmp_path: Path) -> None:
+    lines = ["Pythia-410M has L3H2, $1 - 1/n$ is a maximum and `x[1] = 2.5` code; 10x is a name."]
+    lines += ["See [@gini1912, p. 3] and a [link](https://example.org/2026/1).", "1. An item."]
+    _append("\n\n".join(lines))(project)
+    assert check_source(read_source(project, "paper.qmd"), folder=tmp_path)
 
 
 def test_check_lists_the_files_used(project: Path, tmp_path: Path) -> None:

@@ -75,6 +75,36 @@ def test_every_value_is_text_and_a_bar_in_a_name_breaks_no_table(project):
     assert "a\\|b cell" in includes["table_drivers"]
 
 
+def test_the_same_comparison_by_other_means(project):
+    _, includes, made = project(["facs"], simulated=False)
+    aged = made["aging"].set_index(["cells", "metric"])
+    of_gini, of_number = includes["table_aging_otherwise"].splitlines()[2:]
+    full, equal = aged.loc[("all", "gini")], aged.loc[("rarefied", "gini")]
+    equal_change, shift, within, smallest = of_gini.split(" | ")[3:]
+    assert equal_change.startswith(f"{equal.change:+.3f} [")
+    # Ranks of three against three give no interval at this level, and no brackets without one.
+    assert pd.isna(full["shift_low"])
+    assert shift == f"{full['shift']:+.3f}"
+    assert within == f"{full['within_sex_p']:.2f}"
+    assert smallest == f"{full['within_sex_p_smallest']:.2g} |"
+    assert of_number.split(" | ")[2] == "ΔN~eff~"
+
+
+def test_the_abstract_says_only_what_the_inputs_hold(project, cluster_tables):
+    filled, _, _ = project(["facs", "droplet"], simulated=True, clusters=cluster_tables.filled)
+    abstract = filled["abstract"]
+    assert (
+        "the direction of the kidney turns with granularity in TMS droplet, and"
+        in (abstract["clusters"])
+    )
+    # Four were followed through nine runs each; of one, three runs go the other way.
+    assert "3 of 4 directions over clusters hold" in abstract["clusters"]
+    assert filled["restriction"]["gini_fraction"] in abstract["restriction"]
+    assert abstract["plane"].startswith(f"Of {filled['plane']['n_tissues']}, ")
+    empty, _, _ = project(["facs"], simulated=True)
+    assert set(empty["abstract"].values()) == {""}
+
+
 def test_heads_are_described_by_their_tables(project):
     variables, includes, _ = project(["facs"], simulated=True)
     heads = variables["heads"]
