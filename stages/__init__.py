@@ -3,4 +3,13 @@
 One package, one room a question.
 """
 
+import os
+import time
+
 __version__ = "0.1.0"
+
+# When this process began to import the project: what a stage imports is part of its wall time.
+STARTED = time.time()
+
+# Read by huggingface_hub when it is imported, whichever stage imports it: nothing is reported home.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -240,7 +240,9 @@ def _one_line(error: ValidationError, content: dict[str, Any], source: str) -> s
                 else ""
             )
             what = f"{key}{shown}: {reason[0].lower()}{reason[1:]}."
-    return f"{source}: {what} Change {home} and run make reproduce.{more}"
+    said = f"{source}: {what} Change {home} and run make reproduce.{more}"
+    # A key or name may hold a line break, and is then what is wrong.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)
 
 
 def _name(content: dict[str, Any], group: str) -> str:

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Confidence = Annotated[float, Field(gt=0.5, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
+"""A name that ``dvc.yaml`` puts into commands and paths: a shell sees one plain word in it."""
+Address = Annotated[str, Field(pattern=r"^(https://|http://(127\.0\.0\.1|localhost)[:/])")]
+"""Where a file is fetched from: over TLS, or from this computer itself."""
 Metric = Literal[
     "gini",
     "gini_corrected",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.settings.base import Confidence, Count, Metric, Section
+from stages.settings.base import Address, Confidence, Count, Key, Metric, Section
 
 
 class SimulatedFile(Section):
@@ -32,7 +32,7 @@ class RemoteFile(Section):
 
     out: Path
     filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-    urls: list[Annotated[str, Field(pattern=r"^https?://")]] = []
+    urls: list[Address] = []
     """Addresses, tried in this order, after those that `figshare` gives."""
     figshare: FigshareFile | None = None
     format: Literal["h5ad", "csv", "tar", "zip"]
@@ -153,10 +153,10 @@ class _Atlas(Section):
     simulated: bool
     notice: str | None
     """What every page, figure and table made from these inputs must say."""
-    cells: Annotated[dict[str, CellsFile], Field(min_length=1)]
-    graphs: dict[str, Graph] = {}
+    cells: Annotated[dict[Key, CellsFile], Field(min_length=1)]
+    graphs: dict[Key, Graph] = {}
     """Tissues whose cells are clustered; their files hold counts."""
-    libraries: dict[str, Libraries] = {}
+    libraries: dict[Key, Libraries] = {}
     """Libraries of the rat atlas, which has no annotated cells."""
 
     @model_validator(mode="after")
@@ -183,14 +183,14 @@ class DemoAtlas(_Atlas):
 
     source: Literal["demo"]
     seed: int
-    acquire: dict[str, SimulatedFile]
+    acquire: dict[Key, SimulatedFile]
 
 
 class PublishedAtlas(_Atlas):
     """The published files, downloaded and verified."""
 
     source: Literal["published"]
-    acquire: dict[str, RemoteFile]
+    acquire: dict[Key, RemoteFile]
 
 
 class LocalAtlas(_Atlas):

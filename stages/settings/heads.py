@@ -1,11 +1,12 @@
 """Settings of the model and its text, of the sweep over its heads, and of their analysis."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.settings.base import Confidence, Count, Section
+from stages.settings.base import Address, Confidence, Count, Section
 
 
 class Text(Section):
@@ -101,6 +102,14 @@ class _Model(Section):
     checkpoints: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     text: Text
 
+    @field_validator("folder")
+    @classmethod
+    def _plain_word(cls, folder: Path) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", folder.as_posix()):
+            msg = "dvc.yaml puts it into commands; use letters, digits, dots, - _ and / only"
+            raise ValueError(msg)
+        return folder
+
     @field_validator("checkpoints")
     @classmethod
     def _ascending(cls, checkpoints: list[int]) -> list[int]:
@@ -161,7 +170,7 @@ class PublishedEffects(Section):
     """A published table of effects: where it lies and what must be true of its bytes."""
 
     filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-    urls: Annotated[list[Annotated[str, Field(pattern=r"^https?://")]], Field(min_length=1)]
+    urls: Annotated[list[Address], Field(min_length=1)]
     """Addresses, tried in this order."""
     size_bytes: Count
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

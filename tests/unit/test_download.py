@@ -465,12 +465,12 @@ def test_length_that_promises_more_than_comes(server: Server, desk: Desk, h5ad: 
 
 
 def test_no_network_is_one_clear_line(desk: Desk) -> None:
-    message = desk.fails(desk.file("http://127.0.0.1:9/a.h5ad", "http://no-such-host.invalid/a"))
+    message = desk.fails(desk.file("http://127.0.0.1:9/a.h5ad", "https://no-such-host.invalid/a"))
     assert message == (
         "could not fetch small.h5ad from http://127.0.0.1:9/a.h5ad (no connection: Connection "
-        "refused), nor from http://no-such-host.invalid/a (no connection: the host name could not "
-        f"be resolved; is there a network?). Download it by hand and put it at {desk.downloads}/"
-        "small.h5ad; it is checked and used from there."
+        "refused), nor from https://no-such-host.invalid/a (no connection: the host name could "
+        "not be resolved; is there a network?). Download it by hand and put it at "
+        f"{desk.downloads}/small.h5ad; it is checked and used from there."
     )
     # One more attempt at each address, not the whole row of pauses.
     assert desk.pauses == [1.0, 1.0]

@@ -170,7 +170,13 @@ def ask_figshare(file: RemoteFile, *, figshare_api: str = FIGSHARE_API) -> Expec
 def _listed(url: str, number: int) -> dict[str, Any] | None:
     """Return figshare's entry of one file: the answer itself, or one of its ``files``."""
     try:
-        answer = requests.get(url, timeout=_API_TIMEOUT_S, headers={"Accept": "application/json"})
+        # Not redirected: a checksum that came by another way than asked for proves nothing.
+        answer = requests.get(
+            url,
+            timeout=_API_TIMEOUT_S,
+            headers={"Accept": "application/json"},
+            allow_redirects=False,
+        )
         if answer.status_code != requests.codes.ok:
             return None
         content = answer.json()
