@@ -35,3 +35,7 @@ class RenderError(StageError):
 
 class AblationError(StageError):
     """A model cannot be loaded or its heads cannot be removed as asked."""
+
+
+class ProvenanceError(StageError):
+    """It cannot be said what an output was made from."""
