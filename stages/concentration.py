@@ -298,6 +298,28 @@ def lorenz_curve(x: ArrayLike) -> tuple[Floats, Floats]:
         return np.linspace(0.0, 1.0, weights.size + 1), cumulated / cumulated[-1]
 
 
+def quadrant(gini_change: ArrayLike, effective_number_change: ArrayLike) -> NDArray[np.str_]:
+    """Name the direction of changes in the plane of both numbers.
+
+    Crystallize: Gini up, effective number down. Disperse: Gini down, effective number up. Mixed:
+    anything else, as where one of them is zero or nan.
+
+    Parameters
+    ----------
+    gini_change, effective_number_change
+        Of the same shape, which is that of the result.
+
+    Examples
+    --------
+    >>> quadrant([0.1, -0.1, 0.1], [-1.0, 2.0, 0.0]).tolist()
+    ['crystallize', 'disperse', 'mixed']
+    """
+    gini, number = np.asarray(gini_change), np.asarray(effective_number_change)
+    return np.select(
+        [(gini > 0) & (number < 0), (gini < 0) & (number > 0)], ["crystallize", "disperse"], "mixed"
+    )
+
+
 def _weights(x: ArrayLike, axis: int) -> Floats:
     """Return the weights as floats, components along the last axis, or say what is wrong."""
     weights = np.asarray(x, dtype=np.float64)

@@ -18,7 +18,7 @@ from stages import cli
 from stages.compose import overridden
 from stages.errors import TableError
 from stages.files import write_text
-from stages.settings import load
+from stages.settings import DemoAtlas, load
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Study:
     """Whether the inputs were made here to exercise the pipeline: cohorts or a demo model."""
     notice: str
     """What every page made from them must say; empty for published and local inputs."""
+    seed: int | None = None
+    """From which simulated cohorts are drawn; None for inputs that are not."""
 
 
 def read(path: Path) -> Study:
@@ -64,7 +66,8 @@ def _run(args: argparse.Namespace) -> None:
     for key, (value, default) in changed.items():
         cli.log.info("%s is %r for this run; conf/ says %r", key, value, default)
     atlas, model = settings.atlas, settings.model
-    cells = Study(atlas.name, atlas.source, atlas.simulated, atlas.notice or "")
+    seed = atlas.seed if isinstance(atlas, DemoAtlas) else None
+    cells = Study(atlas.name, atlas.source, atlas.simulated, atlas.notice or "", seed)
     heads = Study(model.name, model.source, model.demo, model.notice or "")
     for path, content in (
         (args.cells, asdict(cells)),

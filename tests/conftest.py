@@ -1,5 +1,6 @@
 """What several tests share: the small real inputs, which lie beside the project or nowhere."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,22 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def marrow_cells() -> Path:
+def real_input() -> Callable[[str], Path]:
+    """Return what finds a small real input by its name, or skips the test that asks for it."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "real" / name
+        if not path.exists():
+            pytest.skip(f"{name} is a test input that does not travel with the project")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def marrow_cells(real_input) -> Path:
     """Return the cells of TMS FACS bone marrow: the real annotations, one row a cell."""
-    path = SHARED / "real" / "tms_marrow_facs_cells.csv.gz"
-    if not path.exists():
-        pytest.skip(f"{path.name} is a test input that does not travel with the project")
-    return path
+    return real_input("tms_marrow_facs_cells.csv.gz")
 
 
 @pytest.fixture(scope="session")

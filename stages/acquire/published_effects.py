@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages import cli
-from stages.acquire.published.fetch import Places, fetch
+from stages.acquire.published.fetch import Places, add_places, fetch
 from stages.files import write_text
 from stages.settings import PublishedEffects, RemoteFile, load
 
@@ -71,18 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--downloads",
-        type=Path,
-        default=Path("data/downloads"),
-        help="unfinished downloads, and files put there by hand (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--checksums",
-        type=Path,
-        default=Path("data/checksums.json"),
-        help="what was learned on the first download (default: %(default)s)",
-    )
+    add_places(parser)
     return cli.run(parser, _run, argv)
 
 

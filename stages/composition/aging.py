@@ -16,6 +16,7 @@ import pandas as pd
 
 from stages import cli, resampling, tables
 from stages.composition import counts
+from stages.concentration import quadrant
 from stages.errors import AtlasError
 from stages.settings import Aging, load
 
@@ -134,18 +135,11 @@ def _within_sex(
 
 
 def quadrants(table: pd.DataFrame) -> pd.Series:
-    """Name the quadrant of each tissue's change in the plane of Gini and effective number.
-
-    Crystallize: Gini up, effective number down. Disperse: Gini down, effective number up. Mixed:
-    anything else.
-    """
+    """Name the quadrant of each tissue's change (:func:`stages.concentration.quadrant`)."""
     key = [*counts.TISSUE, "cells"]
     plane = table[table["metric"].isin(["gini", "effective_number"])]
     change = plane.pivot_table(index=key, columns="metric", values="change", sort=False)
-    gini, effective = np.sign(change["gini"]), np.sign(change["effective_number"])
-    named = pd.Series("mixed", index=change.index, dtype=object)
-    named[(gini > 0) & (effective < 0)] = "crystallize"
-    named[(gini < 0) & (effective > 0)] = "disperse"
+    named = pd.Series(quadrant(change["gini"], change["effective_number"]), index=change.index)
     return pd.Series(named.loc[pd.MultiIndex.from_frame(table[key])].to_numpy(), index=table.index)
 
 

@@ -5,7 +5,6 @@ fraction at every resolution, 0 where restriction does nothing and 1 where it br
 whiskers resample cells; what two libraries a condition allow to say about animals stands below.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import pandas as pd
@@ -14,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from stages import cli, study, tables
 from stages.errors import FigureError
-from stages.figures import style
+from stages.figures import command, style
 from stages.tables import (
     CALORIC_RESTRICTION,
     CONDITIONS,
@@ -243,24 +241,15 @@ def _p(row: pd.Series) -> str:
     return f"{row['p_smallest']:.2g}"
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.rescue, CALORIC_RESTRICTION),
-        tables.read(args.libraries, RESTRICTION_LIBRARIES),
-        tables.read(args.tests, RESTRICTION_TESTS),
-        reference=args.reference,
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["rescue", "libraries", "tests"])
-    parser.add_argument(
-        "--reference", type=float, required=True, help="the resolution that shows every library"
-    )
-    return cli.run(parser, _run, argv)
+    inputs = {
+        "rescue": CALORIC_RESTRICTION,
+        "libraries": RESTRICTION_LIBRARIES,
+        "tests": RESTRICTION_TESTS,
+    }
+    numbers = {"reference": "the resolution that shows every library"}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the figures of clusters share: a change with its interval, and its direction."""
+"""What is common to figures of clusters: a change with its interval, directions, named types."""
 
 from collections.abc import Iterable
 
@@ -16,6 +16,8 @@ SIZES = {"crystallize": 20.0, "disperse": 20.0, "mixed": 13.0}
 """Of the markers, in square points: they look equally large."""
 ROOM = 0.06
 """Beside the outermost interval, as a share of the axis."""
+NAMED = ("podocyte", "macrophage")
+"""The published cases; these words in a cell type's name."""
 
 
 def plane(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,6 +55,11 @@ def at_resolution(table: pd.DataFrame, resolution: float) -> pd.DataFrame:
         )
         raise FigureError(msg)
     return rows
+
+
+def is_named(cell_type: str) -> bool:
+    """Say whether a cell type is one of the published cases."""
+    return any(word in cell_type.lower().split() for word in NAMED)
 
 
 def interval(

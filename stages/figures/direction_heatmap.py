@@ -4,7 +4,6 @@ Figure S2 of the original. Where the two halves of a column differ in colour, th
 on the number of cells.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import pandas as pd
@@ -13,9 +12,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stages import cli, study, tables
+from stages import tables
 from stages.errors import FigureError
-from stages.figures import style
+from stages.figures import command, style
 
 NAME = "direction_heatmap"
 
@@ -161,16 +160,10 @@ def _legend_line(canvas: Axes, middle: float, quadrant: str, text: str) -> None:
     canvas.text(MARGIN_MM + 5.5, middle, text, va="center")
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(tables.read(args.aging, tables.AGING))
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["aging"])
-    return cli.run(parser, _run, argv)
+    inputs = {"aging": tables.AGING}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

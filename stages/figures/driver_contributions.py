@@ -5,7 +5,6 @@ types move the tissue in each. The figure stays on one page: of many tissues, it
 change most.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from stages import cli, study, tables
+from stages import tables
 from stages.errors import FigureError
-from stages.figures import style
+from stages.figures import command, style
 
 NAME = "driver_contributions"
 
@@ -263,16 +262,10 @@ def _wide(line: list[list[tuple[str, str]]]) -> float:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(tables.read(args.drivers, tables.DRIVERS))
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["drivers"])
-    return cli.run(parser, _run, argv)
+    inputs = {"drivers": tables.DRIVERS}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

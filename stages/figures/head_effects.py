@@ -6,7 +6,6 @@ the heads would show if none had an effect: the mean over the heads of normal di
 their standard errors.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 
@@ -19,8 +18,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages import cli, study, tables
-from stages.figures import heads, style
+from stages import tables
+from stages.figures import command, heads, style
 
 NAME = "head_effects"
 Floats = NDArray[np.float64]
@@ -188,19 +187,10 @@ def _legend() -> list[Line2D | Patch]:
     return [*marks, Patch(color=style.FAINT, label="noise alone"), *lines]
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.importance, tables.HEAD_IMPORTANCE),
-        tables.read(args.distribution, tables.HEAD_DISTRIBUTION),
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["importance", "distribution"])
-    return cli.run(parser, _run, argv)
+    inputs = {"importance": tables.HEAD_IMPORTANCE, "distribution": tables.HEAD_DISTRIBUTION}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

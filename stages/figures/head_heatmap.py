@@ -3,7 +3,6 @@
 Colour is logarithmic and starts at the size of the noise: what is pale cannot be told from nothing.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 
@@ -16,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from stages import cli, study, tables
-from stages.figures import heads, style
+from stages import tables
+from stages.figures import command, heads, style
 
 NAME = "head_heatmap"
 Floats = NDArray[np.float64]
@@ -177,16 +176,10 @@ def _title(figure: Figure, letter: str, text: str, left: float, height: float) -
     )
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(tables.read(args.importance, tables.HEAD_IMPORTANCE))
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["importance"])
-    return cli.run(parser, _run, argv)
+    inputs = {"importance": tables.HEAD_IMPORTANCE}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

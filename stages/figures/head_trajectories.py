@@ -4,7 +4,6 @@ One line a head; the heads with the largest effect at any step have names. The s
 zero, where effects are of the size of the noise, and logarithmic beyond.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +17,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from stages import cli, study, tables
-from stages.figures import heads, style
+from stages import tables
+from stages.figures import command, heads, style
 
 NAME = "head_trajectories"
 Floats = NDArray[np.float64]
@@ -240,19 +239,10 @@ def _legend(figure: Figure) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.importance, tables.HEAD_IMPORTANCE),
-        tables.read(args.trajectory, tables.HEAD_TRAJECTORY),
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["importance", "trajectory"])
-    return cli.run(parser, _run, argv)
+    inputs = {"importance": tables.HEAD_IMPORTANCE, "trajectory": tables.HEAD_TRAJECTORY}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ above, the effective number below it and the number of clusters at the foot; whe
 zero the direction flips. Annotated cell types stand left of the logarithmic axis of resolutions.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 
@@ -17,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from stages import cli, study, tables
-from stages.figures import clusters, style
+from stages import tables
+from stages.figures import clusters, command, style
 
 NAME = "kidney_symmetry"
 
@@ -97,7 +96,7 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
                 of_types = _of(types, which, tissue)
                 _types(axes, of_types[of_types["metric"] == panel], span)
             axes.set_ylim(reaches[panel])
-            _frame(axes, span, first=column == 0, last=panel == "n_clusters", width_mm=each)
+            _frame(axes, span, first=column == 0, last=panel == "n_clusters")
             if column == 0:
                 canvas.text(
                     LABEL_MM,
@@ -196,7 +195,7 @@ def _counts(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
 
 
-def _frame(axes: Axes, span: _Span, *, first: bool, last: bool, width_mm: float) -> None:
+def _frame(axes: Axes, span: _Span, *, first: bool, last: bool) -> None:
     axes.set_xscale("log")
     axes.set_xlim(span.limits)
     axes.minorticks_off()
@@ -217,19 +216,10 @@ def _handles(rows: pd.DataFrame) -> dict[str, object]:
     return {"clusters, interval": (band, line), "equal cells": equal} | marks
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.aging, tables.CLUSTER_AGING),
-        tables.read(args.coarse, tables.AGING),
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["aging", "coarse"])
-    return cli.run(parser, _run, argv)
+    inputs = {"aging": tables.CLUSTER_AGING, "coarse": tables.AGING}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

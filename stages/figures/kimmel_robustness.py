@@ -5,7 +5,6 @@ seeds and cells change; the pale bar behind a point spans the changes of those r
 smaller point below is from equal numbers of cells in every animal.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import pandas as pd
@@ -14,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from stages import cli, study, tables
+from stages import tables
 from stages.errors import FigureError
-from stages.figures import clusters, style
+from stages.figures import clusters, command, style
 
 NAME = "kimmel_robustness"
 
@@ -227,19 +226,10 @@ def _legend(figure: Figure, height: float, rows: pd.DataFrame) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.aging, tables.CLUSTER_AGING),
-        tables.read(args.stability, tables.STABILITY),
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["aging", "stability"])
-    return cli.run(parser, _run, argv)
+    inputs = {"aging": tables.CLUSTER_AGING, "stability": tables.STABILITY}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

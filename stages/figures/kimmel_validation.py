@@ -4,7 +4,6 @@ Original step 10. On the left of a panel every animal, young and old, with the m
 groups; on the right their difference on an axis of its own, whose zero is the young median.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 
@@ -15,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from stages import cli, study, tables
+from stages import tables
 from stages.errors import FigureError
-from stages.figures import clusters, style
+from stages.figures import clusters, command, style
 
 NAME = "kimmel_validation"
 
@@ -238,23 +237,11 @@ def _handles(compared: pd.DataFrame) -> list[Line2D]:
     return [*groups, *clusters.directions(compared), clusters.equal_cells()]
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.metrics, tables.CLUSTER_METRICS),
-        tables.read(args.aging, tables.CLUSTER_AGING),
-        reference=args.reference,
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["metrics", "aging"])
-    parser.add_argument(
-        "--reference", type=float, required=True, help="the resolution that is shown"
-    )
-    return cli.run(parser, _run, argv)
+    inputs = {"metrics": tables.CLUSTER_METRICS, "aging": tables.CLUSTER_AGING}
+    numbers = {"reference": "the resolution that is shown"}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The share of the whole that the smallest components hold together, against their
 components. Twice the area between a curve and the diagonal is its Gini coefficient.
 """
 
-import argparse
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,10 +13,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages import cli, study, tables
+from stages import tables
 from stages.concentration import lorenz_curve
 from stages.errors import FigureError
-from stages.figures import heads, style
+from stages.figures import command, heads, style
 
 NAME = "lorenz"
 Floats = NDArray[np.float64]
@@ -157,20 +156,10 @@ def _heads(axes: Axes, rows: pd.DataFrame) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.proportions, tables.PROPORTIONS),
-        tables.read(args.importance, tables.HEAD_IMPORTANCE),
-    )
-    both = study.joined(study.read(args.study), study.read(args.study_heads))
-    style.save(figure, args.out, NAME, both)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["proportions", "importance", "study-heads"])
-    return cli.run(parser, _run, argv)
+    inputs = {"proportions": tables.PROPORTIONS, "importance": tables.HEAD_IMPORTANCE}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, both=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Original step 03. The Gini coefficient has one axis for all tissues; the effecti
 axis for each tissue, since tissues differ in how many cell types they have.
 """
 
-import argparse
 import itertools
 import math
 import textwrap
@@ -17,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from stages import cli, study, tables
+from stages import tables
 from stages.errors import FigureError
-from stages.figures import style
+from stages.figures import command, style
 
 NAME = "metrics_vs_age"
 
@@ -205,16 +204,10 @@ def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> 
     return [handle for column in columns for handle in column]
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(tables.read(args.metrics, tables.METRICS))
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["metrics"])
-    return cli.run(parser, _run, argv)
+    inputs = {"metrics": tables.METRICS}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Original step 05. Both axes of a panel have the same scale, so the diagonal is w
 see the same change; in the shaded quarters they see the same direction.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 
@@ -15,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from stages import cli, study, tables
-from stages.figures import labels, style
+from stages import tables
+from stages.figures import command, labels, style
 
 NAME = "platform_concordance"
 
@@ -144,19 +143,10 @@ def _guides(axes: Axes) -> Lines:
     return np.array([[low, 0, high, 0], [0, low, 0, high], [low, low, high, high]])
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.concordance, tables.CONCORDANCE),
-        tables.read(args.summary, tables.CONCORDANCE_SUMMARY),
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["concordance", "summary"])
-    return cli.run(parser, _run, argv)
+    inputs = {"concordance": tables.CONCORDANCE, "summary": tables.CONCORDANCE_SUMMARY}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 
 if __name__ == "__main__":

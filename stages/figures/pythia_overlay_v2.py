@@ -5,7 +5,6 @@ heads, with the ellipses of their bootstrap draws: above on the raw scales, belo
 ones. A quadrant that both share is an analogy and not a mechanism.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from stages import cli, study, tables
-from stages.figures import heads, labels, style
+from stages import tables
+from stages.figures import command, heads, labels, style
 from stages.overlay import directions
 
 NAME = "pythia_overlay_v2"
@@ -271,22 +270,11 @@ def _kept_clear(axes: Axes) -> Floats:
     return np.vstack([corners, [left, 0, right, 0], [0, bottom, 0, top]])
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.plane, tables.PLANE),
-        tables.read(args.directions, tables.PLANE_DIRECTIONS),
-        confidence=args.confidence,
-    )
-    both = study.joined(study.read(args.study), study.read(args.study_heads))
-    style.save(figure, args.out, NAME, both)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["plane", "directions", "study-heads"])
-    parser.add_argument("--confidence", type=float, required=True, help="level of the ellipses")
-    return cli.run(parser, _run, argv)
+    inputs = {"plane": tables.PLANE, "directions": tables.PLANE_DIRECTIONS}
+    numbers = {"confidence": "level of the ellipses"}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers, both=True)
 
 
 if __name__ == "__main__":

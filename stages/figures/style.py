@@ -5,9 +5,8 @@ those that come with matplotlib; SVG text is drawn as paths. Both files of a fig
 bytes each time they are made with the pinned packages.
 """
 
-import argparse
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec
@@ -254,6 +253,12 @@ def freeze(drawn: Figure) -> None:
         return
     engine.execute(drawn)
     drawn.set_layout_engine("none")
+    # The solver's last bit differs from run to run, and the names and pixels of a file with it.
+    for axes in drawn.axes:
+        left, bottom, width, height = (
+            round(value, 9) for value in axes.get_position(original=True).bounds
+        )
+        axes.set_position((left, bottom, width, height), which="original")
 
 
 def text_size(text: str, size: float = SMALLEST_PT, weight: str = "normal") -> tuple[float, float]:
@@ -361,11 +366,3 @@ def _stamp(drawn: Figure, notice: str) -> None:
         1 - 1.5 / width, 1.2 / height, notice, ha="right", va="bottom", color=QUIET
     )
     stamp.set_gid("notice")
-
-
-def add_arguments(parser: argparse.ArgumentParser, inputs: Iterable[str]) -> None:
-    """Add an option for each input table, the study, and the folder that the figure goes to."""
-    for table in inputs:
-        parser.add_argument(f"--{table}", type=Path, required=True)
-    parser.add_argument("--study", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")

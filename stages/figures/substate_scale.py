@@ -5,7 +5,6 @@ types: the two scales of one tissue. Cohorts and platforms share a row. Podocyte
 the published cases, stand out.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from stages import cli, study, tables
-from stages.figures import clusters, style
+from stages import tables
+from stages.figures import clusters, command, style
 
 NAME = "substate_scale"
 
-NAMED = ("podocyte", "macrophage")
-"""The published cases; these words in a cell type's name."""
 MAX_ROWS = 42
 """Of all tissues together, so that they fit on a page."""
 MAX_TISSUES = 8
@@ -156,7 +153,7 @@ def rows(fine: pd.DataFrame, whole: pd.DataFrame, most: int) -> list[Row]:
     left_out = 0
     if len(order) > room:
         spare = change.abs().sort_values(ascending=False, kind="stable").index
-        kept = [name for name in spare if is_named(str(name))]
+        kept = [name for name in spare if clusters.is_named(str(name))]
         kept += [name for name in spare if name not in kept][: max(room - 1 - len(kept), 0)]
         left_out = len(order) - len(kept)
         order = order[order.isin(kept)]
@@ -165,11 +162,6 @@ def rows(fine: pd.DataFrame, whole: pd.DataFrame, most: int) -> list[Row]:
     if left_out:
         found.append(Row(f"({left_out} types that change less)", "", fine.iloc[:0]))
     return found
-
-
-def is_named(cell_type: str) -> bool:
-    """Say whether a cell type is one of the published cases."""
-    return any(word in cell_type.lower().split() for word in NAMED)
 
 
 def _head(canvas: Axes, reference: float) -> None:
@@ -205,7 +197,7 @@ def _names(
             middle,
             label,
             va="center",
-            weight="bold" if whole or is_named(row.cell_type) else "normal",
+            weight="bold" if whole or clusters.is_named(row.cell_type) else "normal",
             color=style.INK if row.cell_type or whole else style.QUIET,
         )
         canvas.text(COUNTS_RIGHT_MM, middle, count, ha="right", va="center")
@@ -278,23 +270,11 @@ def _handles(shown: Sequence[style.Series]) -> list[Line2D]:
     return handles
 
 
-def _run(args: argparse.Namespace) -> None:
-    figure = draw(
-        tables.read(args.substates, tables.CLUSTER_AGING),
-        tables.read(args.coarse, tables.AGING),
-        reference=args.reference,
-    )
-    style.save(figure, args.out, NAME, study.read(args.study))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    style.add_arguments(parser, ["substates", "coarse"])
-    parser.add_argument(
-        "--reference", type=float, required=True, help="the resolution of the substates"
-    )
-    return cli.run(parser, _run, argv)
+    inputs = {"substates": tables.CLUSTER_AGING, "coarse": tables.AGING}
+    numbers = {"reference": "the resolution of the substates"}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
 
 
 if __name__ == "__main__":

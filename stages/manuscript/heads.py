@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from stages import tables
+from stages.concentration import quadrant
 from stages.figures.heads import head_name, perturbation
 from stages.manuscript import text
 from stages.settings import Settings
@@ -206,11 +206,8 @@ def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def _direction(change: pd.DataFrame) -> str:
-    gini = np.sign(change.loc["gini", "change"])
-    number = np.sign(change.loc["effective_number", "change"])
-    if gini > 0 > number:
-        return "crystallize"
-    return "disperse" if gini < 0 < number else "are mixed"
+    gini, number = change.loc[["gini", "effective_number"], "change"]
+    return text.DO[str(quadrant(gini, number))]
 
 
 def _noise_sentence(share: pd.Series) -> str:

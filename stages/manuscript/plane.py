@@ -8,8 +8,8 @@ import pandas as pd
 from stages import tables
 from stages.figures.heads import perturbation
 from stages.manuscript import text
+from stages.resampling import SIGNIFICANT
 
-SIGNIFICANT = 0.05
 # In simulated trainings, intervals over sequences held the truth in 0.92 to 0.97 of cases at a
 # noise share of 0.20 at the first checkpoint, and in 0.58 to 0.78 at 0.41 (stages.overlay.plane).
 TOO_NOISY = 0.4

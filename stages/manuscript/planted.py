@@ -9,19 +9,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stages.acquire.demo import model
-from stages.concentration import effective_number, gini
-from stages.figures.substate_scale import NAMED
+from stages.concentration import effective_number, gini, quadrant
+from stages.figures.clusters import NAMED
 from stages.manuscript import text
-from stages.manuscript.clusters import (
-    DO,
+from stages.manuscript.clusters.inputs import (
     TISSUE,
     ClusterTables,
     at_shown,
     directions,
-    fraction,
     over_types,
-    quadrant_of,
 )
+from stages.manuscript.clusters.restriction import fraction
 from stages.settings import Settings
 
 NO_CHANGE = "none"
@@ -70,7 +68,8 @@ def direction(young: Floats, old: Floats) -> str:
     """
     if np.array_equal(young, old):
         return NO_CHANGE
-    return quadrant_of(pd.Series(change(young, old)))
+    found = change(young, old)
+    return str(quadrant(found["gini"], found["effective_number"]))
 
 
 def with_substates(tissue: str, of: model.Composition, drift: float) -> Floats:
@@ -136,7 +135,7 @@ def _substates(substates: pd.DataFrame, settings: Settings) -> str:
             where = f"{text.arm(str(row.cohort), str(row.platform))}, {row.tissue}"
             wrong.append(f"{row.cell_type} ({text.tissue_name(where)})")
     tissue = settings.kidney.tissue
-    named = [f"{word}s {DO[direction(*model.substates(tissue, word))]}" for word in NAMED]
+    named = [f"{word}s {text.DO[direction(*model.substates(tissue, word))]}" for word in NAMED]
     other = f"; another is found in {text.listed(wrong)}" if wrong else ""
     return (
         f"Within the types of the {text.tissue_name(tissue).lower()}, {text.listed(named)} in the "

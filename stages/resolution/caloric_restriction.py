@@ -347,11 +347,7 @@ def caloric_restriction(
         )
         raise AtlasError(msg)
     condition = graph.obs.groupby("animal")["condition"].first()
-    rules = Metrics(
-        category_set=clusters.category_set,
-        fixed_categories=[],
-        rarefaction=clusters.equal_cells,
-    )
+    rules = granularity.rules(clusters)
     streams = np.random.SeedSequence(settings.caloric_restriction.seed).spawn(
         len(clusters.resolutions)
     )

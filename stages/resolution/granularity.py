@@ -17,7 +17,7 @@ from stages import cli, resampling, tables
 from stages.composition import aging, counts, metrics
 from stages.errors import AtlasError
 from stages.resolution import clustering
-from stages.settings import Aging, Clusters, Graph, Leiden, Metrics
+from stages.settings import Aging, Clusters, Graph, Leiden, Metrics, Settings
 from stages.tables import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
 
 SAMPLE_KEY = [*counts.TISSUE, "animal"]
@@ -94,7 +94,7 @@ def measure(
     parts = []
     for resolution in resolutions:
         labels = clustering.leiden(graph, resolution, leiden.seed, leiden)
-        part = metrics.metrics(clusters_as_types(graph.obs, labels), _rules(settings))
+        part = metrics.metrics(clusters_as_types(graph.obs, labels), rules(settings))
         parts.append(
             part.assign(
                 cell_type=cell_type,
@@ -160,6 +160,37 @@ def compare(table: pd.DataFrame, settings: Aging, *, family: Sequence[str]) -> p
     return compared[list(CLUSTER_AGING.columns)]
 
 
+def over_resolutions(
+    folder: Path,
+    settings: Settings,
+    *,
+    cohorts: Sequence[str],
+    tissues: Sequence[str],
+    resolutions: Sequence[float],
+    family: Sequence[str],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure and compare some cohorts and tissues at each resolution.
+
+    Parameters
+    ----------
+    folder
+        Of the graphs of neighbours.
+    cohorts, tissues
+        Which of the atlas' graphs; see :func:`graphs_of`.
+    family
+        See :func:`compare`.
+
+    Returns
+    -------
+    metrics, comparison
+        ``CLUSTER_METRICS`` and ``CLUSTER_AGING``, without rows where there is no such graph.
+    """
+    graphs = graphs_of(folder, settings.atlas.graphs, cohorts, tissues)
+    clusters = settings.clusters
+    measured = measure_all(graphs, resolutions, leiden=settings.leiden, settings=clusters)
+    return measured, compare(measured, clusters.comparison, family=family)
+
+
 def require_animals(samples: pd.DataFrame, tissue: str) -> None:
     """Stop where there are not enough animals of both ages to compare."""
     of_animal = samples.drop_duplicates("animal")["age_group"].value_counts()
@@ -174,7 +205,8 @@ def require_animals(samples: pd.DataFrame, tissue: str) -> None:
         raise AtlasError(msg)
 
 
-def _rules(settings: Clusters) -> Metrics:
+def rules(settings: Clusters) -> Metrics:
+    """Return how clusters are measured, in the terms of :mod:`stages.composition.metrics`."""
     return Metrics(
         category_set=settings.category_set, fixed_categories=[], rarefaction=settings.equal_cells
     )

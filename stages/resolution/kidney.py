@@ -18,15 +18,14 @@ from stages.tables import CLUSTER_AGING, CLUSTER_METRICS
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     kidney, clusters = settings.kidney, settings.clusters
-    wanted = settings.atlas.graphs
-    graphs = granularity.graphs_of(args.graphs, wanted, kidney.cohorts, [kidney.tissue])
-    measured = granularity.measure_all(
-        graphs,
-        sorted({*clusters.resolutions, *kidney.curve}),
-        leiden=settings.leiden,
-        settings=clusters,
+    measured, compared = granularity.over_resolutions(
+        args.graphs,
+        settings,
+        cohorts=kidney.cohorts,
+        tissues=[kidney.tissue],
+        resolutions=sorted({*clusters.resolutions, *kidney.curve}),
+        family=["cohort", "platform"],
     )
-    compared = granularity.compare(measured, clusters.comparison, family=["cohort", "platform"])
     tables.write(measured, CLUSTER_METRICS, args.metrics)
     tables.write(compared, CLUSTER_AGING, args.out)
 

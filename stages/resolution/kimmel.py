@@ -16,14 +16,15 @@ from stages.tables import CLUSTER_AGING, CLUSTER_METRICS
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    kimmel, clusters = settings.kimmel, settings.clusters
-    wanted = settings.atlas.graphs
-    graphs = granularity.graphs_of(args.graphs, wanted, [kimmel.cohort], kimmel.tissues)
-    measured = granularity.measure_all(
-        graphs, clusters.resolutions, leiden=settings.leiden, settings=clusters
+    kimmel = settings.kimmel
+    measured, compared = granularity.over_resolutions(
+        args.graphs,
+        settings,
+        cohorts=[kimmel.cohort],
+        tissues=kimmel.tissues,
+        resolutions=settings.clusters.resolutions,
+        family=["cohort", "platform", "resolution"],
     )
-    family = ["cohort", "platform", "resolution"]
-    compared = granularity.compare(measured, clusters.comparison, family=family)
     tables.write(measured, CLUSTER_METRICS, args.metrics)
     tables.write(compared, CLUSTER_AGING, args.out)
 

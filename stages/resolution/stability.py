@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stages import cli, tables
+from stages import cli, concentration, tables
 from stages.composition import counts, metrics
 from stages.resolution import clustering, granularity
 from stages.settings import Settings, Stability, load
@@ -136,11 +136,8 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
                     }
                 )
     table = pd.DataFrame(rows)
-    gini, effective = np.sign(table["gini_change"]), np.sign(table["effective_number_change"])
-    table["quadrant"] = np.select(
-        [(gini > 0) & (effective < 0), (gini < 0) & (effective > 0)],
-        ["crystallize", "disperse"],
-        "mixed",
+    table["quadrant"] = concentration.quadrant(
+        table["gini_change"], table["effective_number_change"]
     )
     return table[list(STABILITY_RUNS.columns)], pd.DataFrame(agreement)
 

@@ -12,8 +12,9 @@ REPOSITORY = Path(__file__).parents[2]
 GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
 
-# Decide no result: how a command line is read, an error is said, a file is moved into place.
-PLUMBING = {"cli", "errors", "files", "settings", "study"}
+# Decide no result: how a command line is read, an error is said, a file is moved into place,
+# what a stage ran on.
+PLUMBING = {"cli", "errors", "files", "record", "settings", "study"}
 # A room may import from itself, from the shared modules, and from rooms before it.
 ROOMS = ["acquire", "composition", "resolution", "ablation", "overlay", "figures", "manuscript"]
 # The atlas and the model decide which package brings the raw files in.

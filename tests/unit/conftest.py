@@ -28,7 +28,7 @@ from stages.ablation import (
 from stages.composition import aging, concordance, describe, drivers, metrics, proportions
 from stages.composition.recovery import recovery
 from stages.figures import style
-from stages.manuscript import claims
+from stages.manuscript.claims import __main__ as claims
 from stages.manuscript.clusters import SCHEMAS, ClusterTables
 from stages.overlay import plane
 from stages.resolution import caloric_restriction, granularity, stability

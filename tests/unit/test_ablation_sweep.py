@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -347,17 +348,23 @@ class TestResume:
         assert "another run" not in caplog.text
 
 
+@contextmanager
+def no_file_beyond(n_bytes):
+    """Let no file grow beyond this: like a disk that fills up while it is written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
 class TestFaults:
     def test_disk_full_in_the_middle(self, run, whole, tmp_path, caplog):
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        # No file may grow beyond this: like a disk that fills up while a shard is written.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-        try:
+        with no_file_beyond(500):
             assert run() == 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            signal.signal(signal.SIGXFSZ, before)
         assert "could not be written" in caplog.text
         assert "Free disk space and run again" in caplog.text
         assert not (tmp_path / "step64.parquet").exists()
@@ -369,14 +376,8 @@ class TestFaults:
     def test_disk_full_at_the_table(self, run, whole, tmp_path, caplog):
         assert run() == 0
         (tmp_path / "step64.parquet").unlink()
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        try:
+        with no_file_beyond(2000):
             assert run() == 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            signal.signal(signal.SIGXFSZ, before)
         assert "step64.parquet could not be written" in caplog.text
         assert not (tmp_path / "step64.parquet").exists()
 

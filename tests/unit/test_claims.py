@@ -15,6 +15,7 @@ from stages.acquire import cells
 from stages.composition import aging, metrics, proportions
 from stages.errors import TableError
 from stages.manuscript import claims, text
+from stages.manuscript.claims import __main__ as command
 from stages.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +202,7 @@ def test_real_marrow_cells_reproduce_the_claim_on_facs_alone(
     Path("heads.json").write_text(json.dumps(mini), encoding="utf-8")
     ledger = str(repository / "reports" / "claims.yaml")
     words = ["--claims", ledger, *"--cells cells.json --heads heads.json".split()]
-    assert claims.main([*words, *"--tables tables --out claims.csv".split()]) == 0
+    assert command.main([*words, *"--tables tables --out claims.csv".split()]) == 0
 
     table = tables.read(Path("claims.csv"), tables.CLAIMS)
     rows = table[table["id"] == "marrow-facs"].set_index("quantity")
@@ -328,7 +329,7 @@ def test_p_must_be_reached_on_both_metrics_or_on_one(p, podocytes, macrophages):
     of = as_published()
     rows = of["substates.csv"]
     droplet = rows["platform"] == "droplet"
-    for metric, value in zip(claims.PLANE, p, strict=True):
+    for metric, value in zip(claims.published.PLANE, p, strict=True):
         rows.loc[droplet & (rows["metric"] == metric), "mann_whitney_p"] = value
     found = verdicts(judged(of))
     assert (found["podocytes"], found["macrophages"]) == (podocytes, macrophages)
@@ -519,7 +520,7 @@ def test_a_missing_table_is_named_with_its_claim(tmp_path, caplog):
     (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
     words = ["--claims", str(ROOT / "reports" / "claims.yaml"), "--tables", str(tmp_path)]
     words += [f"--{kind}={tmp_path / 'study.json'}" for kind in ("cells", "heads")]
-    assert claims.main([*words, "--out", str(tmp_path / "claims.csv")]) == 1
+    assert command.main([*words, "--out", str(tmp_path / "claims.csv")]) == 1
     assert re.search(
         r"the claim kidney-flip-tms rests on \S+kidney\.csv, which does not exist", caplog.text
     )

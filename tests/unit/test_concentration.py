@@ -197,6 +197,22 @@ class TestBias:
         assert corrected < 0.6 * plugin
 
 
+class TestQuadrant:
+    def test_directions_of_known_changes(self):
+        gini = [0.1, -0.1, 0.1, -0.1, 0.0, 0.1, np.nan]
+        number = [-1.0, 1.0, 1.0, -1.0, -1.0, 0.0, -1.0]
+        expected = ["crystallize", "disperse", *["mixed"] * 5]
+        assert c.quadrant(gini, number).tolist() == expected
+        assert str(c.quadrant(0.1, -1.0)) == "crystallize"
+
+    def test_the_opposite_change_has_the_opposite_direction(self):
+        changes = np.random.default_rng(5).normal(size=(2, 200))
+        opposite = {"crystallize": "disperse", "disperse": "crystallize", "mixed": "mixed"}
+        found = c.quadrant(*changes).tolist()
+        assert set(found) == set(opposite)
+        assert c.quadrant(*-changes).tolist() == [opposite[name] for name in found]
+
+
 class TestShapes:
     def test_any_axis_and_any_number_of_leading_axes(self):
         x = np.random.default_rng(1).gamma(1.0, size=(3, 4, 5))

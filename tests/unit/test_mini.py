@@ -2,10 +2,13 @@
 
 import ast
 import contextlib
+import fcntl
 import json
 import math
 import re
+import resource
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -277,6 +280,30 @@ class TestTraining:
         assert {"step0/model.safetensors", "step10/config.json", "train_log.csv"} <= set(whole)
         assert [path.name for path in scratch.iterdir()] == ["lock"]
 
+    def test_a_damaged_state_is_named_and_the_training_begins_anew(
+        self, tiny, installed, tmp_path, monkeypatch, caplog
+    ):
+        command.make(tiny, out=tmp_path / "whole", scratch=tmp_path / "scratch-1")
+        real, out, scratch = train._step, tmp_path / "again", tmp_path / "scratch-2"
+
+        class Killed(BaseException):
+            pass
+
+        def dies(network, optimizer, windows, step, model):
+            if step == 6:
+                raise Killed
+            return real(network, optimizer, windows, step, model)
+
+        monkeypatch.setattr(train, "_step", dies)
+        with pytest.raises(Killed):
+            command.make(tiny, out=out, scratch=scratch)
+        (state,) = scratch.rglob(train.STATE_FILE)
+        state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+        monkeypatch.setattr(train, "_step", real)
+        command.make(tiny, out=out, scratch=scratch)
+        assert f"{train.STATE_FILE} is damaged" in caplog.text
+        assert _bytes(out) == _bytes(tmp_path / "whole")
+
     def test_a_checkpoint_loads_as_the_hub_s_do(self, tiny, installed, tmp_path):
         command.make(tiny, out=tmp_path / "m", scratch=tmp_path / "s")
         folder = tmp_path / "m" / "step10"
@@ -327,9 +354,43 @@ class TestTraining:
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.equal(torch.get_rng_state(), drawn)
 
-    def test_a_second_process_is_refused(self, tiny, installed, tmp_path):
-        with train._alone(tmp_path), pytest.raises(CheckpointError, match="another process trains"):
+    def test_a_second_process_says_that_it_waits(
+        self, tiny, installed, tmp_path, caplog, monkeypatch
+    ):
+        """DVC starts one beside an orphan of its own when it was killed."""
+        caplog.set_level("INFO")
+        real = fcntl.flock
+        with (tmp_path / "lock").open("a") as held:
+            real(held, fcntl.LOCK_EX)
+
+            def until_it_waits(file, kind):
+                if not kind & fcntl.LOCK_NB:
+                    real(held, fcntl.LOCK_UN)
+                real(file, kind)
+
+            monkeypatch.setattr(train.fcntl, "flock", until_it_waits)
             command.make(tiny, out=tmp_path / "a", scratch=tmp_path)
+        assert "another run trains in" in caplog.text
+        assert (tmp_path / "a/train_log.csv").exists()
+
+    def test_disk_full_in_the_middle_says_so_and_a_later_run_goes_on(
+        self, tiny, installed, tmp_path
+    ):
+        command.make(tiny, out=tmp_path / "whole", scratch=tmp_path / "scratch-1")
+        fits = (tmp_path / "whole/step0/model.safetensors").stat().st_size
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        # Like a disk that fills up: a checkpoint fits, the state, which has moments too, does not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * fits, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                command.make(tiny, out=tmp_path / "a", scratch=tmp_path / "scratch-2")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+        assert not (tmp_path / "a").exists()
+        command.make(tiny, out=tmp_path / "a", scratch=tmp_path / "scratch-2")
+        assert _bytes(tmp_path / "a") == _bytes(tmp_path / "whole")
 
     def test_a_loss_that_is_not_finite_stops(self, tiny, installed, tmp_path):
         settings = tiny.train.model_copy(update={"learning_rate": 1e38, "warmup_steps": 0})

@@ -13,7 +13,7 @@ from stages.ablation import effects, measures, noise_floor, trajectory
 from stages.composition import aging
 from stages.errors import TableError
 from stages.figures import pythia_overlay_v2, style
-from stages.overlay import directions, plane
+from stages.overlay import directions, plane, same_direction, vectors
 from stages.settings import Aging, NoiseFloor, Plane, Trajectory
 
 SETTINGS = Plane(cells="all", confidence=0.95, draws=400, max_permutations=20000, seed=1)
@@ -40,7 +40,7 @@ def animals(rng, n, centre, spread=0.05):
 
 
 def tissue(young, old, scale="raw", settings=SETTINGS):
-    found = plane.tissues(samples(young, old), settings)
+    found = vectors.tissues(samples(young, old), settings)
     return next(one for one in found if one.scale == scale)
 
 
@@ -69,7 +69,7 @@ def heads_at(*values, scale="raw"):
     """Return heads without uncertainty at these places."""
     places = np.array(values, dtype=float)
     drawn = np.repeat(places[:, np.newaxis], SETTINGS.draws, axis=1)
-    return plane.Heads("zero", scale, list(range(len(places))), places, drawn, drawn)
+    return vectors.Heads("zero", scale, list(range(len(places))), places, drawn, drawn)
 
 
 def made(n_tissues=4, parts=None):
@@ -89,12 +89,14 @@ def made(n_tissues=4, parts=None):
         ],
         ignore_index=True,
     )
-    of_tissues, of_heads = plane.tissues(metrics, SETTINGS), plane.heads(parts, SETTINGS)
+    of_tissues, of_heads = vectors.tissues(metrics, SETTINGS), vectors.heads(parts, SETTINGS)
     return SimpleNamespace(
         metrics=metrics,
         parts=parts,
         plane=tables.PLANE.validate(plane.plane(of_tissues, of_heads, along(parts)[0], SETTINGS)),
-        same=tables.PLANE_DIRECTIONS.validate(plane.same_direction(of_tissues, of_heads, SETTINGS)),
+        same=tables.PLANE_DIRECTIONS.validate(
+            same_direction.same_direction(of_tissues, of_heads, SETTINGS)
+        ),
     )
 
 
@@ -113,7 +115,7 @@ def both():
 def test_angles_of_known_vectors(vector, angle, signed):
     young = np.array([[0.4, 5.0]] * 3)
     change = tissue(young, young + 0.1 * np.array(vector))
-    row = plane.same_direction([change], [heads_at((0, 0), (2, 0))], SETTINGS).iloc[0]
+    row = same_direction.same_direction([change], [heads_at((0, 0), (2, 0))], SETTINGS).iloc[0]
     # Differences of floats near 5: observed below 1e-12 degrees.
     assert row["angle_degrees"] == pytest.approx(angle, abs=1e-9)
     assert row["angle_sequences_low"] == pytest.approx(angle, abs=1e-6)
@@ -148,7 +150,7 @@ def test_a_zero_vector_has_no_direction():
     row = plane.plane([still], [], pd.DataFrame(), SETTINGS).iloc[0]
     assert np.isnan(row[["angle_degrees", "angle_low", "resultant_length"]].to_numpy(float)).all()
     assert row["quadrant"] == "mixed"
-    same = plane.same_direction([still], [heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
+    same = same_direction.same_direction([still], [heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
     assert np.isnan(same["angle_degrees"])
     assert np.isnan(same["ages_angle_p"])
     assert same["p"] == 1
@@ -199,11 +201,13 @@ def test_vectors_are_the_changes_of_the_ageing_table(both):
 def test_components_of_any_category_set_follow_from_both_ginis():
     young = np.array([[0.3, 5.0], [0.0, 10.0], [0.5, 2.0]])
     table = samples(young, young)
-    place = plane.points(table, "corrected")
+    place = vectors.points(table, "corrected")
     assert place[:3, 1] == pytest.approx(young[:, 1] / 10)
     # 15 categories of which 10 have cells: the Gini is over all of them.
     padded = table.assign(gini=0.42, gini_corrected=0.42 * 15 / 14)
-    assert plane.points(padded, "corrected")[:, 1] == pytest.approx(table["effective_number"] / 15)
+    assert vectors.points(padded, "corrected")[:, 1] == pytest.approx(
+        table["effective_number"] / 15
+    )
 
 
 def test_draws_keep_both_metrics_of_an_animal_together():
@@ -251,7 +255,7 @@ def test_vectors_of_heads_are_those_of_the_trajectory(both):
     table, change = along(both.parts)
     value = table.set_index(["metric", "step"])["value"]
     n_checked = 0
-    for scale, axes in plane._HEAD_AXES.items():
+    for scale, axes in vectors.HEAD_AXES.items():
         rows = moved[moved["scale"] == scale].set_index("step")
         assert rows.index.tolist() == list(STEPS[1:])
         for column, metric in zip(("d_gini", "d_effective"), axes, strict=True):
@@ -272,7 +276,7 @@ def test_intervals_over_sequences_cover_a_known_vector_of_heads():
     n = 48
     size = [0.1 * np.exp(rng.normal(0, 1.5, n)) ** power for power in (0.3, 1)]
     truth = measures.measure(size[1]) - measures.measure(size[0])
-    known = truth[[tables.HEAD_METRICS.index(name) for name in plane._HEAD_AXES["corrected"]]]
+    known = truth[[tables.HEAD_METRICS.index(name) for name in vectors.HEAD_AXES["corrected"]]]
     angle = float(directions.direction(known))
     keys = pd.DataFrame({"layer": 0, "head": range(n), "draw": 0})
     settings = SETTINGS.model_copy(update={"draws": 200})
@@ -290,7 +294,7 @@ def test_intervals_over_sequences_cover_a_known_vector_of_heads():
             )
             for step, mean in zip((1, 2), size, strict=True)
         ]
-        moving = next(one for one in plane.heads(parts, settings) if one.scale == "corrected")
+        moving = next(one for one in vectors.heads(parts, settings) if one.scale == "corrected")
         rows = pd.DataFrame(plane._head_rows(moving, [0.2, 0.2], settings))
         found = rows[rows["bootstrap"] == "sequences"].iloc[0]
         turned = float(directions.wrap(np.array(angle - found["angle_degrees"])))
@@ -307,7 +311,7 @@ def test_intervals_over_sequences_cover_a_known_vector_of_heads():
 
 def test_a_trajectory_of_other_effects_is_refused(both):
     table, _ = along(both.parts)
-    moving = plane.heads(both.parts, SETTINGS)
+    moving = vectors.heads(both.parts, SETTINGS)
     for other in (table.assign(value=table["value"] + 1e-3), table[table["step"] > STEPS[0]]):
         with pytest.raises(TableError, match=r"at step 16 .*Run dvc repro trajectory\.") as error:
             plane.plane([], moving, other, SETTINGS)
@@ -327,7 +331,7 @@ def test_checkpoints_without_any_effect_have_no_place():
             0 * parts[0].delta,
         )
     ]
-    moving = plane.heads([*silent, *parts], SETTINGS)
+    moving = vectors.heads([*silent, *parts], SETTINGS)
     assert [one.steps for one in moving] == [list(STEPS)] * 2
 
 
@@ -337,21 +341,21 @@ def test_checkpoints_without_any_effect_have_no_place():
 def test_permuted_vectors_are_those_of_a_loop():
     rng = np.random.default_rng(6)
     young, old = rng.normal(size=(3, 2)), rng.normal(size=(2, 2))
-    found = plane.permuted_ages(young, old, max_permutations=10, rng=rng)
+    found = same_direction.permuted_ages(young, old, max_permutations=10, rng=rng)
     pooled = np.concatenate([young, old])
     expected = []
     for taken in itertools.combinations(range(5), 2):
         rest = [i for i in range(5) if i not in taken]
         expected.append(np.median(pooled[list(taken)], 0) - np.median(pooled[rest], 0))
     assert found == pytest.approx(np.array(expected))
-    pairs = plane.permuted_checkpoints(np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+    pairs = same_direction.permuted_checkpoints(np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
     assert sorted(pairs[:, 0]) == [-3, -2, -1, 1, 2, 3]
 
 
 def test_p_values_of_known_arrangements():
     """Gini of 2 against 3 animals: only the observed of 10 arrangements is as extreme."""
     young, old = np.array([[0.1, 5], [0.2, 5], [0.3, 5]]), np.array([[0.7, 5], [0.8, 5]])
-    row = plane.same_direction(
+    row = same_direction.same_direction(
         [tissue(young, old)], [heads_at((0, 0), (1, 0), (2, 0))], SETTINGS
     ).iloc[0]
     assert row["ages_p"] == row["ages_p_smallest"] == 0.1
@@ -361,7 +365,9 @@ def test_p_values_of_known_arrangements():
     assert row["checkpoints_angle_p"] == 0.5
     assert row["p"] == row["q"] == row["checkpoints_p"]
     assert row["product"] == pytest.approx(1.1)
-    away = plane.same_direction([tissue(old, young)], [heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
+    away = same_direction.same_direction(
+        [tissue(old, young)], [heads_at((0, 0), (1, 0))], SETTINGS
+    ).iloc[0]
     assert away["angle_degrees"] == pytest.approx(180)
     assert away["p"] == 1
 
@@ -370,16 +376,16 @@ def test_drawn_arrangements_agree_with_counted_ones_and_are_never_zero():
     rng = np.random.default_rng(7)
     young, old = animals(rng, 8, (0.4, 6)), animals(rng, 8, (0.45, 5.5))
     heads = [heads_at(*((i, -10 * i) for i in range(5)))]
-    counted = plane.same_direction([tissue(young, old)], heads, SETTINGS).iloc[0]
+    counted = same_direction.same_direction([tissue(young, old)], heads, SETTINGS).iloc[0]
     few = SETTINGS.model_copy(update={"max_permutations": 12000})
-    drawn = plane.same_direction([tissue(young, old)], heads, few).iloc[0]
+    drawn = same_direction.same_direction([tissue(young, old)], heads, few).iloc[0]
     assert counted["ages_exact"]
     assert not drawn["ages_exact"]
     # Of 12,000 draws a share has a standard error of at most 0.005.
     assert drawn["ages_p"] == pytest.approx(counted["ages_p"], abs=0.02)
-    apart = plane.one_sided(np.array([9.0, 0]), np.array([1.0, 0]), np.zeros((99, 2)), exact=False)[
-        0
-    ]
+    apart = same_direction.one_sided(
+        np.array([9.0, 0]), np.array([1.0, 0]), np.zeros((99, 2)), exact=False
+    )[0]
     assert apart.p == apart.p_smallest == 0.01
 
 
@@ -390,9 +396,9 @@ def test_level_without_a_change_and_power_with_one():
 
     def p(shift):
         young, old = animals(rng, 5, (0.4, 6)), animals(rng, 5, (0.4 + shift, 6 - 10 * shift))
-        null = plane.permuted_ages(young, old, max_permutations=252, rng=rng)
+        null = same_direction.permuted_ages(young, old, max_permutations=252, rng=rng)
         observed = np.median(old, 0) - np.median(young, 0)
-        return [test.p for test in plane.one_sided(observed, reference, null, exact=True)]
+        return [test.p for test in same_direction.one_sided(observed, reference, null, exact=True)]
 
     null = np.array([p(0.0) for _ in range(600)])
     for level in (0.05, 0.25, 0.5, 0.75):
@@ -421,7 +427,7 @@ def test_q_is_adjusted_within_an_arm(both):
 def test_a_tissue_with_one_animal_is_left_out_and_said(caplog):
     caplog.set_level("INFO")
     young = np.array([[0.3, 5.0], [0.4, 4.0]])
-    assert plane.tissues(samples(young, young[:1], "Heart"), SETTINGS) == []
+    assert vectors.tissues(samples(young, young[:1], "Heart"), SETTINGS) == []
     assert len(caplog.messages) == 2
     assert "tms facs Heart" in caplog.messages[0]
     assert "2 young and 1 old animals, 2 of each are needed" in caplog.messages[0]
@@ -437,7 +443,7 @@ def test_one_checkpoint_leaves_the_tissues_alone(caplog):
 
 def test_nothing_to_compare_makes_empty_tables():
     assert tables.PLANE.validate(plane.plane([], [], pd.DataFrame(), SETTINGS)).empty
-    assert tables.PLANE_DIRECTIONS.validate(plane.same_direction([], [], SETTINGS)).empty
+    assert tables.PLANE_DIRECTIONS.validate(same_direction.same_direction([], [], SETTINGS)).empty
 
 
 def written(folder, both, params):

@@ -23,7 +23,6 @@ from stages.resolution.stability import agreement_of
 from stages.settings import CellsFile, Leiden, Neighbours, Proportions, SimulatedFile
 
 ROOT = Path(__file__).parents[2]
-KANG = ROOT.parent / "shared" / "real" / "kang_ifn_pbmc_subset.h5ad"
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 GRAPH = Neighbours.model_validate(PARAMS["neighbours"])
 LEIDEN = Leiden.model_validate(PARAMS["leiden"])
@@ -383,17 +382,16 @@ def test_the_number_of_threads_changes_nothing(kidney, tmp_path):
 # --- real cells ----------------------------------------------------------------------------------
 
 
-def test_real_cells_of_two_donors_and_two_conditions():
+def test_real_cells_of_two_donors_and_two_conditions(real_input):
     """Kang et al. 2018, 1,556 PBMC: interferon moves every type, so that clusters part by both.
 
     Observed adjusted Rand index at resolution 0.8: 0.46 with the published types alone, 0.74 with
     type and condition together. At 0.1 it is 0.56 and 0.46.
     """
-    if not KANG.exists():
-        pytest.skip(f"{KANG.name} is a test input that does not travel with the project")
+    kang = real_input("kang_ifn_pbmc_subset.h5ad")
     spec = CellsFile.model_validate(
         {
-            "raw": KANG,
+            "raw": kang,
             "cohort": "kang",
             "platform": "droplet",
             "columns": {"animal": "sample_id", "age": "group_id", "cell_type": "cluster_id"},
@@ -403,7 +401,7 @@ def test_real_cells_of_two_donors_and_two_conditions():
             "old_min_months": 24,
         }
     )
-    data = clustering.read_tissue(KANG, spec, "Blood", name="kang", atlas="local")
+    data = clustering.read_tissue(kang, spec, "Blood", name="kang", atlas="local")
     assert data.shape == (1556, 1267)
     graph = clustering.neighbours(data, GRAPH)
     labels = clustering.leiden(graph, 0.8, LEIDEN.seed, LEIDEN)

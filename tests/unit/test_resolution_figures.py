@@ -436,7 +436,7 @@ def test_of_many_types_those_that_change_most_and_the_published_cases_are_shown(
     every = kidney[(kidney["metric"] == "gini") & (kidney["cells"] == "all")]
     change = every.groupby("cell_type")["change"].mean()
     assert list(change[shown]) == sorted(change[shown], reverse=True)
-    others = [name for name in shown if not substate_scale.is_named(name)]
+    others = [name for name in shown if not clusters.is_named(name)]
     assert change[others].abs().min() >= change.drop(shown).abs().max()
     assert len(substate_scale.rows(kidney, whole, len(MANY) + 1)) == len(MANY) + 1
 
@@ -446,7 +446,7 @@ def test_of_many_types_those_that_change_most_and_the_published_cases_are_shown(
     [("podocyte", True), ("kidney Macrophage", True), ("macrophage-like", False), ("", False)],
 )
 def test_published_cases_are_known_by_the_word(cell_type, named):
-    assert substate_scale.is_named(cell_type) is named
+    assert clusters.is_named(cell_type) is named
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone(inputs):

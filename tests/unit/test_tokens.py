@@ -242,12 +242,8 @@ def test_settings_that_cannot_be(hub_model, text, said):
         hub_model(**text)
 
 
-def test_the_real_tokenizer_and_text_through_the_published_protocol(confs, repository, tmp_path):
-    real = repository.parent / "shared" / "real"
-    tokenizer_json, text = real / "gpt_neox_20b_tokenizer.json", real / "wikitext2_valid.txt"
-    for path in (tokenizer_json, text):
-        if not path.exists():
-            pytest.skip(f"{path.name} is a test input that does not travel with the project")
+def test_the_real_tokenizer_and_text_through_the_published_protocol(confs, real_input, tmp_path):
+    tokenizer_json, text = map(real_input, ("gpt_neox_20b_tokenizer.json", "wikitext2_valid.txt"))
     checkpoints = tmp_path / "m"
     _checkpoint(checkpoints / "step512", tokenizer_json.read_text(encoding="utf-8"), 50304)
     lines = text.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -112,11 +112,6 @@ def composition_table() -> pd.DataFrame:
     return _table("composition").copy()
 
 
-def substate_table() -> pd.DataFrame:
-    """Return substates.csv: shares of substates within cell types."""
-    return _table("substates").copy()
-
-
 def cohort(name: str, platform: str) -> Cohort:
     """Return how a cohort varies."""
     table = _table("cohorts")

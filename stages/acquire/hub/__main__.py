@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from stages import cli
 from stages.acquire.hub import verify
 from stages.acquire.hub.download import TOKENIZER_FILES, Fetched, alone, fetch
 from stages.errors import CheckpointError, SettingsError
-from stages.files import file_hash, write_text
+from stages.files import atomic_folder, file_hash, write_text
 from stages.settings import HubModel, Revision, load
 
 RECORD_FILE = "checkpoints.json"
@@ -40,13 +38,7 @@ def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = 
     CheckpointError
         A checkpoint cannot be had, or is not what it is called.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        alone(downloads, model.name),
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name,
-    ):
-        fresh = Path(name) / "new"
-        fresh.mkdir()
+    with alone(downloads, model.name), atomic_folder(out) as fresh:
         record, drifts, all_fetched = [], [], []
         sha256: dict[int, str] = {}
         first: torch.Tensor | None = None
@@ -84,9 +76,6 @@ def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = 
         for fetched in all_fetched:
             _copy(fetched, fresh / f"step{fetched.step}")
         write_text(fresh / RECORD_FILE, json.dumps(record, indent=2) + "\n")
-        if out.exists():
-            os.replace(out, Path(name) / "old")
-        os.replace(fresh, out)
 
 
 def _check_known(model: HubModel, fetched: Fetched, sha256: str) -> None:

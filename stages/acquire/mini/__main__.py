@@ -9,16 +9,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages import cli
 from stages.acquire.mini import corpus as corpora
 from stages.acquire.mini import tokenizer as tokenizers
-from stages.acquire.mini.train import LOG_FILE, Material, train
+from stages.acquire.mini.train import LOG_FILE, Material, alone, train
 from stages.errors import SettingsError
-from stages.files import write_text
+from stages.files import atomic_folder, write_text
 from stages.settings import MiniModel, load
 
 
@@ -50,21 +49,16 @@ def make(model: MiniModel, *, out: Path, scratch: Path) -> None:
         train=encoded("train"),
         heldout=corpora.spread(encoded("heldout"), model.text.n_sequences, model.text.seq_len),
     )
-    folder = train(model, material, scratch=scratch)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
-        fresh = Path(name) / "new"
-        fresh.mkdir()
-        for step in model.checkpoints:
-            shutil.copytree(folder / f"step{step}", fresh / f"step{step}")
-        shutil.copyfile(folder / LOG_FILE, fresh / LOG_FILE)
-        write_text(fresh / "corpus.json", json.dumps(corpus.statement(), indent=2) + "\n")
-        for split in ("heldout", "reference"):
-            write_text(fresh / f"{split}.txt", corpus.text(split))
-        if out.exists():
-            os.replace(out, Path(name) / "old")
-        os.replace(fresh, out)
-    shutil.rmtree(folder)
+    with alone(scratch):
+        folder = train(model, material, scratch=scratch)
+        with atomic_folder(out) as fresh:
+            for step in model.checkpoints:
+                shutil.copytree(folder / f"step{step}", fresh / f"step{step}")
+            shutil.copyfile(folder / LOG_FILE, fresh / LOG_FILE)
+            write_text(fresh / "corpus.json", json.dumps(corpus.statement(), indent=2) + "\n")
+            for split in ("heldout", "reference"):
+                write_text(fresh / f"{split}.txt", corpus.text(split))
+        shutil.rmtree(folder)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -7,11 +7,12 @@ is fixed. Another processor or another PyTorch rounds differently and gives anot
 
 import fcntl
 import hashlib
+import io
 import json
+import logging
 import math
-import os
+import pickle
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from tokenizers import Tokenizer
 from torch.utils import deterministic
 from tqdm import tqdm
@@ -30,14 +31,18 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.acquire.mini import tokenizer as tokenizers
 from stages.errors import CheckpointError
-from stages.files import atomic_path, write_text
+from stages.files import atomic_folder, atomic_path, write_text
 from stages.settings import MiniModel, MiniTraining
+
+logger = logging.getLogger("stages")
 
 STATE_FILE = "state.pt"
 LOG_FILE = "train_log.csv"
 WEIGHTS_FILE = "model.safetensors"
 PUBLISHED_NAMES = {"lm_head.weight": "embed_out.weight"}
 """What transformers 5 calls otherwise than the published files, which it renames as it reads."""
+DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError)
+"""What reading a saved state raises whose bytes are not those that were written."""
 _HELDOUT_BATCH = 32
 
 Tokens = npt.NDArray[np.int32]
@@ -152,18 +157,19 @@ def reproducible(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(scratch: Path) -> Iterator[None]:
-    """Hold the scratch folder: a killed `dvc` leaves its child running beside the next."""
+def alone(scratch: Path) -> Iterator[None]:
+    """Hold the scratch folder, waiting for who holds it.
+
+    DVC leaves a stage running when it is itself killed, and starts another beside it.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
+    # Held as long as the file is open; a killed process lets go by itself.
     with (scratch / "lock").open("a") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            msg = (
-                f"another process trains in {scratch} ({scratch / 'lock'} is held). "
-                "Wait until it has finished, or end it."
-            )
-            raise CheckpointError(msg) from None
+            logger.info("another run trains in %s; waiting for it to end", scratch)
+            fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 
@@ -190,15 +196,17 @@ def train(model: MiniModel, material: Material, *, scratch: Path) -> Path:
     material
         The text.
     scratch
-        A folder for unfinished work, which may hold some of an earlier run.
+        A folder for unfinished work, which may hold some of an earlier run. The caller holds it
+        (:func:`alone`) until it has taken what it needs.
 
     Raises
     ------
     CheckpointError
-        The loss is not finite, the text is too short or another process trains here.
+        The loss is not finite or the text is too short.
     """
     folder = scratch / key_of(model, material)
-    with _alone(scratch), reproducible(model.train.threads):
+    scratch.mkdir(parents=True, exist_ok=True)
+    with reproducible(model.train.threads):
         for other in scratch.iterdir():
             # What other settings left unfinished will not be asked for again.
             if other.is_dir() and other != folder:
@@ -211,7 +219,13 @@ def train(model: MiniModel, material: Material, *, scratch: Path) -> Path:
 def _steps(model: MiniModel, material: Material, folder: Path) -> None:
     settings = model.train
     network, optimizer = _fresh(settings)
-    start, log = _resume(folder / STATE_FILE, network, optimizer)
+    try:
+        start, log = _resume(folder / STATE_FILE, network, optimizer)
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:200]
+        logger.warning("%s is damaged (%s): training begins anew", folder / STATE_FILE, reason)
+        network, optimizer = _fresh(settings)
+        start, log = 0, []
     last = model.checkpoints[-1]
     network.train()
     with tqdm(
@@ -310,26 +324,24 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "log": log,
     }
+    # By way of memory: on a full disk torch says neither which file nor why.
+    content = io.BytesIO()
+    torch.save(state, content)
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def _checkpoint(network: GPTNeoXForCausalLM, material: Material, folder: Path) -> float:
     """Write one folder of the Hub's layout and return its held-out loss."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as name:
-        fresh = Path(name) / folder.name
-        fresh.mkdir()
-        weights = {
-            PUBLISHED_NAMES.get(name, name): weight.contiguous()
-            for name, weight in network.state_dict().items()
-        }
-        save_file(weights, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+    weights = {
+        PUBLISHED_NAMES.get(name, name): weight.contiguous()
+        for name, weight in network.state_dict().items()
+    }
+    # Of a run that was killed after its last saved state it replaces the same bytes.
+    with atomic_folder(folder) as fresh:
+        (fresh / WEIGHTS_FILE).write_bytes(serialized(weights, metadata={"format": "pt"}))
         write_text(fresh / "config.json", network.config.to_json_string())
         tokenizers.save(material.tokenizer, fresh)
-        if folder.exists():
-            # Of a run that was killed after its last saved state; the same bytes.
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)
     network.eval()  # type: ignore[no-untyped-call]
     loss = heldout_loss(network, material.heldout)
     network.train()

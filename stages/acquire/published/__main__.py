@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from stages import cli
-from stages.acquire.published.fetch import Places, fetch
+from stages.acquire.published.fetch import Places, add_places, fetch
 from stages.errors import SettingsError
 from stages.settings import PublishedAtlas, load
 
@@ -33,18 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--file", required=True, help="a key of atlas.acquire")
     cli.add_params(parser)
-    parser.add_argument(
-        "--downloads",
-        type=Path,
-        default=Path("data/downloads"),
-        help="unfinished downloads, and files put there by hand (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--checksums",
-        type=Path,
-        default=Path("data/checksums.json"),
-        help="what was learned on the first download (default: %(default)s)",
-    )
+    add_places(parser)
     return cli.run(parser, _run, argv)
 
 

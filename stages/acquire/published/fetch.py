@@ -5,6 +5,7 @@
 there after unpacking, so that another entry of the catalogue can unpack other members of the same.
 """
 
+import argparse
 import fcntl
 import logging
 import os
@@ -50,6 +51,22 @@ class Places:
     """Where checksums are pinned, as errors name it."""
     change_out: str = "change `out` in conf/atlas/"
     """How a person moves the output, as errors say it."""
+
+
+def add_places(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--downloads`` and ``--checksums``, two of the :class:`Places`."""
+    arguments.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("data/downloads"),
+        help="unfinished downloads, and files put there by hand (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--checksums",
+        type=Path,
+        default=Path("data/checksums.json"),
+        help="what was learned on the first download (default: %(default)s)",
+    )
 
 
 def fetch(file: RemoteFile, places: Places) -> None:

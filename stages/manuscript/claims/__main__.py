@@ -1,0 +1,40 @@
+"""Hold every published claim against the tables, and say of each what became of it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from stages import cli, tables
+from stages.manuscript.claims.published import read
+from stages.manuscript.claims.rules import read_tables
+from stages.manuscript.claims.verdict import evaluate
+from stages.study import read as read_study
+
+
+def _run(args: argparse.Namespace) -> None:
+    claims = read(args.claims)
+    table = evaluate(
+        claims,
+        read_tables(claims, args.tables),
+        cells=read_study(args.cells),
+        heads=read_study(args.heads),
+    )
+    tables.write(table, tables.CLAIMS, args.out)
+    verdicts = table.drop_duplicates("id")["verdict"].value_counts()
+    summary = ", ".join(f"{verdicts.get(name, 0)} {name}" for name in tables.VERDICTS)
+    cli.log.info("%d claims: %s", len(claims), summary)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--claims", type=Path, required=True, help="the published claims")
+    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
+    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--tables", type=Path, required=True, help="the folder of the tables")
+    parser.add_argument("--out", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
