@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from stages import tables
 from stages.errors import FigureError
 from stages.figures import command, style
+from stages.resampling import SIGNIFICANT
 
 NAME = "direction_heatmap"
 
@@ -28,7 +29,6 @@ HALVES = {"all": "all cells", "rarefied": "equal cells"}
 TINT = {"crystallize": 0.42, "disperse": 0.24, "mixed": 0.10}
 # Where the symbol and the right ends of the two numbers stand in a cell.
 SYMBOL_MM, GINI_MM, NUMBER_MM = 1.0, 13.6, 23.6
-ALPHA = 0.05
 
 
 @style.styled
@@ -122,7 +122,7 @@ def _cell(canvas: Axes, corner: tuple[float, float], changes: pd.DataFrame) -> N
         sure = change["change_low"] > 0 or change["change_high"] < 0
         text, weight = style.signed(float(change["change"]), digits), "bold" if sure else "normal"
         canvas.text(x + right, middle, text, ha="right", va="center", weight=weight)
-        if change["mann_whitney_q"] < ALPHA:
+        if change["mann_whitney_q"] < SIGNIFICANT:
             wide = style.text_width_mm(text, weight=weight)
             line = y + 0.88 * CELL_MM[1]
             canvas.plot([x + right - wide, x + right], [line, line], color=style.INK, linewidth=0.7)
@@ -143,7 +143,7 @@ def _legend() -> list[tuple[str, str]]:
             "",
             "Δ: old \N{MINUS SIGN} young, difference of medians; N: effective number of cell types",
         ),
-        ("", f"bold: bootstrap interval excludes zero; underlined: Mann-Whitney q < {ALPHA}"),
+        ("", f"bold: bootstrap interval excludes zero; underlined: Mann-Whitney q < {SIGNIFICANT}"),
     ]
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stages import tables
 from stages.figures import command, heads, labels, style
 from stages.overlay import directions
+from stages.resampling import SIGNIFICANT
 
 NAME = "pythia_overlay_v2"
 Floats = NDArray[np.float64]
@@ -203,8 +204,8 @@ def _agreement(same: pd.DataFrame) -> str:
     n = len(same)
     if not n:
         return ""
-    close, sure = int((same["angle_degrees"] < 90).sum()), int((same["p"] < 0.05).sum())
-    return f"Less than 90° from the heads: {close} of {n} tissues; p < 0.05 in {sure}"
+    close, sure = int((same["angle_degrees"] < 90).sum()), int((same["p"] < SIGNIFICANT).sum())
+    return f"Less than 90° from the heads: {close} of {n} tissues; p < {SIGNIFICANT:g} in {sure}"
 
 
 def _legend(cells: pd.DataFrame, moving: pd.DataFrame, confidence: float) -> list[Line2D | Patch]:

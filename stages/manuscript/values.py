@@ -86,7 +86,7 @@ def variables(
         },
         "data": _data(found),
         "rule": _rules(found, settings),
-        "aging": _aging(found.aging, full, equal, settings),
+        "aging": _aging(found.aging, full, equal),
         "concordance": _concordance(found.concordance_summary),
         "recovery": _recovery(found.recovery),
     }
@@ -158,9 +158,7 @@ def _ages(settings: Settings) -> str:
     return "; ".join(parts)
 
 
-def _aging(
-    aging: pd.DataFrame, full: pd.DataFrame, equal: pd.DataFrame, settings: Settings
-) -> dict[str, str]:
+def _aging(aging: pd.DataFrame, full: pd.DataFrame, equal: pd.DataFrame) -> dict[str, str]:
     key = ["cohort", "platform", "tissue"]
     plane = aging[(aging["cells"] == "all") & aging["metric"].isin(PLANE)]
     excludes_zero = (plane["change_low"] > 0) | (plane["change_high"] < 0)

@@ -114,13 +114,9 @@ def _run(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def study(request, repository, tmp_path_factory):
+def study(request, repository, real_input, tmp_path_factory):
     """Return a folder in which `dvc repro ablate` ran on one checkpoint of the published shape."""
-    real = repository.parent / "shared" / "real"
-    tokenizer, text = real / "gpt_neox_20b_tokenizer.json", real / "wikitext2_valid.txt"
-    for path in (tokenizer, text):
-        if not path.exists():
-            pytest.skip(f"{path.name} is a test input that does not travel with the project")
+    tokenizer, text = map(real_input, ("gpt_neox_20b_tokenizer.json", "wikitext2_valid.txt"))
     folder = tmp_path_factory.mktemp("published")
     # Two gigabytes, which pytest would keep for three runs.
     request.addfinalizer(lambda: shutil.rmtree(folder))
