@@ -524,21 +524,6 @@ def test_the_command_names_an_unknown_file(tmp_path, caplog):
     assert "no file 'nope' to simulate: allowed are kimmel-kidney" in caplog.text
 
 
-def test_a_failure_leaves_the_old_folder_alone(tmp_path):
-    old = tmp_path / "rat"
-    old.mkdir()
-    (old / "kept").write_text("x")
-
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("y")
-        raise OSError
-
-    with pytest.raises(OSError):
-        demo._replace_folder(old, fail)
-    assert [path.name for path in tmp_path.iterdir()] == ["rat"]
-    assert (old / "kept").read_text() == "x"
-
-
 def test_programmes_depend_on_the_name_alone():
     first = expression.profile("B cell", 1)
     assert np.array_equal(first, expression.profile("B cell", 1))
