@@ -4,15 +4,20 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3.11
+VENV ?= .venv
 ATLAS ?=
 MODEL ?=
 SET ?=
+RECOMPUTED ?=
+AGAINST ?=
 
-BIN := .venv/bin
-STAMP := .venv/.installed
-# DVC and the stages find the tools of .venv first, and nothing reports home.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# DVC and the stages find the tools of $(VENV) first, and nothing reports home.
+export PATH := $(abspath $(BIN)):$(PATH)
 export DVC_NO_ANALYTICS := 1
+# Its locks and caches stay in the repository: elsewhere DVC keeps them where all users may write.
+export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -25,6 +30,7 @@ help: ## Show this help
 .PHONY: setup
 setup: $(STAMP) ## Make .venv from the pinned requirements, if it is missing or stale
 
+ifeq ($(VENV),.venv)
 $(STAMP): requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: $(PYTHON) not found; this project needs Python 3.11. Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -34,6 +40,13 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+else
+# One that was made elsewhere, as in the Docker image, is taken as it is where its pins are these.
+.PHONY: $(STAMP)
+$(STAMP):
+	@cmp -s requirements.txt $(VENV)/requirements.txt || { \
+	  echo "error: $(VENV) was not made from this requirements.txt; build the image again, or take .venv: make VENV=.venv" >&2; exit 1; }
+endif
 
 .PHONY: reproduce
 reproduce: setup compose ## Rebuild what changed, from raw files to the paper
@@ -45,11 +58,20 @@ compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it doe
 
 .PHONY: test
 test: setup ## Run all tests, one real run of the demo among them
-	pytest -n auto --dist loadfile --no-loadscope-reorder
+	pytest -n auto --dist loadfile --no-loadscope-reorder --ignore=tests/faults
+
+.PHONY: faults
+faults: setup ## Kill, fill up, delete and disturb a run of the demo, and see it end as it should
+	pytest -n 0 tests/faults
+
+.PHONY: verify
+verify: setup ## Recompute the last commit and compare number by number (RECOMPUTED=. compares what is here)
+	python -m verification $(if $(RECOMPUTED),--recomputed "$(RECOMPUTED)") $(if $(AGAINST),--against "$(AGAINST)")
 
 .PHONY: pull
 pull: setup ## Fetch the tables, figures and the paper that were computed before
 	dvc pull --allow-missing
+	@python -m tools.fsck --outputs
 
 .PHONY: paper
 paper: setup compose ## Render the paper (with Quarto if it is installed) and what it needs
