@@ -1,17 +1,14 @@
 """The whole demo, for real: `make reproduce` in a copy of this tree, and what runs again."""
 
-import os
-import re
-import shutil
-import subprocess
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from pypdf import PdfReader
 
-from stages import tables
+from stages import record, tables
 from stages.ablation import attribution, control_variate, subset
 from stages.ablation.architecture import load_model
 from stages.ablation.engine import Engine
@@ -20,6 +17,7 @@ from stages.ablation.perturbation import AblationType
 from stages.acquire.mini.corpus import SEPARATOR, spread
 from stages.acquire.mini.tokenizer import encode
 from stages.acquire.tokens import tokenizer_of
+from tests.clones import call, copy_of, must, stages_run
 
 NOTICE = "Simulated demo data and demo model"
 # A real model in every respect, trained for a sixteenth of the steps, and fewer clusterings by the
@@ -33,48 +31,13 @@ SMALL = (
 )
 
 
-def _run(folder: Path, *command: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))}
-    environment |= {"PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, (
-        f"{' '.join(command)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    )
-    return done.stdout + done.stderr
-
-
-def _stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", output)
-
-
 @pytest.fixture(scope="module")
 def clone(repository, tmp_path_factory):
     """Return a copy of what git would hand out, with an empty cache, on which the demo was run."""
-    stamp = repository / ".venv" / ".installed"
-    made_from = [repository / name for name in ("requirements.txt", "pyproject.toml")]
-    if not (repository / ".git").exists() or not stamp.exists():
-        pytest.skip("needs a git checkout that make set up")
-    if any(path.stat().st_mtime > stamp.stat().st_mtime for path in made_from):
-        # The copy shares this environment, and make would remake it under the running tests.
-        pytest.skip("the environment is stale: run make setup")
     # Spaces and letters outside ASCII: a path that a person may well have.
-    folder = tmp_path_factory.mktemp("a päth with spaces") / "clone"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=repository,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (repository / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, folder / name)
-    (folder / ".venv").symlink_to(repository / ".venv")
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    output = _run(folder, "make", "reproduce", "PYTHON=python3.11", f"SET={SMALL}")
-    assert "render" in _stages_run(output)
+    folder = copy_of(repository, tmp_path_factory.mktemp("a päth with spaces") / "clone")
+    output = must(folder, "make", "reproduce", "PYTHON=python3.11", f"SET={SMALL}")
+    assert "render" in stages_run(output)
     return folder
 
 
@@ -152,28 +115,86 @@ def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
     assert np.mean(np.square(plain)) > 8 * np.mean(np.square(errors))
 
 
+def test_every_output_says_what_it_comes_from(clone):
+    found = json.loads((clone / "reports/provenance.json").read_text(encoding="utf-8"))
+    graph, locked = (
+        yaml.load((clone / name).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["stages"]
+        for name in ("dvc.yaml", "dvc.lock")
+    )
+    described = {name.partition("@")[0] for name in found["stages"]}
+    assert described == set(graph) - {"provenance", "render"}
+    files, n_ran = record.code_hashes(clone), 0
+    for name, entry in found["stages"].items():
+        outputs = {out["path"]: out["md5"] for out in locked[name]["outs"]}
+        assert {path: out["md5"] for path, out in entry["outputs"].items()} == outputs
+        # This copy has no commit: any other entry is of the run that first wrote the same bytes.
+        if entry["run"]["commit"] is None:
+            hashes = {dep["path"]: dep["md5"] for dep in locked[name]["deps"]}
+            code = {path: md5 for path, md5 in hashes.items() if path.startswith("stages/")}
+            assert {path: record.md5_of(path, files) for path in code} == code
+            assert entry["code"] == record.short_hash(code)
+            assert entry["run"]["environment"] in found["environments"]
+            n_ran += 1
+    # The model of this run is another than that of the repository, and all that rests on it.
+    assert n_ran > 20
+    page = (clone / "reports/_output/paper.html").read_text(encoding="utf-8")
+    assert page.count('id="tbl-provenance"') == 1
+
+
 def test_a_second_run_runs_nothing_and_a_figure_only_itself_and_the_paper(clone):
-    assert _stages_run(_run(clone, "dvc", "repro")) == []
-    assert _stages_run(_run(clone, "make", "reproduce", "PYTHON=python3.11")) == []
+    assert stages_run(must(clone, "dvc", "repro")) == []
+    assert stages_run(must(clone, "make", "reproduce", "PYTHON=python3.11")) == []
     figure = clone / "stages/figures/direction_heatmap.py"
     figure.write_text(figure.read_text(encoding="utf-8") + "\n# A change.\n", encoding="utf-8")
     # The figure itself comes out the same, so not even the paper needs to be rendered again.
-    assert _stages_run(_run(clone, "dvc", "repro")) == ["direction_heatmap"]
+    assert stages_run(must(clone, "dvc", "repro")) == ["direction_heatmap"]
     style = figure.read_text(encoding="utf-8").replace("all cells", "every cell")
     figure.write_text(style, encoding="utf-8")
-    assert _stages_run(_run(clone, "dvc", "repro")) == ["direction_heatmap", "render"]
+    ran = stages_run(must(clone, "dvc", "repro"))
+    assert ran == ["direction_heatmap", "provenance", "render"]
+
+
+def test_one_changed_number_changes_what_depends_on_it_and_nothing_else(clone):
+    path = clone / "reports/tables/concordance_summary.csv"
+
+    def state():
+        return {file: file.read_bytes() for file in (clone / "reports").rglob("*.*")}
+
+    before, name = state(), str(path.relative_to(clone))
+    table = tables.read(path, tables.CONCORDANCE_SUMMARY)
+    tables.write(table.assign(spearman=0.125), tables.CONCORDANCE_SUMMARY, path)
+    must(clone, "dvc", "commit", "--force", "concordance")
+    ran = stages_run(must(clone, "dvc", "repro"))
+    stages = yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    direct = {stage for stage, what in stages.items() if name in what.get("deps", [])}
+    assert {"values", "platform_concordance"} <= direct
+    assert direct <= set(ran) <= direct | {"provenance", "render"}
+    changed = {str(file.relative_to(clone / "reports")) for file in before}
+    changed -= {
+        str(f.relative_to(clone / "reports")) for f, now in state().items() if before[f] == now
+    }
+    assert changed == {
+        "tables/concordance_summary.csv",
+        "figures/fig_platform_concordance.png",
+        "figures/fig_platform_concordance.svg",
+        "_variables.yml",
+        # No stage wrote this table: its row says "fetched" now.
+        "provenance.json",
+        "_provenance/runs.md",
+        "_provenance/table.md",
+        "_output/paper.html",
+        "_output/paper.pdf",
+    }
+    values = (clone / "reports/_variables.yml").read_text(encoding="utf-8").splitlines()
+    old = before[clone / "reports/_variables.yml"].decode().splitlines()
+    assert [line.strip() for line in values if line not in old] == ["spearman: '0.12'"]
 
 
 def test_a_changed_setting_that_was_not_composed_stops_the_run(clone):
     config = clone / "conf/config.yaml"
     before = config.read_text(encoding="utf-8")
     config.write_text(before.replace("draws: 2000", "draws: 1999"), encoding="utf-8")
-    environment = os.environ | {
-        "PATH": f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    }
-    done = subprocess.run(
-        ["dvc", "repro"], cwd=clone, env=environment, capture_output=True, text=True, check=False
-    )
+    done = call(clone, "dvc", "repro")
     config.write_text(before, encoding="utf-8")
     assert done.returncode != 0
-    assert "params.yaml does not follow from conf" in done.stdout + done.stderr
+    assert "params.yaml does not follow from conf" in done.stdout
