@@ -71,6 +71,8 @@ verify: setup ## Recompute the last commit and compare number by number (RECOMPU
 .PHONY: pull
 pull: setup ## Fetch the tables, figures and the paper that were computed before
 	dvc pull --allow-missing
+	@# DVC leaves empty folders of what is not pushed, and would take them for changed ones.
+	@find data models -type d -empty -delete
 	@python -m tools.fsck --outputs
 
 .PHONY: paper
