@@ -364,8 +364,8 @@ def table(stages: Sequence[Stage], found: Described) -> str:
     for stage in stages:
         groups.setdefault(stage.group, []).append((stage.name, found.stages[stage.name][0]))
     rows = [_row(group, members) for group, members in groups.items()]
-    header = ["Stage", "Files", "Commit", "Code", "Settings", "Inputs", "Seed", "Start", "Time"]
-    return text.pipe_table(header, rows, align="lrlllllrr")
+    header = ["Stage", "Commit", "Code", "Settings", "Inputs", "Seed", "Start", "Time"]
+    return text.pipe_table(header, rows, align="llllllrr")
 
 
 def _row(group: str, members: Sequence[tuple[str, Entry]]) -> list[str]:
@@ -374,7 +374,6 @@ def _row(group: str, members: Sequence[tuple[str, Entry]]) -> list[str]:
     started = min((run["started"] for run in runs), default=None)
     return [
         f"`{group}`" + (f" ({len(members)})" if members[0][0] != group else ""),
-        text.integer(sum(len(entry["outputs"]) for _, entry in members)),
         commits.pop() if len(commits) == 1 else "several",
         _together({name: entry["code"] for name, entry in members}),
         _together({name: entry["params"] for name, entry in members}),
@@ -411,7 +410,14 @@ def _seed(entries: Sequence[Entry]) -> str:
 
 
 def _moment(started: str) -> str:
-    return datetime.fromisoformat(started).strftime(f"%d %b %Y{text.NBSP}%H:%M")
+    """Return day and time without the year, which the sentence above the table has."""
+    return datetime.fromisoformat(started).strftime(f"%d{text.NBSP}%b{text.NBSP}%H:%M")
+
+
+def _days(runs: Iterable[Mapping[str, Any]]) -> str:
+    moments = sorted(datetime.fromisoformat(run["started"]) for run in runs)
+    days = [f"{moment:%d %B %Y}" for moment in (moments[0], moments[-1])]
+    return f"on {days[0]}" if days[0] == days[1] else f"from {days[0]} to {days[1]}"
 
 
 def _duration(seconds: float) -> str:
@@ -440,10 +446,8 @@ def sentences(found: Described) -> str:
     wall = _duration(sum(run["wall_seconds"] for run in runs))
     counted = Counter(run["environment"] for run in runs)
     machines = _machines(counted, found.environments)
-    parts = [
-        f"The {text.plural(len(runs), 'run')} took {wall}, imports included, on {machines}.",
-        *_checkouts(runs),
-    ]
+    what = f"The {text.plural(len(runs), 'run')}, begun {_days(runs)},"
+    parts = [f"{what} took {wall}, imports included, on {machines}.", *_checkouts(runs)]
     if used := Counter(run["gpu"] for run in runs if run["gpu"]):
         cards = text.listed([f"{name} ({count})" for name, count in used.items()])
         parts.append(f"Stages that computed on a graphics card: {cards}.")
