@@ -9,6 +9,7 @@ import yaml
 
 from stages import tables
 from stages.manuscript import check, source, values
+from stages.manuscript import text as words
 
 
 @pytest.fixture
@@ -305,7 +306,12 @@ def test_the_paper_finds_all_it_refers_to(
     text = (tmp_path / "paper.qmd").read_text(encoding="utf-8")
     for section in sorted((tmp_path / "_includes").glob("section_*.md")):
         text += section.read_text(encoding="utf-8")
-    # The check asks only whether a figure is there; drawing them is tested elsewhere.
+    # The check asks only whether a figure is there; drawing them is tested elsewhere. So are the
+    # words on provenance, which another stage writes.
+    (tmp_path / "_provenance").mkdir()
+    (tmp_path / "_provenance" / "runs.md").write_text("One run.\n", encoding="utf-8")
+    row = words.pipe_table(["Stage"], [["`study`"]], align="l")
+    (tmp_path / "_provenance" / "table.md").write_text(row + "\n", encoding="utf-8")
     (tmp_path / "figures").mkdir()
     drawn = set(re.findall(r"\((figures/\w+\.svg)\)", text))
     assert len(drawn) > 5
