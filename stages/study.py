@@ -60,6 +60,17 @@ def joined(first: Study, second: Study) -> Study:
     )
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cells`` and ``--heads``, what this stage wrote of each, for a stage on both."""
+    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
+    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+
+
+def of(args: argparse.Namespace) -> Study:
+    """Return the study of cells and heads together that :func:`add_arguments` asked for."""
+    return joined(read(args.cells), read(args.heads))
+
+
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     changed = overridden(yaml.safe_load(args.params.read_text(encoding="utf-8")), args.conf)
@@ -82,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--conf", type=Path, required=True)
-    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
-    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    add_arguments(parser)
     parser.add_argument("--overrides", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

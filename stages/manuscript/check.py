@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from stages.errors import RenderError
+from stages.manuscript.numerals import check_numbers
 from stages.manuscript.pandoc import as_list, read_citation_keys, read_document
 from stages.manuscript.project import format_options
-from stages.manuscript.source import INCLUDE, NAME, VARIABLE, Line, Source, local_path
+from stages.manuscript.source import INCLUDE, NAME, VARIABLE, Source, local_path
 
 KIND = re.compile(r"(fig|tbl|eq|sec)-")
 LABEL_WORD = re.compile(r"\{#((?:fig|tbl|eq|sec)-[^} ]*)")
@@ -34,20 +35,6 @@ HOW = {
     "eq": "$$ ... $$ {#eq-name}",
     "sec": "# Title {#sec-name}",
 }
-# A number that stands by itself: no part of a name such as Pythia-410M, L3H2 or 10x.
-NUMBER = re.compile(
-    r"(?<![\w.\N{HYPHEN-MINUS}])[+\N{MINUS SIGN}]?\d+(?:[.,]\d+)*%?(?![\w\N{HYPHEN-MINUS}])"
-)
-# What may hold digits that are no result: values put in by name, code, addresses, attributes,
-# citations with their pages, references, footnote marks.
-NO_PROSE = re.compile(
-    r"^[^{]*\}|`[^`]*`|\]\([^)]*\)|<[^>]*>|\{[^}]*\}?|\[[^\]]*@[^\]]*\]|@[\w.:-]+|\[\^[^\]]*\]"
-    r"|^\s*\d+[.)]\s"
-)
-DECIMAL = re.compile(r"\d+\.\d+")
-INLINE_MATH = re.compile(r"\$[^$]+\$")
-# What stages write: tables, and the record of their runs. Passages were copied as written by hand.
-GENERATED = re.compile(r"_\w+/(?!section_)")
 NOT_SHARED = ("callout-", "panel-tabset", "column-", "content-visible", "content-hidden")
 
 Element = dict[str, Any]
@@ -104,7 +91,7 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     figures = _check_images(source, facts)
     other = _check_option_files(source)
     _check_citations(source, facts, folder=folder)
-    _check_numbers(source)
+    check_numbers(source)
     return tuple(dict.fromkeys((*figures, *other)))
 
 
@@ -135,45 +122,6 @@ def _check_cells(source: Source) -> None:
                 "the value to _variables.yml or the table to an include."
             )
             raise RenderError(msg)
-
-
-def _check_numbers(source: Source) -> None:
-    """Refuse a number that was typed into the text: it would stay when the result changes."""
-    for line, prose in _prose(source):
-        found = NUMBER.search(prose)
-        if found is not None:
-            msg = (
-                f"{line.place}: the number {found.group()} stands in the text by hand. "
-                "Name a value of _variables.yml instead, or write a constant of a formula as "
-                f"mathematics, ${found.group()}$."
-            )
-            raise RenderError(msg)
-
-
-def _prose(source: Source) -> Iterator[tuple[Line, str]]:
-    """Give every line that was written by hand, less what is no prose.
-
-    Of mathematics only decimals are left: a formula has constants, but no measured digits.
-    """
-    fence = head = display = False
-    for number, line in enumerate(source.lines):
-        text = line.text.strip()
-        if text == "---" and (number == 0 or head):
-            head = not head
-        elif text.startswith(("```", "~~~")):
-            fence = not fence
-        elif text.count("$$") == 1:
-            display = not display
-        elif not (
-            fence
-            or display
-            or text.startswith("$$")
-            or GENERATED.match(line.file)
-            or (head and not line.text.startswith(" "))
-        ):
-            own = VARIABLE.sub(" ", line.text)
-            own = INLINE_MATH.sub(lambda math: " ".join(DECIMAL.findall(math.group())), own)
-            yield line, NO_PROSE.sub(" ", own)
 
 
 def _check_metadata(source: Source, meta: Element) -> None:

@@ -17,6 +17,7 @@ from stages import cli, study, tables
 from stages.figures.heads import perturbation
 from stages.files import atomic_folder, write_text
 from stages.manuscript import text
+from stages.manuscript.reading import read_all
 from stages.settings import Settings, load
 
 VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), tables.VERDICTS, strict=True))
@@ -41,12 +42,7 @@ class Found(NamedTuple):
 
 def read_tables(folder: Path) -> Found:
     """Read and check all of them."""
-    return Found(
-        **{
-            name: tables.read(folder / f"{name}.csv", getattr(tables, name.upper()))
-            for name in Found._fields
-        }
-    )
+    return Found(**read_all(Found._fields, folder))
 
 
 def headline(found: Found, settings: Settings, what: study.Study) -> Headline:
@@ -198,7 +194,7 @@ def _points(plane: pd.DataFrame) -> pd.DataFrame:
 
 def _run(args: argparse.Namespace) -> None:
     settings, found = load(args.params), read_tables(args.tables)
-    what = study.joined(study.read(args.cells), study.read(args.heads))
+    what = study.of(args)
     numbers = json.dumps(headline(found, settings, what), indent=2)
     with atomic_folder(args.plots) as folder:
         for name, table in curves(found, what).items():
@@ -210,8 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
-    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    study.add_arguments(parser)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True, help="JSON for `dvc metrics`")
     parser.add_argument("--plots", type=Path, required=True, help="folder of CSV for `dvc plots`")

@@ -9,6 +9,7 @@ from stages import tables
 from stages.concentration import quadrant
 from stages.figures.heads import head_name, perturbation
 from stages.manuscript import text
+from stages.manuscript.reading import read_all
 from stages.settings import Settings
 
 REMOVED_BY = {
@@ -39,12 +40,7 @@ class HeadTables(NamedTuple):
 
 def read_tables(folder: Path) -> HeadTables:
     """Read and check all of them."""
-    return HeadTables(
-        **{
-            name: tables.read(folder / f"{name}.csv", getattr(tables, name.upper()))
-            for name in HeadTables._fields
-        }
-    )
+    return HeadTables(**read_all(HeadTables._fields, folder))
 
 
 def variables(found: HeadTables, settings: Settings) -> dict[str, str]:

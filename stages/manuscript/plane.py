@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages import tables
 from stages.figures.heads import perturbation
 from stages.manuscript import text
+from stages.manuscript.reading import read_all
 from stages.resampling import SIGNIFICANT
 
 # In simulated trainings, intervals over sequences held the truth in 0.92 to 0.97 of cases at a
@@ -24,12 +24,7 @@ class PlaneTables(NamedTuple):
 
 def read_tables(folder: Path) -> PlaneTables:
     """Read and check both."""
-    return PlaneTables(
-        **{
-            name: tables.read(folder / f"{name}.csv", getattr(tables, name.upper()))
-            for name in PlaneTables._fields
-        }
-    )
+    return PlaneTables(**read_all(PlaneTables._fields, folder))
 
 
 def section(found: PlaneTables) -> str:

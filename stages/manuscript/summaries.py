@@ -15,7 +15,7 @@ import pandas as pd
 
 from stages import cli, study
 from stages.files import atomic_folder, write_text
-from stages.manuscript import clusters, heads, planted, text, values
+from stages.manuscript import cells, clusters, heads, planted, text
 from stages.settings import Settings, load
 
 NAMES = ("components", "kimmel_validation", "substates", "results")
@@ -23,7 +23,7 @@ NOTHING = "These inputs have nothing to summarise here."
 
 
 def summaries(
-    found: values.Tables,
+    found: cells.CellTables,
     of_clusters: clusters.ClusterTables,
     of_heads: heads.HeadTables,
     settings: Settings,
@@ -40,11 +40,11 @@ def summaries(
     what
         The inputs, of cells and heads together.
     """
-    named = values.variables(found, settings, what, {})
+    named = cells.variables(found, settings)
     named |= clusters.variables(of_clusters, found.aging, found.proportions, settings)
     named["planted"] = planted.variables(of_clusters, found.aging, settings)
     named["heads"] = heads.variables(of_heads, settings)
-    made = values.includes(found) | heads.includes(of_heads)
+    made = cells.includes(found) | heads.includes(of_heads)
     made |= clusters.includes(of_clusters, found.aging, found.proportions, settings)
     parts = {
         "components": _components(found, of_clusters, made),
@@ -64,7 +64,7 @@ def _page(title: str, blocks: list[str], *, notice: str) -> str:
 
 
 def _components(
-    found: values.Tables, of_clusters: clusters.ClusterTables, made: dict[str, str]
+    found: cells.CellTables, of_clusters: clusters.ClusterTables, made: dict[str, str]
 ) -> tuple[str, list[str]]:
     blocks = [
         (
@@ -91,7 +91,7 @@ def _components(
     return "Components", blocks
 
 
-def _types_table(found: values.Tables) -> str:
+def _types_table(found: cells.CellTables) -> str:
     rows = []
     for key, part in found.proportions.groupby(clusters.TISSUE):
         of_sample = part.groupby("animal")["cell_type"].nunique()
@@ -278,13 +278,12 @@ def _of_heads(found: dict[str, str]) -> str:
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    what = study.joined(study.read(args.cells), study.read(args.heads))
     made = summaries(
-        values.read_tables(args.tables),
+        cells.read_tables(args.tables),
         clusters.read_tables(args.tables),
         heads.read_tables(args.tables),
         settings,
-        what,
+        study.of(args),
     )
     with atomic_folder(args.out) as folder:
         for name, markdown in made.items():
@@ -295,8 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
-    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    study.add_arguments(parser)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the summaries")
     return cli.run(parser, _run, argv)

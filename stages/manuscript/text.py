@@ -12,6 +12,8 @@ COHORTS = {"tms": "TMS", "kimmel": "Kimmel", "rat": "rat"}
 # What one, and what several, do in a quadrant of the plane.
 DOES = {"crystallize": "crystallizes", "disperse": "disperses", "mixed": "is mixed"}
 DO = {"crystallize": "crystallize", "disperse": "disperse", "mixed": "are mixed"}
+CHANGES = {"gini": ("ΔGini", 3), "effective_number": ("ΔN~eff~", 2)}
+"""Of the two metrics of the plane: how a change of it is named, and its digits."""
 
 
 def number(value: float, digits: int) -> str:

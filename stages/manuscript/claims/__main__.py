@@ -4,11 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages import cli, tables
+from stages import cli, study, tables
 from stages.manuscript.claims.published import read
 from stages.manuscript.claims.rules import read_tables
 from stages.manuscript.claims.verdict import evaluate
-from stages.study import read as read_study
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -16,8 +15,8 @@ def _run(args: argparse.Namespace) -> None:
     table = evaluate(
         claims,
         read_tables(claims, args.tables),
-        cells=read_study(args.cells),
-        heads=read_study(args.heads),
+        cells=study.read(args.cells),
+        heads=study.read(args.heads),
     )
     tables.write(table, tables.CLAIMS, args.out)
     verdicts = table.drop_duplicates("id")["verdict"].value_counts()
@@ -29,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     parser.add_argument("--claims", type=Path, required=True, help="the published claims")
-    parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
-    parser.add_argument("--heads", type=Path, required=True, help="what the model is")
+    study.add_arguments(parser)
     parser.add_argument("--tables", type=Path, required=True, help="the folder of the tables")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)

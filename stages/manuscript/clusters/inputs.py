@@ -6,10 +6,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from stages import tables
+from stages.manuscript import text
+from stages.manuscript.reading import read_all
 from stages.settings import Settings
 
-METRICS = {"gini": ("ΔGini", 3), "effective_number": ("ΔN~eff~", 2)}
-"""Those of the plane: how the change is named, and its digits."""
 ARM = ["cohort", "platform"]
 TISSUE = [*ARM, "tissue"]
 
@@ -34,14 +34,12 @@ SCHEMAS = {
 
 def read_tables(folder: Path) -> ClusterTables:
     """Read and check all of them."""
-    return ClusterTables(
-        **{name: tables.read(folder / f"{name}.csv", schema) for name, schema in SCHEMAS.items()}
-    )
+    return ClusterTables(**read_all(ClusterTables._fields, folder, SCHEMAS))
 
 
 def all_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of both metrics from all cells."""
-    rows: pd.DataFrame = table[(table["cells"] == "all") & table["metric"].isin(METRICS)]
+    rows: pd.DataFrame = table[(table["cells"] == "all") & table["metric"].isin(text.CHANGES)]
     return rows
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from stages.concentration import quadrant
 from stages.manuscript import text
-from stages.manuscript.clusters.inputs import METRICS, ClusterTables
+from stages.manuscript.clusters.inputs import ClusterTables
 from stages.manuscript.clusters.words import change, number_range
 from stages.settings import Settings
 
@@ -40,7 +40,7 @@ def variables(found: ClusterTables, settings: Settings) -> dict[str, str]:
     at = table[table["resolution"] == settings.clusters.reference]
     mean = at[(at["libraries"] == "mean") & (at["cells"] == "all")].set_index("metric")
     tissue = text.tissue_name(str(mean["tissue"].iloc[0])).lower()
-    direction = str(quadrant(*(mean.loc[metric, "drift"] for metric in METRICS)))
+    direction = str(quadrant(*(mean.loc[metric, "drift"] for metric in text.CHANGES)))
     values = {
         "n_libraries": text.integer(int(mean["n_libraries"].iloc[0])),
         "n_cells": text.integer(int(mean["n_cells"].iloc[0])),
@@ -49,7 +49,7 @@ def variables(found: ClusterTables, settings: Settings) -> dict[str, str]:
         "direction_sentence": f"by these signs the {tissue} {text.DOES[direction]}.",
     }
     of_mean = table[table["libraries"] == "mean"]
-    for metric in METRICS:
+    for metric in text.CHANGES:
         row = mean.loc[metric]
         along = of_mean[of_mean["metric"] == metric]
         full, equal = (along[along["cells"] == cells] for cells in ("all", "rarefied"))
@@ -101,7 +101,7 @@ def table(rescue: pd.DataFrame, settings: Settings) -> str:
     """Return drift and rescue at the reference resolution, libraries taken together each way."""
     at = rescue[rescue["resolution"] == settings.clusters.reference]
     rows = []
-    for metric, (name, _) in METRICS.items():
+    for metric, (name, _) in text.CHANGES.items():
         for libraries, meaning in LIBRARIES.items():
             for cells, extra in (("all", ""), ("rarefied", ", equal cells")):
                 if extra and libraries != "mean":
@@ -131,7 +131,7 @@ def tests_table(tests: pd.DataFrame, settings: Settings) -> str:
     at = tests[(tests["resolution"] == settings.clusters.reference) & (tests["cells"] == "all")]
     rows = []
     for (metric, contrast), part in at.groupby(["metric", "contrast"], sort=False):
-        name, digits = METRICS[metric]
+        name, digits = text.CHANGES[metric]
         of = part.set_index("strata")
         cells = [
             text.p_value(of.loc[strata, column])

@@ -6,7 +6,6 @@ from stages import tables
 from stages.figures.clusters import NAMED, is_named
 from stages.manuscript import text
 from stages.manuscript.clusters.inputs import (
-    METRICS,
     TISSUE,
     ClusterTables,
     all_cells,
@@ -47,7 +46,7 @@ def variables(found: ClusterTables, settings: Settings) -> dict[str, str]:
         }
         | {
             f"n_{metric}_significant": text.integer(significant.get(metric, 0))
-            for metric in METRICS
+            for metric in text.CHANGES
         }
         | {
             "n_compared": text.plural(len(rows), "comparison"),
@@ -75,7 +74,7 @@ def _named(plane: pd.DataFrame, word: str) -> str:
         by = rows.set_index("metric")
         changes = "; ".join(
             f"{name} {change(by.loc[metric], metric)}, {p_equals(by.loc[metric, 'mann_whitney_p'])}"
-            for metric, (name, _) in METRICS.items()
+            for metric, (name, _) in text.CHANGES.items()
         )
         where = f"{text.tissue_name(tissue[2]).lower()} ({text.arm(tissue[0], tissue[1])})"
         parts.append(f"{text.DO[str(rows['quadrant'].iloc[0])]} in {where}: {changes}")

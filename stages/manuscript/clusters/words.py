@@ -6,14 +6,14 @@ from collections.abc import Callable
 import pandas as pd
 
 from stages.manuscript import text
-from stages.manuscript.clusters.inputs import METRICS, TISSUE, stable_both
+from stages.manuscript.clusters.inputs import TISSUE, stable_both
 
 Describe = Callable[[tuple[str, str, str]], str]
 
 
 def change(row: pd.Series, metric: str, column: str = "change") -> str:
     """Return a change with its interval."""
-    digits = METRICS[metric][1]
+    digits = text.CHANGES[metric][1]
     ends = text.interval(row[f"{column}_low"], row[f"{column}_high"], digits)
     return f"{text.signed(row[column], digits)} {ends}"
 
@@ -21,7 +21,7 @@ def change(row: pd.Series, metric: str, column: str = "change") -> str:
 def change_cells(by_metric: pd.DataFrame, *, p: str = "mann_whitney_p") -> list[str]:
     """Return change and p of both metrics, and the direction."""
     cells = []
-    for metric in METRICS:
+    for metric in text.CHANGES:
         row = by_metric.loc[metric]
         cells += [change(row, metric), text.p_value(row[p])]
     return [*cells, str(by_metric["quadrant"].iloc[0])]
