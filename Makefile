@@ -54,7 +54,7 @@ reproduce: setup compose ## Rebuild what changed, from raw files to the paper
 
 .PHONY: compose
 compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it does not follow from it
-	@python -m stages.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(SET),--set $(SET))
+	@python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(SET),--set $(SET))
 
 .PHONY: test
 test: setup ## Run all tests, one real run of the demo among them
@@ -66,14 +66,14 @@ faults: setup ## Kill, fill up, delete and disturb a run of the demo, and see it
 
 .PHONY: verify
 verify: setup ## Recompute the last commit and compare number by number (RECOMPUTED=. compares what is here)
-	python -m verification $(if $(RECOMPUTED),--recomputed "$(RECOMPUTED)") $(if $(AGAINST),--against "$(AGAINST)")
+	python -m stages.audit.verification $(if $(RECOMPUTED),--recomputed "$(RECOMPUTED)") $(if $(AGAINST),--against "$(AGAINST)")
 
 .PHONY: pull
 pull: setup ## Fetch the tables, figures and the paper that were computed before
 	dvc pull --allow-missing
 	@# DVC leaves empty folders of what is not pushed, and would take them for changed ones.
 	@find data models -type d -empty -delete
-	@python -m tools.fsck --outputs
+	@python -m stages.audit.fsck --outputs
 
 .PHONY: paper
 paper: setup compose ## Render the paper (with Quarto if it is installed) and what it needs

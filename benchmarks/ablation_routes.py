@@ -1,6 +1,6 @@
 """Heads per second by three routes side by side, in one run, and how far they agree.
 
-* ours: ``stages.ablation.engine``: a baseline pass, then only the later blocks, several heads in a
+* ours: ``stages.models.engine``: a baseline pass, then only the later blocks, several heads in a
   batch;
 * the companion's: zero the head's columns of ``attention.dense.weight``, run the whole
   ``transformers`` model with labels in batches of four sequences, restore the columns;
@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from benchmarks import lens as other
 from benchmarks.model_shapes import LARGE, MINI, Shape
-from stages import cli
-from stages.ablation.engine import Engine
-from stages.ablation.perturbation import AblationType
+from stages.base import cli
+from stages.models.engine import Engine
+from stages.models.perturbation import AblationType
 
 COMPANION_BATCH = 4
 

@@ -28,15 +28,15 @@ from torch import Tensor
 
 from benchmarks.ablation_routes import fastest, ours
 from benchmarks.model_shapes import LARGE, MINI, Shape
-from stages.ablation import attribution, control_variate, subset
-from stages.ablation.architecture import load_model
-from stages.ablation.engine import Engine
-from stages.ablation.measures import measure
-from stages.ablation.perturbation import AblationType
-from stages.acquire.mini.corpus import SEPARATOR, spread
-from stages.acquire.mini.tokenizer import encode
-from stages.acquire.tokens import text_lines, tokenizer_of
-from stages.settings import SweepControlVariate
+from stages.heads import attribution, control_variate, subset
+from stages.heads.measures import measure
+from stages.heads.settings import SweepControlVariate
+from stages.inputs.mini.corpus import SEPARATOR, spread
+from stages.inputs.mini.tokenizer import encode
+from stages.inputs.tokens import text_lines, tokenizer_of
+from stages.models.architecture import load_model
+from stages.models.engine import Engine
+from stages.models.perturbation import AblationType
 
 Floats = NDArray[np.float64]
 MODEL = Path("models/pythia-mini")

@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.model_shapes import save
-from stages.errors import AblationError
+from stages.base.errors import AblationError
 
 SCRIPT = Path(__file__).with_name("transformer_lens_heads.py")
 

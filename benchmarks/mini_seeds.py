@@ -13,7 +13,7 @@ after ``make reproduce``; a seed took 17 minutes on two busy cores. The tables, 
 
 import os
 
-# As stages.acquire.mini does, before PyTorch starts its threads.
+# As stages.inputs.mini does, before PyTorch starts its threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
@@ -25,14 +25,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from stages import cli, compose
-from stages.ablation import ablate, noise_floor, trajectory
-from stages.ablation.effects import read as read_effects
-from stages.acquire import tokens
-from stages.acquire.mini import __main__ as mini
-from stages.errors import SettingsError
-from stages.files import write_text
-from stages.settings import MiniModel, Model, Settings, load, parse
+from stages.base import cli, compose
+from stages.base.errors import SettingsError
+from stages.base.files import write_text
+from stages.base.settings import Settings, load, parse
+from stages.heads import ablate, noise_floor, trajectory
+from stages.heads.effects import read as read_effects
+from stages.inputs import tokens
+from stages.inputs.mini import __main__ as mini
+from stages.inputs.settings import MiniModel, Model
 
 METRICS = ("gini", "effective_number", "sum_abs_delta_nats")
 SHOWN = {
@@ -78,9 +79,9 @@ class Seed:
     """What was measured of one training."""
 
     along: pd.DataFrame
-    """``tables.HEAD_TRAJECTORY``"""
+    """``HEAD_TRAJECTORY``"""
     change: pd.DataFrame
-    """``tables.HEAD_CHANGE``: from the first checkpoint to the last."""
+    """``HEAD_CHANGE``: from the first checkpoint to the last."""
     change_since: pd.DataFrame
     """The same from a later one."""
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages.acquire.mini import tokenizer as tokenizers
-from stages.acquire.mini.train import PUBLISHED_NAMES, WEIGHTS_FILE
-from stages.files import write_text
+from stages.base.files import write_text
+from stages.inputs.mini import tokenizer as tokenizers
+from stages.inputs.mini.train import PUBLISHED_NAMES, WEIGHTS_FILE
 
 # The 256 bytes and the end of a text.
 SMALLEST_VOCABULARY = 257

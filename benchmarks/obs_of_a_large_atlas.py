@@ -4,7 +4,7 @@ The file is generated: 245,389 cells x 20,138 genes in the legacy layout, 2,000 
 cell, `X` and `raw.X`, about 8 GB uncompressed as the published object is. Both ways then count,
 exclude and measure by the same functions; they differ in how they come by `obs`:
 
-* ours: the wanted columns of `obs` alone (``stages.acquire.obs.read_obs``);
+* ours: the wanted columns of `obs` alone (``stages.inputs.obs.read_obs``);
 * loading: ``anndata.read_h5ad(path)``, as a notebook does.
 
 Each way runs in a process of its own, in turn, so that the peak memory is that of one way. Both
@@ -25,14 +25,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stages.acquire import cells
-from stages.acquire.demo import legacy
-from stages.acquire.obs import read_obs
-from stages.composition.counts import matrix
-from stages.composition.metrics import measure
-from stages.composition.proportions import proportions
-from stages.files import file_hash
-from stages.settings import CellsFile, Columns, Proportions
+from stages.base.files import file_hash
+from stages.cells.counts import matrix
+from stages.cells.metrics import measure
+from stages.cells.proportions import proportions
+from stages.cells.settings import Proportions
+from stages.inputs import cells
+from stages.inputs.demo import legacy
+from stages.inputs.obs import read_obs
+from stages.inputs.settings import CellsFile, Columns
 
 N_CELLS, N_GENES, GENES_A_CELL = 245_389, 20_138, 2_000
 BLOCK = 10_000

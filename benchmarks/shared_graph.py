@@ -2,7 +2,7 @@
 
 Time. Five resolutions of the simulated droplet kidney (13,913 cells x 600 genes, legacy layout):
 
-* ours: the tissue is read and its graph made once (``stages.resolution.clustering``), then five
+* ours: the tissue is read and its graph made once (``stages.cells.clustering``), then five
   times Leiden;
 * separate: five times what a notebook does with scanpy: load the file, take the tissue, normalise,
   log1p, highly variable genes, components, neighbours, Leiden.
@@ -32,8 +32,9 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.obs_of_a_large_atlas import N_GENES, SPEC, generate
-from stages.resolution import clustering
-from stages.settings import CellsFile, Leiden, Neighbours
+from stages.cells import clustering
+from stages.cells.settings import Leiden, Neighbours
+from stages.inputs.settings import CellsFile
 
 RESOLUTIONS = [0.2, 0.4, 0.8, 1.2, 1.6]
 TISSUE = "Tissue_3"
@@ -87,8 +88,8 @@ def separate(path: Path, graph: Neighbours, leiden: Leiden) -> Labels:
 
 def time_both(folder: Path, *, repeats: int) -> None:
     """Simulate, run both in turn, and print a table in Markdown."""
-    from stages.acquire.demo.__main__ import simulate
-    from stages.settings import SimulatedFile
+    from stages.inputs.demo.__main__ import simulate
+    from stages.inputs.settings import SimulatedFile
 
     content = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     graph = Neighbours.model_validate(content["neighbours"])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hypothesis import settings as hypothesis_settings
 
-from stages.settings import Settings, parse
+from stages.base.settings import Settings, parse
 
 # A busy machine is no failure: nothing here tests how long something takes.
 hypothesis_settings.register_profile("patient", deadline=None)

@@ -23,7 +23,7 @@ import pytest
 import torch
 import yaml
 
-from stages.files import PARTIAL
+from stages.base.files import PARTIAL
 from tests.clones import call, copy_of, environment, must, stages_run
 
 PROC = Path("/proc")

@@ -10,12 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import tables
-from stages.composition import aging, concordance, counts, describe, drivers, metrics
-from stages.composition import proportions as proportions_stage
-from stages.composition.recovery import recovery
-from stages.concentration import effective_number, gini
-from stages.errors import AtlasError, SettingsError, TableError
+from stages.base import tables
+from stages.base.errors import AtlasError, SettingsError, TableError
+from stages.cells import aging, concordance, counts, describe, drivers, metrics
+from stages.cells import proportions as proportions_stage
+from stages.cells.recovery import recovery
+from stages.cells.tables.drivers import NUMBER_OF_TYPES
+from stages.inputs.tables import COUNTS, TRUTH, UNKNOWN_ANIMAL
+from stages.measurement.concentration import effective_number, gini
 
 SEX_OF = {"f": "female", "m": "male"}
 
@@ -28,7 +30,7 @@ def cells(*samples, cohort="tms", platform="facs", tissue="Kidney"):
         for animal, group, kinds in samples
         for kind, n in kinds.items()
     ]
-    return pd.DataFrame(rows, columns=list(tables.COUNTS.columns))
+    return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
 def random_cells(rng, *, n_young=4, n_old=4, types="abcdef", **where):
@@ -79,7 +81,7 @@ class TestProportions:
             ("f1", "young", {"a": 50, "b": 30, None: 7}),
             ("m5/6", "young", {"a": 90, None: 2}),
             ("m7", "old", {"a": 49}),
-            (tables.UNKNOWN_ANIMAL, "old", {"b": 200}),
+            (UNKNOWN_ANIMAL, "old", {"b": 200}),
         )
         kept, excluded = proportions_stage.proportions(counted, settings.proportions)
         assert kept["n_cells"].sum() + excluded["n_cells"].sum() == counted["n_cells"].sum()
@@ -93,7 +95,7 @@ class TestProportions:
             ("m5/6", "unannotated"): 2,
             ("m5/6", "pooled_label"): 90,
             ("m7", "too_few_cells"): 49,
-            (tables.UNKNOWN_ANIMAL, "unknown_animal"): 200,
+            (UNKNOWN_ANIMAL, "unknown_animal"): 200,
         }
 
     def test_an_empty_tissue_is_listed_and_the_others_go_on(self, settings, run):
@@ -115,14 +117,14 @@ class TestProportions:
     def test_a_sample_in_two_files_is_refused(self, tmp_path):
         counted = cells(("f1", "young", {"a": 50}))
         for name in ("one", "two"):
-            tables.write(counted, tables.COUNTS, tmp_path / f"{name}.csv")
+            tables.write(counted, COUNTS, tmp_path / f"{name}.csv")
         with pytest.raises(AtlasError, match="tms facs Kidney animal f1: their cells would count"):
             counts.read_all(tmp_path, ["one", "two"])
 
     def test_a_file_left_over_from_other_settings_is_refused(self, tmp_path):
         for name in ("one", "two"):
             counted = cells(("f1", "young", {"a": 50}), tissue=name)
-            tables.write(counted, tables.COUNTS, tmp_path / f"{name}.csv")
+            tables.write(counted, COUNTS, tmp_path / f"{name}.csv")
         with pytest.raises(AtlasError, match=r"holds two\.csv, which atlas\.cells does not name"):
             counts.read_all(tmp_path, ["one"])
 
@@ -318,7 +320,7 @@ class TestDrivers:
         whole = gini([50, 50, 1]) - gini([50, 50])
         assert table["gini_contribution"].sum() == pytest.approx(whole, abs=1e-14)
         # Over three types all along the Gini falls as the third appears; their number raises it.
-        assert table.loc[tables.NUMBER_OF_TYPES, "gini_contribution"] == pytest.approx(1 / 3)
+        assert table.loc[NUMBER_OF_TYPES, "gini_contribution"] == pytest.approx(1 / 3)
         assert table.loc["c", "gini_contribution"] < 0
 
     def test_log_ratio_changes_are_relative(self, run, settings):
@@ -342,14 +344,14 @@ class TestRecovery:
         for value, covered in ((row.change, True), (row.change_high + 0.01, False)):
             truth = pd.DataFrame(
                 [["tms", "facs", "Kidney", "gini", value, value]],
-                columns=list(tables.TRUTH.columns),
+                columns=list(TRUTH.columns),
             )
             assert recovery(truth, aged)["covered"].tolist() == [covered]
 
     def test_real_inputs_have_no_truth(self, run, settings):
         _, measured = run(random_cells(np.random.default_rng(1)))
         aged, _ = aging.aging(measured, settings.aging)
-        assert recovery(tables.empty(tables.TRUTH), aged).empty
+        assert recovery(tables.empty(TRUTH), aged).empty
 
 
 class TestTables:
@@ -357,8 +359,8 @@ class TestTables:
         counted = cells(("nan", "young", {"NA": 50}))
         counted["age_months"] = 0.1 + 0.2
         path = tmp_path / "counts.csv"
-        tables.write(counted, tables.COUNTS, path)
-        again = tables.read(path, tables.COUNTS)
+        tables.write(counted, COUNTS, path)
+        again = tables.read(path, COUNTS)
         assert again["age_months"].iloc[0] == 0.1 + 0.2
         assert (again["animal"].iloc[0], again["cell_type"].iloc[0]) == ("nan", "NA")
 
@@ -376,7 +378,7 @@ class TestTables:
         counted[column] = [value]
         path = tmp_path / "counts.csv"
         with pytest.raises(TableError, match=said):
-            tables.write(counted, tables.COUNTS, path)
+            tables.write(counted, COUNTS, path)
         assert not path.exists()
 
     @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "not a table"])
@@ -384,11 +386,11 @@ class TestTables:
         path = tmp_path / "counts.csv"
         path.write_text(text, encoding="utf-8")
         with pytest.raises(TableError, match=r"counts\.csv"):
-            tables.read(path, tables.COUNTS)
+            tables.read(path, COUNTS)
 
     def test_a_missing_table_says_how_to_make_it(self, tmp_path):
         with pytest.raises(TableError, match=r"does not exist\. Run the stage that writes it"):
-            tables.read(tmp_path / "counts.csv", tables.COUNTS)
+            tables.read(tmp_path / "counts.csv", COUNTS)
 
 
 class TestCommandLine:

@@ -10,10 +10,14 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stages import compose, tables
-from stages.acquire import cells
-from stages.acquire.demo import legacy
-from stages.composition import aging, concordance, describe, drivers, metrics, proportions
+from stages.base import compose, tables
+from stages.cells import aging, concordance, describe, drivers, metrics, proportions
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.drivers import DRIVERS
+from stages.cells.tables.metrics import METRICS
+from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
+from stages.inputs import cells
+from stages.inputs.demo import legacy
 
 # Published: +0.088 and -2.19 (Spiro 2026). From the same cells, to the digits given beside them.
 DGINI, DEFFN = 0.0875, -2.186
@@ -82,7 +86,7 @@ def test_published_change_of_bone_marrow(name, marrow_cells, repository, tmp_pat
         ["--metrics", "metrics.csv", "--proportions", "proportions.csv", "--out", "drivers.csv"]
     )
 
-    found = tables.read(Path("aging.csv"), tables.AGING)
+    found = tables.read(Path("aging.csv"), AGING)
     found = found[found["cells"] == "all"].set_index("metric")
     gini, effective = found.loc["gini"], found.loc["effective_number"]
     assert (gini.n_young, gini.n_old) == (5, 4)
@@ -94,18 +98,18 @@ def test_published_change_of_bone_marrow(name, marrow_cells, repository, tmp_pat
     assert gini.mann_whitney_p_smallest == pytest.approx(2 / 126)
 
     # The pair of females that plate order could not tell apart is no animal.
-    excluded = tables.read(Path("exclusions.csv"), tables.EXCLUSIONS)
+    excluded = tables.read(Path("exclusions.csv"), EXCLUSIONS)
     assert excluded["rule"].tolist() == ["pooled_label"]
     assert excluded["animal"].tolist() == ["18_46_F|18_47_F (unresolved)"]
-    kept = tables.read(Path("proportions.csv"), tables.PROPORTIONS)
+    kept = tables.read(Path("proportions.csv"), PROPORTIONS)
     assert kept["n_cells"].sum() + excluded["n_cells"].sum() == len(_table(marrow_cells))
 
     _drivers_sum_to_the_change_of_the_means()
 
 
 def _drivers_sum_to_the_change_of_the_means() -> None:
-    shared = tables.read(Path("drivers.csv"), tables.DRIVERS)
-    measured = tables.read(Path("metrics.csv"), tables.METRICS)
+    shared = tables.read(Path("drivers.csv"), DRIVERS)
+    measured = tables.read(Path("metrics.csv"), METRICS)
     measured = measured[measured["cells"] == "all"]
     means = measured.groupby("age_group")[["gini", "effective_number"]].mean()
     for metric in ("gini", "effective_number"):

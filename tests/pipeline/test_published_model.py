@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages import tables
+from stages.base import tables
+from stages.heads.tables.effects import EFFECTS_PER_SEQUENCE
 
 STEP = 512
 HEADS = [(0, 0), (11, 7), (12, 3), (23, 15)]
@@ -141,7 +142,7 @@ def study(request, repository, real_input, tmp_path_factory):
         "[core]\n    no_scm = true\n    check_update = false\n[cache]\n    type = hardlink,copy\n"
     )
     chosen = ["--atlas", "demo", "--model", "pythia-410m-deduped"]
-    _run(folder, "stages.compose", *chosen, "--set", *SETTINGS)
+    _run(folder, "stages.base.compose", *chosen, "--set", *SETTINGS)
     _run(folder, "dvc", "repro", "ablate")
     return folder
 
@@ -149,7 +150,7 @@ def study(request, repository, real_input, tmp_path_factory):
 @pytest.fixture(scope="module")
 def effects(study):
     path = study / "data/interim/pythia-410m-deduped/effects" / f"step{STEP}.parquet"
-    return tables.read_parquet(path, tables.EFFECTS_PER_SEQUENCE)
+    return tables.read_parquet(path, EFFECTS_PER_SEQUENCE)
 
 
 def test_the_checkpoint_is_of_the_published_size_and_recorded_by_its_sha256(study):

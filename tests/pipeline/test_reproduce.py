@@ -8,15 +8,21 @@ import torch
 import yaml
 from pypdf import PdfReader
 
-from stages import record, tables
-from stages.ablation import attribution, control_variate, subset
-from stages.ablation.architecture import load_model
-from stages.ablation.engine import Engine
-from stages.ablation.measures import measure
-from stages.ablation.perturbation import AblationType
-from stages.acquire.mini.corpus import SEPARATOR, spread
-from stages.acquire.mini.tokenizer import encode
-from stages.acquire.tokens import tokenizer_of
+from stages.base import record, tables
+from stages.cells.tables.concordance import CONCORDANCE_SUMMARY
+from stages.cells.tables.describe import SAMPLES
+from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
+from stages.cells.tables.recovery import RECOVERY
+from stages.heads import attribution, control_variate, subset
+from stages.heads.measures import measure
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import HEAD_TRAJECTORY
+from stages.inputs.mini.corpus import SEPARATOR, spread
+from stages.inputs.mini.tokenizer import encode
+from stages.inputs.tokens import tokenizer_of
+from stages.models.architecture import load_model
+from stages.models.engine import Engine
+from stages.models.perturbation import AblationType
 from tests.clones import call, copy_of, must, stages_run
 
 NOTICE = "Simulated demo data and demo model"
@@ -57,7 +63,7 @@ def test_demo_ends_with_tables_figures_and_paper(clone):
 
 
 def test_known_truth_is_recovered_within_its_intervals(clone):
-    found = tables.read(clone / "reports/tables/recovery.csv", tables.RECOVERY)
+    found = tables.read(clone / "reports/tables/recovery.csv", RECOVERY)
     assert len(found) >= 20
     # 26 intervals of nominally 95%, six of them on 4 against 3 animals, and two on each tissue. At
     # a true coverage of 90% fewer than 20 of 26 come about once in 100 seeds; observed: 23.
@@ -69,19 +75,19 @@ def test_known_truth_is_recovered_within_its_intervals(clone):
 
 
 def test_every_cell_is_accounted_for(clone):
-    kept = tables.read(clone / "reports/tables/proportions.csv", tables.PROPORTIONS)
-    excluded = tables.read(clone / "reports/tables/exclusions.csv", tables.EXCLUSIONS)
-    samples = tables.read(clone / "reports/tables/samples.csv", tables.SAMPLES)
+    kept = tables.read(clone / "reports/tables/proportions.csv", PROPORTIONS)
+    excluded = tables.read(clone / "reports/tables/exclusions.csv", EXCLUSIONS)
+    samples = tables.read(clone / "reports/tables/samples.csv", SAMPLES)
     assert kept["n_cells"].sum() + excluded["n_cells"].sum() == samples["n_cells"].sum()
     assert {"unannotated", "pooled_label", "too_few_cells"} <= set(excluded["rule"])
 
 
 def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
-    found = tables.read(clone / "reports/tables/head_importance.csv", tables.HEAD_IMPORTANCE)
+    found = tables.read(clone / "reports/tables/head_importance.csv", HEAD_IMPORTANCE)
     heads = found[found["unit"] == "head"]
     assert heads.groupby("step").size().to_dict() == {16: 48, 128: 48}
     assert (heads["n_sequences"] == 24).all()
-    along = tables.read(clone / "reports/tables/head_trajectory.csv", tables.HEAD_TRAJECTORY)
+    along = tables.read(clone / "reports/tables/head_trajectory.csv", HEAD_TRAJECTORY)
     loss = along.drop_duplicates("step").set_index("step")["loss_base"]
     # Training lowers the loss; before training it would be ln 2048 = 7.62.
     assert 7.62 > loss[16] > loss[128] > 3
@@ -144,7 +150,7 @@ def test_every_output_says_what_it_comes_from(clone):
 def test_a_second_run_runs_nothing_and_a_figure_only_itself_and_the_paper(clone):
     assert stages_run(must(clone, "dvc", "repro")) == []
     assert stages_run(must(clone, "make", "reproduce", "PYTHON=python3.11")) == []
-    figure = clone / "stages/figures/direction_heatmap.py"
+    figure = clone / "stages/cells/figures/direction_heatmap.py"
     figure.write_text(figure.read_text(encoding="utf-8") + "\n# A change.\n", encoding="utf-8")
     # The figure itself comes out the same, so not even the paper needs to be rendered again.
     assert stages_run(must(clone, "dvc", "repro")) == ["direction_heatmap"]
@@ -161,8 +167,8 @@ def test_one_changed_number_changes_what_depends_on_it_and_nothing_else(clone):
         return {file: file.read_bytes() for file in (clone / "reports").rglob("*.*")}
 
     before, name = state(), str(path.relative_to(clone))
-    table = tables.read(path, tables.CONCORDANCE_SUMMARY)
-    tables.write(table.assign(spearman=0.125), tables.CONCORDANCE_SUMMARY, path)
+    table = tables.read(path, CONCORDANCE_SUMMARY)
+    tables.write(table.assign(spearman=0.125), CONCORDANCE_SUMMARY, path)
     must(clone, "dvc", "commit", "--force", "concordance")
     ran = stages_run(must(clone, "dvc", "repro"))
     stages = yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -1,4 +1,4 @@
-"""`python -m verification` on a real repository of git and DVC, from commit to verdict."""
+"""`make verify` on a real repository of git and DVC, from commit to verdict."""
 
 import json
 import logging
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from verification import commit as commits
-from verification.__main__ import main
+from stages.audit.verification import commit as commits
+from stages.audit.verification.__main__ import main
 
 TABLES = """
 from pathlib import Path

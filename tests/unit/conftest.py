@@ -13,8 +13,28 @@ import pytest
 import yaml
 from matplotlib.text import Text
 
-from stages import study, tables
-from stages.ablation import (
+from stages.base import study, tables
+from stages.cells import (
+    aging,
+    caloric_restriction,
+    concordance,
+    describe,
+    drivers,
+    granularity,
+    metrics,
+    proportions,
+    stability,
+)
+from stages.cells.recovery import recovery
+from stages.cells.settings import Metrics
+from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_METRICS
+from stages.cells.tables.metrics import METRICS
+from stages.cells.tables.proportions import PROPORTIONS
+from stages.cells.tables.restriction import CALORIC_RESTRICTION, RESTRICTION_TESTS
+from stages.cells.tables.stability import STABILITY_RUNS
+from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.drawing import style
+from stages.heads import (
     attribution,
     classes,
     companion,
@@ -25,14 +45,14 @@ from stages.ablation import (
     screen,
     trajectory,
 )
-from stages.composition import aging, concordance, describe, drivers, metrics, proportions
-from stages.composition.recovery import recovery
-from stages.figures import style
-from stages.manuscript.claims import __main__ as claims
-from stages.manuscript.clusters import SCHEMAS, ClusterTables
-from stages.overlay import plane
-from stages.resolution import caloric_restriction, granularity, stability
-from stages.settings import Metrics
+from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE
+from stages.heads.tables.companion import COMPANION_AGREEMENT
+from stages.heads.tables.effects import EFFECTS_PER_SEQUENCE
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.inputs.tables import COUNTS, TRUTH
+from stages.plane import plane
+from stages.report.claims import __main__ as claims
+from stages.report.clusters import SCHEMAS, ClusterTables
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
 CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)
@@ -54,7 +74,7 @@ def _samples(place, cell_type, resolution, shares, rules):
     counted = granularity.clusters_as_types(frame, np.array(labels))
     measured = metrics.metrics(counted, rules)
     named = measured.assign(cell_type=cell_type, resolution=resolution, n_clusters=4)
-    return named[list(tables.CLUSTER_METRICS.columns)]
+    return named[list(CLUSTER_METRICS.columns)]
 
 
 def _compared(rows, settings, family):
@@ -84,7 +104,7 @@ def _runs(place, resolution, signs):
         ]
         for number, sign in enumerate(signs)
     ]
-    return pd.DataFrame(rows, columns=list(tables.STABILITY_RUNS.columns))
+    return pd.DataFrame(rows, columns=list(STABILITY_RUNS.columns))
 
 
 def _stability(settings, runs):
@@ -111,7 +131,7 @@ def _restriction(settings):
             months = 5.0 if code == "Y" else 27.0
             key = ["rat", "droplet", "Marrow", animal, sex, months, group]
             rows += [[*key, str(i), int(n), n / cells.sum()] for i, n in enumerate(cells)]
-    table = pd.DataFrame(rows, columns=list(tables.PROPORTIONS.columns))
+    table = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
     _, compared, tested = caloric_restriction.compare(
         table,
         pd.Series(condition),
@@ -127,8 +147,8 @@ def _restriction(settings):
         "n_clusters": 4,
     }
     return (
-        compared.assign(**known)[list(tables.CALORIC_RESTRICTION.columns)],
-        tested.assign(**known)[list(tables.RESTRICTION_TESTS.columns)],
+        compared.assign(**known)[list(CALORIC_RESTRICTION.columns)],
+        tested.assign(**known)[list(RESTRICTION_TESTS.columns)],
     )
 
 
@@ -142,7 +162,7 @@ def cluster_tables(settings):
     """
     facs, droplet = ("tms", "facs", "Kidney"), ("tms", "droplet", "Kidney")
     kimmel, spleen = ("kimmel", "droplet", "Kidney"), ("kimmel", "droplet", "Spleen")
-    all_cells = tables.ALL_TYPES
+    all_cells = ALL_TYPES
     curve = [(0.2, CRYSTALLIZE), (0.8, DISPERSE), (1.6, DISPERSE)]
     kidney = [(droplet, all_cells, at, shares) for at, shares in curve]
     kidney += [(facs, all_cells, at, DISPERSE) for at, _ in curve]
@@ -165,7 +185,7 @@ def cluster_tables(settings):
     ]
     left_out = pd.DataFrame(
         [[*facs, "podocyte", 20, 1, 2, "needs 2 young and 2 old animals with 10 cells"]],
-        columns=list(tables.SUBSTATES_NOT_COMPARED.columns),
+        columns=list(SUBSTATES_NOT_COMPARED.columns),
     )
     filled = ClusterTables(
         kidney=_compared(kidney, settings, arms),
@@ -196,7 +216,7 @@ def _cells(platforms, tissue="Limb_Muscle"):
                 for kind, n in zip(KINDS, weights, strict=True):
                     sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
                     rows.append([*sample, kind, n + i])
-    return pd.DataFrame(rows, columns=list(tables.COUNTS.columns))
+    return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
 def _write_head_tables(folder):
@@ -210,7 +230,7 @@ def _write_head_tables(folder):
                 for sequence, delta in enumerate(effect):
                     key = [step, "head", "zero", layer, head, 0, sequence]
                     rows.append([*key, 3.0, 3.0 + delta, (3.0 + delta) - 3.0])
-        table = pd.DataFrame(rows, columns=list(tables.EFFECTS_PER_SEQUENCE.columns))
+        table = pd.DataFrame(rows, columns=list(EFFECTS_PER_SEQUENCE.columns))
         Path("effects").mkdir(exist_ok=True)
         table.to_parquet(f"effects/step{step}.parquet")
         first_order = np.random.default_rng(step).normal(0, 0.01, (12, 2, 4))
@@ -219,7 +239,7 @@ def _write_head_tables(folder):
         )
         out = Path(f"attribution/step{step}.parquet")
         made_table = attribution.to_table(features, step)
-        tables.write_parquet(made_table, tables.ATTRIBUTION, out, metadata={})
+        tables.write_parquet(made_table, ATTRIBUTION, out, metadata={})
     found, made = "--effects effects".split(), f"{folder}/head_"
     assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
     assert noise_floor.main([*found, "--out", f"{made}noise_floor.csv"]) == 0
@@ -237,7 +257,7 @@ def _write_head_tables(folder):
 
 def _published_effects(folder, moved):
     """Return published effects of half of the heads of `_write_head_tables`, one of them moved."""
-    ours = tables.read(folder / "head_importance.csv", tables.HEAD_IMPORTANCE)
+    ours = tables.read(folder / "head_importance.csv", HEAD_IMPORTANCE)
     theirs = ours[ours["head"] < 2].copy()
     at = (theirs["step"] == 8) & (theirs["layer"] == 1) & (theirs["head"] == 1)
     theirs.loc[at, "delta_loss_nats"] += moved
@@ -264,7 +284,7 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         aged, skipped = aging.aging(measured, settings.aging)
         described = describe.samples(counted, pooled_pattern="/")
         both = concordance.concordance(aged, settings.concordance)
-        truth = tables.empty(tables.TRUTH)
+        truth = tables.empty(TRUTH)
         if simulated:
             row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
             key = [row.cohort, row.platform, row.tissue, "gini"]
@@ -303,13 +323,13 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         _write_head_tables(folder)
         if summary is not None:
             out = folder / "head_control_variate.csv"
-            tables.write(summary, tables.HEAD_CONTROL_VARIATE, out)
-        agreement = tables.empty(tables.COMPANION_AGREEMENT)
+            tables.write(summary, HEAD_CONTROL_VARIATE, out)
+        agreement = tables.empty(COMPANION_AGREEMENT)
         if published:
             agreement = _published_effects(folder, moved=-0.125)
-        tables.write(agreement, tables.COMPANION_AGREEMENT, folder / "companion_agreement.csv")
+        tables.write(agreement, COMPANION_AGREEMENT, folder / "companion_agreement.csv")
         made["companion_agreement"] = agreement
-        tables.write(measured, tables.METRICS, folder / "metrics.csv")
+        tables.write(measured, METRICS, folder / "metrics.csv")
         if clusters is cluster_tables.empty:
             for name in ("plane", "plane_directions"):
                 tables.write(

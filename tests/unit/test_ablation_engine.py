@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages.ablation import engine as engine_module
-from stages.ablation.architecture import architecture_of, load_model, run_block
-from stages.ablation.engine import Engine, cast_blocks, matmul_precision
-from stages.ablation.perturbation import AblationType
-from stages.concentration import gini
-from stages.errors import AblationError
+from stages.base.errors import AblationError
+from stages.measurement.concentration import gini
+from stages.models import engine as engine_module
+from stages.models.architecture import architecture_of, load_model, run_block
+from stages.models.engine import Engine, cast_blocks, matmul_precision
+from stages.models.perturbation import AblationType
 
 N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ = 3, 4, 32, 100, 24
 D_HEAD = HIDDEN // N_HEADS

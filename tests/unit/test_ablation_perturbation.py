@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages.ablation.engine import Engine
-from stages.ablation.perturbation import AblationType, donors, noised, reference_mean
-from stages.errors import AblationError
+from stages.base.errors import AblationError
+from stages.models.engine import Engine
+from stages.models.perturbation import AblationType, donors, noised, reference_mean
 
 N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ = 2, 4, 32, 80, 16
 D_HEAD = HIDDEN // N_HEADS

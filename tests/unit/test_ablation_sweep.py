@@ -16,13 +16,13 @@ import yaml
 from pydantic import ValidationError
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages.ablation import ablate, sweep
-from stages.ablation.architecture import load_model
-from stages.ablation.engine import Engine
-from stages.ablation.perturbation import AblationType
-from stages.ablation.sweep import Inputs, Task, plan, shares
-from stages.errors import AblationError
-from stages.settings import Sweep
+from stages.base.errors import AblationError
+from stages.heads import ablate, sweep
+from stages.heads.settings import Sweep
+from stages.heads.sweep import Inputs, Task, plan, shares
+from stages.models.architecture import load_model
+from stages.models.engine import Engine
+from stages.models.perturbation import AblationType
 
 N_LAYERS, N_HEADS, VOCABULARY, SEQ, N_SEQUENCES = 3, 4, 90, 16, 6
 EVERYTHING = Sweep(
@@ -270,8 +270,8 @@ class TestResume:
         # A process of its own, slowed down so that it is killed in the middle.
         code = (
             "import sys, time, torch\n"
-            "from stages.ablation import ablate, sweep\n"
-            "from stages.settings import Sweep\n"
+            "from stages.heads import ablate, sweep\n"
+            "from stages.base.settings import Sweep\n"
             "torch.set_num_threads(int(sys.argv[1]))\n"
             "ablate._sweep = lambda _: Sweep.model_validate_json(sys.argv[2])\n"
             "real = ablate.compute\n"

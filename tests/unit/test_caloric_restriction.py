@@ -13,28 +13,24 @@ import yaml
 from pydantic import ValidationError
 from scipy import sparse
 
-from stages import concentration, tables
-from stages.acquire.demo import __main__ as demo
-from stages.acquire.demo import model
-from stages.errors import AtlasError, FigureError
-from stages.figures import calico_cr_rescue
-from stages.resolution import caloric_restriction, clustering, libraries
-from stages.settings import (
-    CaloricRestriction,
-    Libraries,
-    Metrics,
-    Rarefaction,
-    Settings,
-    SimulatedFile,
-    load,
-)
-from stages.study import Study
-from stages.tables import (
+from stages.base import tables
+from stages.base.errors import AtlasError, FigureError
+from stages.base.settings import Settings, load
+from stages.base.study import Study
+from stages.cells import caloric_restriction, clustering, libraries
+from stages.cells.figures import calico_cr_rescue
+from stages.cells.settings import CaloricRestriction, Metrics, Rarefaction
+from stages.cells.tables.proportions import PROPORTIONS
+from stages.cells.tables.restriction import (
     CALORIC_RESTRICTION,
     CONDITIONS,
     RESTRICTION_LIBRARIES,
     RESTRICTION_TESTS,
 )
+from stages.inputs.demo import __main__ as demo
+from stages.inputs.demo import model
+from stages.inputs.settings import Libraries, SimulatedFile
+from stages.measurement import concentration
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -335,9 +331,7 @@ def compared(matrix: np.ndarray):
             n = matrix[i, j, cluster]
             who = ["rat", "droplet", "Marrow", f"{name}-{sex}", sex, 5.0, "old"]
             rows.append([*who, str(cluster), int(n), n / matrix[i, j].sum()])
-    table = tables.PROPORTIONS.validate(
-        pd.DataFrame(rows, columns=list(tables.PROPORTIONS.columns))
-    )
+    table = PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
     animals = table["animal"].unique()
     return caloric_restriction.compare(
         table,

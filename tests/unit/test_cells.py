@@ -9,12 +9,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import tables
-from stages.acquire import cells
-from stages.acquire.obs import read_obs
-from stages.concentration import effective_number, gini
-from stages.errors import AtlasError
-from stages.settings import CellsFile
+from stages.base import tables
+from stages.base.errors import AtlasError
+from stages.inputs import cells
+from stages.inputs.obs import read_obs
+from stages.inputs.settings import CellsFile
+from stages.inputs.tables import COUNTS, UNKNOWN_ANIMAL
+from stages.measurement.concentration import effective_number, gini
 
 ROOT = Path(__file__).parents[2]
 MARROW = ROOT.parent / "shared" / "real" / "tms_marrow_facs_cells.csv.gz"
@@ -48,7 +49,7 @@ def obs_of(*rows) -> pd.DataFrame:
 
 def count(obs, spec=None) -> pd.DataFrame:
     table = cells.count(obs, spec or spec_of(), name="mine", atlas="local")
-    return tables.COUNTS.validate(table)
+    return COUNTS.validate(table)
 
 
 def two_animals() -> pd.DataFrame:
@@ -155,7 +156,7 @@ def test_unknown_animals_are_one_sample_a_tissue():
             ("a", "Marrow", "3m", "male", "B cell"),
         )
     )
-    unknown = table[table["animal"] == tables.UNKNOWN_ANIMAL]
+    unknown = table[table["animal"] == UNKNOWN_ANIMAL]
     assert unknown[["age_months", "n_cells"]].values.tolist() == [[3.0, 2]]
     assert unknown["sex"].isna().all()
 
@@ -245,7 +246,7 @@ def test_the_command_writes_the_table(params, tmp_path):
     assert cells.main(["--params", str(params), "--file", "mine", "--out", str(out)]) == 0
     expected = count(two_animals(), spec_of(cohort="mine"))
     pd.testing.assert_frame_equal(
-        tables.read(out, tables.COUNTS).fillna(""), expected.fillna(""), check_dtype=False
+        tables.read(out, COUNTS).fillna(""), expected.fillna(""), check_dtype=False
     )
 
 

@@ -9,14 +9,19 @@ import pandas as pd
 import pytest
 import yaml
 
-from stages import compose, tables
-from stages.ablation import companion, measures
-from stages.acquire import cells
-from stages.composition import aging, metrics, proportions
-from stages.errors import TableError
-from stages.manuscript import claims, text
-from stages.manuscript.claims import __main__ as command
-from stages.study import Study
+from stages.base import compose, tables
+from stages.base.errors import TableError
+from stages.base.study import Study
+from stages.cells import aging, metrics, proportions
+from stages.cells.tables.clusters import ALL_TYPES
+from stages.cells.tables.restriction import CALORIC_RESTRICTION
+from stages.heads import companion, measures
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import HEAD_CHANGE
+from stages.inputs import cells
+from stages.report import claims, text
+from stages.report import tables as schemas
+from stages.report.claims import __main__ as command
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -34,7 +39,7 @@ def changed(cohort, platform, tissue, gini, effective_number, *, p=0.5, smallest
     n_young, n_old = ARMS[platform]
     clustering = {}
     if "resolution" in more:
-        clustering = {"cell_type": tables.ALL_TYPES, "resolution": 0.0, "n_clusters": 9} | more
+        clustering = {"cell_type": ALL_TYPES, "resolution": 0.0, "n_clusters": 9} | more
     quadrant = "crystallize" if gini > 0 else "disperse"
     return [
         {
@@ -63,7 +68,7 @@ def rescued(metric, fraction, probability):
     clustered = {"cohort": "rat", "platform": "droplet", "tissue": "Marrow", "resolution": 0.8}
     clustered |= {"n_clusters": 9, "cells": "all", "metric": metric, "libraries": "mean"}
     row = clustered | {"n_libraries": 2, "n_cells": 100} | numbers
-    return {name: row[name] for name in tables.CALORIC_RESTRICTION.columns}
+    return {name: row[name] for name in CALORIC_RESTRICTION.columns}
 
 
 def heads(n_layers, n_per_layer, *, of_last):
@@ -89,7 +94,7 @@ def change_of_all(gini, effective_number, n_heads):
         row = {"perturbation": "zero", "metric": metric, "step_first": 512, "step_last": 143000}
         row |= {"value_first": 1.0, "value_last": 1.0, "change": change} | ends
         row |= {"n_heads": n_heads, "n_sequences": 100}
-        rows.append({name: row[name] for name in tables.HEAD_CHANGE.columns})
+        rows.append({name: row[name] for name in HEAD_CHANGE.columns})
     return pd.DataFrame(rows)
 
 
@@ -132,13 +137,13 @@ def as_published(**signs):
         "caloric_restriction.csv": rescue,
     }
     found = {name: pd.DataFrame(rows) for name, rows in made.items()}
-    found["head_importance.csv"] = tables.empty(tables.HEAD_IMPORTANCE)
-    found["head_change.csv"] = tables.empty(tables.HEAD_CHANGE)
+    found["head_importance.csv"] = tables.empty(HEAD_IMPORTANCE)
+    found["head_change.csv"] = tables.empty(HEAD_CHANGE)
     return {name: claims.SCHEMAS[name].validate(table) for name, table in found.items()}
 
 
 def judged(of, *, cells=CELLS, heads=HEADS, listed=CLAIMS):
-    return tables.CLAIMS.validate(claims.evaluate(listed, of, cells=cells, heads=heads))
+    return schemas.CLAIMS.validate(claims.evaluate(listed, of, cells=cells, heads=heads))
 
 
 def verdicts(table):
@@ -204,7 +209,7 @@ def test_real_marrow_cells_reproduce_the_claim_on_facs_alone(
     words = ["--claims", ledger, *"--cells cells.json --heads heads.json".split()]
     assert command.main([*words, *"--tables tables --out claims.csv".split()]) == 0
 
-    table = tables.read(Path("claims.csv"), tables.CLAIMS)
+    table = tables.read(Path("claims.csv"), schemas.CLAIMS)
     rows = table[table["id"] == "marrow-facs"].set_index("quantity")
     # Published: +0.088 and -2.19. Observed: 0.08750 and -2.1864.
     assert rows.loc["gini_change", "ours"] == pytest.approx(0.0875, abs=5e-5)

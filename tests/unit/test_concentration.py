@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skbio.diversity import alpha
 
-from stages import concentration as c
+from stages.measurement import concentration as c
 
 COUNTS_1_TO_5 = [1, 2, 3, 4, 5]
 WEIGHTS = [4.5, 6.7, 3.4, 15, 18, 3.5, 6.7, 14.1]

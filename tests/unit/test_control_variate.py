@@ -10,10 +10,11 @@ import torch
 import yaml
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages import tables
-from stages.ablation import ablate, attribution, control_variate, effects, screen, subset
-from stages.errors import AblationError, TableError
-from stages.settings import Screen, Sweep
+from stages.base import tables
+from stages.base.errors import AblationError, TableError
+from stages.heads import ablate, attribution, control_variate, effects, screen, subset
+from stages.heads.settings import Screen, Sweep
+from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE, HEAD_SCREEN
 
 REPOSITORY = Path(__file__).parents[2]
 SCREEN = Screen(confidence=0.95, draws=200, seed=1, top_share=0.25)
@@ -114,14 +115,14 @@ def test_tokens_that_the_model_cannot_read_are_refused(model):
 def test_attribution_is_the_same_after_its_file(model, tokens, tmp_path):
     found = attribution.features(model, tokens, batch_size=2)
     path = tmp_path / "step8.parquet"
-    tables.write_parquet(attribution.to_table(found, 8), tables.ATTRIBUTION, path, metadata={})
+    tables.write_parquet(attribution.to_table(found, 8), ATTRIBUTION, path, metadata={})
     again = attribution.read(path, 8)
     for name in ("first_order", "fisher", "size", "loss"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
     with pytest.raises(TableError, match="is not the attribution of step 16"):
         attribution.read(path, 16)
     short = attribution.to_table(found, 8).iloc[1:]
-    tables.write_parquet(short, tables.ATTRIBUTION, path, metadata={})
+    tables.write_parquet(short, ATTRIBUTION, path, metadata={})
     with pytest.raises(TableError, match="holds 59 rows, not 3 layers x 4 heads x 5 sequences"):
         attribution.read(path, 8)
 
@@ -322,7 +323,7 @@ def test_exact_effects_are_passed_on_as_they_are(study, tmp_path):
         name = f"step{step}.parquet"
         passed = (tmp_path / "estimates" / name).read_bytes()
         assert passed == (tmp_path / "effects" / name).read_bytes()
-    assert tables.read(tmp_path / "summary.csv", tables.HEAD_CONTROL_VARIATE).empty
+    assert tables.read(tmp_path / "summary.csv", HEAD_CONTROL_VARIATE).empty
 
 
 def test_the_stage_estimates_every_sequence_from_the_ablated_ones(study, tmp_path):
@@ -343,7 +344,7 @@ def test_the_stage_estimates_every_sequence_from_the_ablated_ones(study, tmp_pat
         error = one.per_sequence.mean(axis=0) - whole.per_sequence.mean(axis=0)
         se = one.per_sequence.std(axis=0, ddof=1) / np.sqrt(N_SEQUENCES)
         assert np.abs(error / se).max() < 4
-    summary = tables.read(tmp_path / "few" / "summary.csv", tables.HEAD_CONTROL_VARIATE)
+    summary = tables.read(tmp_path / "few" / "summary.csv", HEAD_CONTROL_VARIATE)
     assert set(summary["unit"]) == {"head", "layer", "noise"}
     assert set(summary["n_exact"]) == {N_EXACT}
     stored = pq.read_schema(tmp_path / "few" / "estimates" / "step8.parquet").metadata
@@ -384,7 +385,7 @@ def test_the_screen_finds_what_is_planted(study):
     def row(values):
         part = effects.Effects(8, "head", "zero", keys, np.arange(n), np.ones(n), values[None])
         table = screen.screen([part], {8: found}, SCREEN)
-        return tables.HEAD_SCREEN.validate(table).iloc[0]
+        return HEAD_SCREEN.validate(table).iloc[0]
 
     same = row(3 * exact)
     assert same["spearman"] == same["spearman_abs"] == pytest.approx(1)

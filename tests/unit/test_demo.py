@@ -17,15 +17,17 @@ import yaml
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
-from stages import tables
-from stages.acquire import cells, truth
-from stages.acquire.demo import __main__ as demo
-from stages.acquire.demo import expression, layouts, legacy, model
-from stages.acquire.obs import read_obs
-from stages.concentration import effective_number, gini
-from stages.errors import AtlasError
-from stages.files import file_hash
-from stages.settings import DemoAtlas, Proportions
+from stages.base import tables
+from stages.base.errors import AtlasError
+from stages.base.files import file_hash
+from stages.cells.settings import Proportions
+from stages.inputs import cells, truth
+from stages.inputs.demo import __main__ as demo
+from stages.inputs.demo import expression, layouts, legacy, model
+from stages.inputs.obs import read_obs
+from stages.inputs.settings import DemoAtlas
+from stages.inputs.tables import TRUTH
+from stages.measurement.concentration import effective_number, gini
 
 ROOT = Path(__file__).parents[2]
 POOLED = ROOT.parent / "shared" / "reference" / "tms_pooled_composition.csv"
@@ -202,8 +204,8 @@ AGAIN = """
 import sys
 from pathlib import Path
 import yaml
-from stages.acquire.demo.__main__ import simulate
-from stages.settings import SimulatedFile
+from stages.inputs.demo.__main__ import simulate
+from stages.base.settings import SimulatedFile
 out = Path(sys.argv[1])
 atlas = yaml.safe_load(Path("conf/atlas/demo.yaml").read_text(encoding="utf-8"))
 for name in reversed(atlas["acquire"]):
@@ -444,7 +446,7 @@ def test_leiden_finds_the_types_and_then_the_substates(atlas):
 
 @pytest.fixture(scope="session")
 def true_changes(atlas) -> pd.DataFrame:
-    return tables.TRUTH.validate(truth.truth(atlas, RULES))
+    return TRUTH.validate(truth.truth(atlas, RULES))
 
 
 def test_truth_covers_every_tissue_and_has_the_planted_signs(true_changes):
@@ -492,7 +494,7 @@ def test_truth_of_real_inputs_is_an_empty_table(tmp_path):
     params.write_text(yaml.safe_dump(composed | {"atlas": local, "conf_digest": "0"}))
     out = tmp_path / "truth.csv"
     assert truth.main(["--params", str(params), "--out", str(out)]) == 0
-    assert tables.read(out, tables.TRUTH).empty
+    assert tables.read(out, TRUTH).empty
     assert demo.main(["--params", str(params), "--file", "x"]) == 1
 
 

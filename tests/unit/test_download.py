@@ -25,17 +25,17 @@ import pooch
 import pytest
 import yaml
 
-from stages.acquire.published import archives, checksums
-from stages.acquire.published.__main__ import main
-from stages.acquire.published.download import (
+from stages.base.errors import AtlasError, DownloadError
+from stages.inputs.published import archives, checksums
+from stages.inputs.published.__main__ import main
+from stages.inputs.published.download import (
     ResumingDownloader,
     TransferError,
     refuse_downgrade,
     state_path,
 )
-from stages.acquire.published.fetch import Places, fetch
-from stages.errors import AtlasError, DownloadError
-from stages.settings import FigshareFile, RemoteFile
+from stages.inputs.published.fetch import Places, fetch
+from stages.inputs.settings import FigshareFile, RemoteFile
 
 HTML = b"<!DOCTYPE html>\n<html><title>Please wait</title></html>\n"
 NOBODY = 65534
@@ -678,7 +678,7 @@ def test_a_damaged_lock_file_is_named(desk: Desk) -> None:
 
 def test_lock_file_loses_no_entry_when_several_write(tmp_path: Path) -> None:
     path, lock = tmp_path / "checksums.json", tmp_path / "lock"
-    from stages.acquire.published.checks import Digests
+    from stages.inputs.published.checks import Digests
 
     def learn(number: int) -> None:
         digests = Digests(size_bytes=number, md5="0" * 32, sha256="0" * 64)

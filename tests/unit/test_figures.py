@@ -11,16 +11,21 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from stages import tables
-from stages.errors import FigureError
-from stages.figures import (
+from stages.base import tables
+from stages.base.errors import FigureError
+from stages.base.study import Study
+from stages.cells.figures import (
     direction_heatmap,
     driver_contributions,
     metrics_vs_age,
     platform_concordance,
-    style,
 )
-from stages.study import Study
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
+from stages.cells.tables.drivers import DRIVERS, NUMBER_OF_TYPES
+from stages.cells.tables.metrics import CELLS, METRICS
+from stages.drawing import style
+from stages.measurement.concentration import QUADRANTS
 
 SIMULATED = Study(
     name="demo",
@@ -63,32 +68,32 @@ def metrics_table(n_tissues, series=SERIES):
     rows = []
     for place in _places(n_tissues, series):
         for i, (group, age) in enumerate(ages):
-            for cells in tables.CELLS:
+            for cells in CELLS:
                 sex = ("male", "female", None)[i % 3]
-                numbers = dict.fromkeys(list(tables.METRICS.columns)[9:], 1.0)
+                numbers = dict.fromkeys(list(METRICS.columns)[9:], 1.0)
                 numbers |= {"gini": rng.uniform(0.3, 0.8), "effective_number": rng.uniform(2, 9)}
-                names = dict(zip(list(tables.METRICS.columns)[:4], [*place, f"m{i}"], strict=True))
+                names = dict(zip(list(METRICS.columns)[:4], [*place, f"m{i}"], strict=True))
                 rest = {"sex": sex, "age_months": age, "age_group": group}
                 rows.append(names | rest | {"cells": cells, "n_cells": 100} | numbers)
-    return tables.METRICS.validate(pd.DataFrame(rows))
+    return METRICS.validate(pd.DataFrame(rows))
 
 
 def aging_table(n_tissues, series=SERIES):
     rng = np.random.default_rng(2)
     rows = []
     for place in _places(n_tissues, series):
-        for cells in tables.CELLS:
+        for cells in CELLS:
             change = {"gini": rng.normal(0, 0.1), "effective_number": rng.normal(0, 12)}
             up, down = change["gini"] > 0, change["effective_number"] < 0
             quadrant = "mixed" if up != down else "crystallize" if up else "disperse"
             for metric, value in change.items():
-                row = dict.fromkeys(tables.AGING.columns, 0.5) | {"n_young": 3, "n_old": 3}
+                row = dict.fromkeys(AGING.columns, 0.5) | {"n_young": 3, "n_old": 3}
                 row |= dict(zip(["cohort", "platform", "tissue"], place, strict=True))
                 row |= {"cells": cells, "metric": metric, "quadrant": quadrant, "change": value}
                 row |= {"change_low": value - 0.1, "change_high": value + 0.1}
                 row |= {"mann_whitney_q": rng.uniform(0, 0.1), "within_sex_n": 6}
                 rows.append(row | {"within_sex_exact": True})
-    return tables.AGING.validate(pd.DataFrame(rows))
+    return AGING.validate(pd.DataFrame(rows))
 
 
 def concordance_tables(n_tissues, scale=1.0):
@@ -103,20 +108,20 @@ def concordance_tables(n_tissues, scale=1.0):
             rows.append([tissue, metric, *ends, bool(np.sign(x) == np.sign(y))])
         same = sum(row[-1] for row in rows if row[1] == metric)
         totals.append([metric, "facs", "droplet", n_tissues, same, 0.5, 0.6, 0.35, 0.01, True])
-    changes = pd.DataFrame(rows, columns=list(tables.CONCORDANCE.columns))
-    summary = pd.DataFrame(totals, columns=list(tables.CONCORDANCE_SUMMARY.columns))
-    return tables.CONCORDANCE.validate(changes), tables.CONCORDANCE_SUMMARY.validate(summary)
+    changes = pd.DataFrame(rows, columns=list(CONCORDANCE.columns))
+    summary = pd.DataFrame(totals, columns=list(CONCORDANCE_SUMMARY.columns))
+    return CONCORDANCE.validate(changes), CONCORDANCE_SUMMARY.validate(summary)
 
 
 def drivers_table(n_tissues, series=SERIES):
     rng = np.random.default_rng(4)
     rows = []
     for place in _places(n_tissues, series):
-        for cell_type in [*TYPES, tables.NUMBER_OF_TYPES]:
+        for cell_type in [*TYPES, NUMBER_OF_TYPES]:
             gini, number = rng.normal(0, 0.05), rng.normal(0, 1)
             ends = [gini, gini - 0.02, gini + 0.02, number, number - 0.3, number + 0.3]
             rows.append([*place, cell_type, 0.1, 0.1, *ends, 0.0, -1.0, 1.0])
-    return tables.DRIVERS.validate(pd.DataFrame(rows, columns=list(tables.DRIVERS.columns)))
+    return DRIVERS.validate(pd.DataFrame(rows, columns=list(DRIVERS.columns)))
 
 
 DRAW = {
@@ -155,7 +160,7 @@ def test_names_in_the_concordance_figure_do_not_overlap(n_tissues, scale, drawn_
 def test_concordance_says_in_words_that_no_tissue_is_on_both_platforms(drawn_texts):
     _, summary = concordance_tables(1)
     summary["n_tissues"] = 0
-    figure = platform_concordance.draw(tables.empty(tables.CONCORDANCE), summary)
+    figure = platform_concordance.draw(tables.empty(CONCORDANCE), summary)
     words = " ".join(text.get_text() for text, _ in drawn_texts(figure))
     assert "No tissue was compared on both platforms" in words
     assert "FACS and droplet" in words
@@ -201,7 +206,7 @@ def test_simulated_inputs_without_a_notice_are_refused(tmp_path):
 PROGRAM = """
 import importlib, sys
 for name, *rest in (line.split() for line in sys.stdin):
-    module = importlib.import_module("stages.figures." + name)
+    module = importlib.import_module("stages.cells.figures." + name)
     assert module.main(rest) == 0
     assert "matplotlib.pyplot" not in sys.modules
 """
@@ -213,11 +218,11 @@ def test_bytes_are_the_same_in_another_process_and_whatever_matplotlibrc_says(tm
     )
     changes, summary = concordance_tables(3)
     written = {
-        "metrics": (metrics_table(1), tables.METRICS),
-        "aging": (aging_table(2), tables.AGING),
-        "concordance": (changes, tables.CONCORDANCE),
-        "summary": (summary, tables.CONCORDANCE_SUMMARY),
-        "drivers": (drivers_table(1), tables.DRIVERS),
+        "metrics": (metrics_table(1), METRICS),
+        "aging": (aging_table(2), AGING),
+        "concordance": (changes, CONCORDANCE),
+        "summary": (summary, CONCORDANCE_SUMMARY),
+        "drivers": (drivers_table(1), DRIVERS),
     }
     for table, (rows, schema) in written.items():
         tables.write(rows, schema, tmp_path / f"{table}.csv")
@@ -281,7 +286,7 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone():
 def test_rows_of_drivers_hold_every_contribution_once():
     tissue = drivers_table(1)
     rows = driver_contributions.rows(tissue, 5)
-    assert [row.label for row in rows][-2:] == ["others (9)", tables.NUMBER_OF_TYPES]
+    assert [row.label for row in rows][-2:] == ["others (9)", NUMBER_OF_TYPES]
     assert len(rows) == 5 + 2
     held = pd.concat([row.parts for row in rows])
     assert sorted(held.index) == sorted(tissue.index)
@@ -298,7 +303,7 @@ def test_one_type_too_many_is_shown_and_not_summed_up():
 
 def test_number_of_types_has_no_row_where_it_moves_nothing():
     tissue = drivers_table(1)
-    tissue.loc[tissue["cell_type"] == tables.NUMBER_OF_TYPES, "gini_contribution"] = 0
+    tissue.loc[tissue["cell_type"] == NUMBER_OF_TYPES, "gini_contribution"] = 0
     assert "others" in driver_contributions.rows(tissue, 5)[-1].label
 
 
@@ -333,10 +338,10 @@ def test_heatmap_is_bold_where_the_interval_excludes_zero(drawn_texts):
 
 
 def test_heatmap_colours_differ_in_grey():
-    grey = [np.dot(direction_heatmap.tint(q), [0.2126, 0.7152, 0.0722]) for q in tables.QUADRANTS]
+    grey = [np.dot(direction_heatmap.tint(q), [0.2126, 0.7152, 0.0722]) for q in QUADRANTS]
     steps = np.abs(np.subtract.outer(grey, grey))[np.triu_indices(3, 1)]
     assert steps.min() > 0.05
-    assert len(set(style.SYMBOLS.values())) == len(tables.QUADRANTS)
+    assert len(set(style.SYMBOLS.values())) == len(QUADRANTS)
 
 
 def test_medians_in_metrics_vs_age_are_those_of_the_groups():
@@ -353,9 +358,9 @@ def test_medians_in_metrics_vs_age_are_those_of_the_groups():
 @pytest.mark.parametrize(
     ("draw", "schema"),
     [
-        (metrics_vs_age.draw, tables.METRICS),
-        (direction_heatmap.draw, tables.AGING),
-        (driver_contributions.draw, tables.DRIVERS),
+        (metrics_vs_age.draw, METRICS),
+        (direction_heatmap.draw, AGING),
+        (driver_contributions.draw, DRIVERS),
     ],
 )
 def test_an_empty_table_is_refused_in_words(draw, schema):

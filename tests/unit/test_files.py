@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stages.files import PARTIAL, atomic_folder, atomic_path, write_text
+from stages.base.files import PARTIAL, atomic_folder, atomic_path, write_text
 
 HALF_WAY = """
 import sys

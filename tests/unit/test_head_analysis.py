@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stages import tables
-from stages.ablation import (
+from stages.base import tables
+from stages.base.errors import SettingsError, StageError, TableError
+from stages.heads import (
     classes,
     companion,
     distribution,
@@ -21,8 +22,18 @@ from stages.ablation import (
     noise_floor,
     trajectory,
 )
-from stages.errors import SettingsError, StageError, TableError
-from stages.settings import Classes, Distribution, NoiseFloor, Trajectory
+from stages.heads.settings import Classes, Distribution, NoiseFloor, Trajectory
+from stages.heads.tables.classes import HEAD_CLASSES
+from stages.heads.tables.companion import COMPANION_AGREEMENT
+from stages.heads.tables.distribution import HEAD_DISTRIBUTION, HEAD_GRANULARITY
+from stages.heads.tables.effects import EFFECTS_PER_SEQUENCE
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import (
+    HEAD_CHANGE,
+    HEAD_METRICS,
+    HEAD_NOISE_FLOOR,
+    HEAD_TRAJECTORY,
+)
 
 SHARED = Path(__file__).parents[3] / "shared"
 FLOOR = NoiseFloor(confidence=0.95, draws=400, seed=1)
@@ -62,7 +73,7 @@ def rows(step, delta, unit="head", perturbation="zero"):
         }
     )
     table["delta_loss_nats"] = table["loss_ablated"] - table["loss_base"]
-    return table.sort_values([*tables.EFFECTS_PER_SEQUENCE.columns][:7], ignore_index=True)
+    return table.sort_values([*EFFECTS_PER_SEQUENCE.columns][:7], ignore_index=True)
 
 
 @pytest.fixture
@@ -184,8 +195,8 @@ def test_effects_without_heads_have_no_trajectory():
 
 
 def test_the_sweep_writes_what_the_analysis_reads():
-    sweep = pytest.importorskip("stages.ablation.sweep")
-    assert sweep.SCHEMA.names == list(tables.EFFECTS_PER_SEQUENCE.columns)
+    sweep = pytest.importorskip("stages.heads.sweep")
+    assert sweep.SCHEMA.names == list(EFFECTS_PER_SEQUENCE.columns)
 
 
 # Importance
@@ -195,7 +206,7 @@ def test_importance_has_the_mean_and_both_standard_errors():
     rng = np.random.default_rng(1)
     delta = rng.normal(size=(3, 7, 5))
     table = importance.importance([part(delta, perturbation="resample")])
-    tables.HEAD_IMPORTANCE.validate(table)
+    HEAD_IMPORTANCE.validate(table)
     assert table["delta_loss_nats"].to_numpy() == pytest.approx(delta.mean(axis=(0, 1)))
     over_sequences = stats.sem(delta.mean(axis=0), axis=0)
     over_draws = stats.sem(delta.mean(axis=1), axis=0)
@@ -241,7 +252,7 @@ def test_floor_keeps_the_correlation_of_the_heads():
 
 def test_noise_alone_lies_within_its_floor_at_the_stated_rate():
     rng = np.random.default_rng(5)
-    n_runs, inside = 150, np.zeros(len(tables.HEAD_METRICS))
+    n_runs, inside = 150, np.zeros(len(HEAD_METRICS))
     params = FLOOR.model_copy(update={"draws": 300})
     for step in range(n_runs):
         noise = rng.normal(size=(64, 24)) + 0.5 * rng.normal(size=(64, 1))
@@ -265,9 +276,9 @@ def test_a_step_has_the_same_floor_whatever_other_steps_there_are():
 
 def along(parts, params=ALONG):
     floor = noise_floor.noise_floor(parts, FLOOR)
-    tables.HEAD_NOISE_FLOOR.validate(floor)
+    HEAD_NOISE_FLOOR.validate(floor)
     table, change_table = trajectory.trajectory(parts, floor, params)
-    return tables.HEAD_TRAJECTORY.validate(table), tables.HEAD_CHANGE.validate(change_table)
+    return HEAD_TRAJECTORY.validate(table), HEAD_CHANGE.validate(change_table)
 
 
 def test_trajectory_has_the_metrics_of_the_mean_effects():
@@ -277,13 +288,13 @@ def test_trajectory_has_the_metrics_of_the_mean_effects():
     values = table.pivot(index="step", columns="metric", values="value")
     for p in parts:
         expected = measures.measure(p.per_sequence.mean(axis=0))
-        assert values.loc[p.step, list(tables.HEAD_METRICS)].to_numpy() == pytest.approx(expected)
+        assert values.loc[p.step, list(HEAD_METRICS)].to_numpy() == pytest.approx(expected)
     assert values["effective_share"].to_numpy() == pytest.approx(
         values["effective_number"].to_numpy() / 8
     )
     assert values["gini_corrected"].to_numpy() == pytest.approx(values["gini"].to_numpy() * 8 / 7)
     changes = change_table.set_index("metric")["change"]
-    for metric in tables.HEAD_METRICS:
+    for metric in HEAD_METRICS:
         assert changes[metric] == pytest.approx(values[metric].iloc[-1] - values[metric].iloc[0])
 
 
@@ -337,9 +348,9 @@ def test_intervals_over_sequences_cover_known_truths(noise, share, least):
     """State how often the 95% intervals hold the truth: well with little noise, less with much."""
     rng = np.random.default_rng(10)
     n_runs, n_heads, n = 150, 48, 32
-    metrics = [tables.HEAD_METRICS.index(m) for m in ("gini", "effective_number")]
-    total = tables.HEAD_METRICS.index("sum_abs_delta_nats")
-    covered, shares, plain = np.zeros(len(tables.HEAD_METRICS)), [], np.zeros(5)
+    metrics = [HEAD_METRICS.index(m) for m in ("gini", "effective_number")]
+    total = HEAD_METRICS.index("sum_abs_delta_nats")
+    covered, shares, plain = np.zeros(len(HEAD_METRICS)), [], np.zeros(5)
     for _ in range(n_runs):
         true = np.exp(rng.normal(0, 1.2, n_heads)) * np.where(rng.random(n_heads) < 0.8, 1, -1)
         spread = noise * math.sqrt(n) * np.median(np.abs(true)) + 0.3 * np.abs(true)
@@ -388,7 +399,7 @@ def of_effects(relative, steps, errors=None):
     for step, values in zip(steps, np.asarray(relative) * 2.0, strict=True):
         table = importance.importance([part(np.tile(values, (3, 1)), step=step, loss_base=2.0)])
         parts.append(table.assign(standard_error_nats=np.nan if errors is None else errors))
-    return tables.HEAD_IMPORTANCE.validate(pd.concat(parts, ignore_index=True))
+    return HEAD_IMPORTANCE.validate(pd.concat(parts, ignore_index=True))
 
 
 #             born   emergent growing transient never  negative emergent
@@ -399,7 +410,7 @@ EXPECTED = ["born_critical", "emergent", "growing", "transient", "never_critical
 
 def test_classes_are_what_the_docstring_says():
     table = classes.classes(of_effects(RELATIVE, [1, 2, 4]), PUBLISHED_CLASSES)
-    tables.HEAD_CLASSES.validate(table)
+    HEAD_CLASSES.validate(table)
     assert table["head_class"].tolist() == EXPECTED
     assert table["n_critical_steps"].tolist() == [2, 1, 1, 1, 0, 1]
     assert table["first_critical_step"].fillna(-1).tolist() == [1, 4, 4, 2, -1, 4]
@@ -444,7 +455,7 @@ def test_normal_effects_choose_the_normal_family():
     # Quantiles, not draws: a sample of normal numbers may well look like another family's.
     x = stats.norm.ppf((np.arange(200) + 0.5) / 200)
     table = distribution.distribution(of_effects([x], [8]), FITS).set_index("family")
-    tables.HEAD_DISTRIBUTION.validate(table.reset_index()[list(tables.HEAD_DISTRIBUTION.columns)])
+    HEAD_DISTRIBUTION.validate(table.reset_index()[list(HEAD_DISTRIBUTION.columns)])
     assert table.loc["normal", "delta_aic"] == 0
     # The third parameter buys nothing: at most the 2 that it costs.
     assert 0 < table.loc["student_t", "delta_aic"] <= 2.01
@@ -481,7 +492,7 @@ def test_too_few_or_equal_effects_are_not_fitted():
 def test_granularity_has_a_row_for_each_unit_present(folder):
     table = importance.importance(effects.read(folder, [16, 32]))
     found = distribution.granularity(table)
-    tables.HEAD_GRANULARITY.validate(found)
+    HEAD_GRANULARITY.validate(found)
     assert len(found) == 2 * 4
     row = found[(found["step"] == 16) & (found["unit"] == "layer")].iloc[0]
     of_layers = table[(table["step"] == 16) & (table["unit"] == "layer")]["delta_loss_nats"]
@@ -570,7 +581,7 @@ def test_units_and_directions_of_the_companion(published):
 
 def test_agreement_is_perfect_with_itself_and_finds_one_changed_head(published):
     same = companion.agreement(published, published)
-    tables.COMPANION_AGREEMENT.validate(same)
+    COMPANION_AGREEMENT.validate(same)
     assert len(same) == 8
     assert (same["n_heads"] == 144).all()
     assert same["spearman"].to_numpy() == pytest.approx(np.ones(8))
@@ -598,8 +609,8 @@ def test_a_header_alone_compares_nothing(tmp_path):
     assert nothing.empty
     table = companion.agreement(of_effects(RELATIVE, [1, 2, 4]), nothing)
     assert table.empty
-    tables.write(table, tables.COMPANION_AGREEMENT, tmp_path / "out.csv")
-    assert tables.read(tmp_path / "out.csv", tables.COMPANION_AGREEMENT).empty
+    tables.write(table, COMPANION_AGREEMENT, tmp_path / "out.csv")
+    assert tables.read(tmp_path / "out.csv", COMPANION_AGREEMENT).empty
 
 
 @pytest.mark.parametrize(
@@ -630,12 +641,12 @@ def test_only_steps_with_two_common_heads_or_more_are_compared(tmp_path, caplog)
     theirs, ours = companion.read_companion(path), of_effects(RELATIVE, [1, 2, 4])
     assert companion.agreement(ours, theirs)["step"].tolist() == [1]
     # Heads removed in another way are no fault of the study: nothing is compared, and that is said.
-    tables.write(ours.assign(perturbation="mean"), tables.HEAD_IMPORTANCE, tmp_path / "in.csv")
+    tables.write(ours.assign(perturbation="mean"), HEAD_IMPORTANCE, tmp_path / "in.csv")
     words = ["--importance", tmp_path / "in.csv", "--published", path, "--out", tmp_path / "x.csv"]
     with caplog.at_level("INFO", logger="stages"):
         assert companion.main([str(word) for word in words]) == 0
     assert "nothing is compared" in caplog.text
-    assert tables.read(tmp_path / "x.csv", tables.COMPANION_AGREEMENT).empty
+    assert tables.read(tmp_path / "x.csv", COMPANION_AGREEMENT).empty
 
 
 # The command lines
@@ -677,8 +688,8 @@ def test_stages_run_from_effects_to_tables(folder, tmp_path, monkeypatch):
     assert len(before) == 7
     run(noise_floor, effects=folder, out=out / "floor.csv")
     assert (out / "floor.csv").read_bytes() == before["floor.csv"]
-    read = tables.read(out / "trajectory.csv", tables.HEAD_TRAJECTORY)
-    assert len(read) == 2 * 2 * len(tables.HEAD_METRICS)
+    read = tables.read(out / "trajectory.csv", HEAD_TRAJECTORY)
+    assert len(read) == 2 * 2 * len(HEAD_METRICS)
     (folder / "step64.parquet").touch()
     assert importance.main([f"--effects={folder}", f"--out={out / 'importance.csv'}"]) == 1
     assert (out / "importance.csv").read_bytes() == before["importance.csv"]

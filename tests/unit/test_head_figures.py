@@ -8,14 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import concentration, tables
-from stages.ablation import distribution, noise_floor, trajectory
-from stages.ablation.effects import Effects
-from stages.ablation.importance import importance
-from stages.errors import FigureError
-from stages.figures import head_effects, head_heatmap, head_trajectories, heads, lorenz
-from stages.settings import Distribution, NoiseFloor, Trajectory
-from stages.study import Study
+from stages.base import tables
+from stages.base.errors import FigureError
+from stages.base.study import Study
+from stages.cells.tables.proportions import PROPORTIONS
+from stages.heads import distribution, noise_floor, trajectory
+from stages.heads.effects import Effects
+from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
+from stages.heads.importance import importance
+from stages.heads.settings import Distribution, NoiseFloor, Trajectory
+from stages.heads.tables.distribution import HEAD_DISTRIBUTION
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import HEAD_TRAJECTORY
+from stages.measurement import concentration
+from stages.plane.figures import lorenz
 
 DEMO = Study(
     name="demo",
@@ -57,15 +63,15 @@ class Inputs:
 
     def __init__(self, case):
         parts = head_parts(*CASES[case])
-        self.importance = tables.HEAD_IMPORTANCE.validate(importance(parts))
+        self.importance = HEAD_IMPORTANCE.validate(importance(parts))
         floor = noise_floor.noise_floor(parts, NoiseFloor(confidence=0.95, draws=50, seed=1))
         along, _ = trajectory.trajectory(
             parts, floor, Trajectory(confidence=0.95, draws=50, seed=2)
         )
-        self.trajectory = tables.HEAD_TRAJECTORY.validate(along)
+        self.trajectory = HEAD_TRAJECTORY.validate(along)
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
         fitted = distribution.distribution(self.importance, fits)
-        self.distribution = tables.HEAD_DISTRIBUTION.validate(fitted)
+        self.distribution = HEAD_DISTRIBUTION.validate(fitted)
         self.proportions = proportions()
 
 
@@ -78,7 +84,7 @@ def proportions(n_tissues=4):
         counts = rng.integers(1, 500, 6)
         names = ["tms", "facs", f"T{tissue}", f"m{animal}", "male", 3.0, group]
         rows += [[*names, f"type {i}", n, n / counts.sum()] for i, n in enumerate(counts)]
-    return tables.PROPORTIONS.validate(pd.DataFrame(rows, columns=list(tables.PROPORTIONS.columns)))
+    return PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
 
 
 DRAW = {
@@ -94,10 +100,10 @@ OPTIONS = {
     "lorenz": ["proportions", "importance"],
 }
 SCHEMAS = {
-    "importance": tables.HEAD_IMPORTANCE,
-    "trajectory": tables.HEAD_TRAJECTORY,
-    "distribution": tables.HEAD_DISTRIBUTION,
-    "proportions": tables.PROPORTIONS,
+    "importance": HEAD_IMPORTANCE,
+    "trajectory": HEAD_TRAJECTORY,
+    "distribution": HEAD_DISTRIBUTION,
+    "proportions": PROPORTIONS,
 }
 
 
@@ -278,7 +284,7 @@ def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
 @pytest.mark.parametrize("name", DRAW)
 def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_path):
     t = inputs("mini")
-    module = importlib.import_module(f"stages.figures.{name}")
+    module = importlib.import_module(f"stages.cells.figures.{name}")
     for table in OPTIONS[name]:
         tables.write(getattr(t, table), SCHEMAS[table], tmp_path / f"{table}.csv")
     (tmp_path / "study.json").write_text(

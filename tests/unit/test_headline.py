@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from stages import tables
-from stages.manuscript import headline
+from stages.base import tables
+from stages.cells.tables.restriction import CALORIC_RESTRICTION
+from stages.report import headline
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_an_undefined_fraction_is_left_out(written, cluster_tables, settings, tm
     written(["facs"], simulated=True, clusters=cluster_tables.filled)
     table = cluster_tables.filled.caloric_restriction.copy()
     table.loc[table["metric"] == "gini", "rescue_fraction"] = float("nan")
-    tables.write(table, tables.CALORIC_RESTRICTION, tmp_path / "tables/caloric_restriction.csv")
+    tables.write(table, CALORIC_RESTRICTION, tmp_path / "tables/caloric_restriction.csv")
     found = headline.headline(
         headline.read_tables(tmp_path / "tables"),
         settings,

@@ -23,12 +23,12 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages.acquire.hub import __main__ as command
-from stages.acquire.hub import verify
-from stages.acquire.hub.download import alone
-from stages.acquire.published import download
-from stages.errors import CheckpointError
-from stages.settings import HubModel, Model
+from stages.base.errors import CheckpointError
+from stages.inputs.hub import __main__ as command
+from stages.inputs.hub import verify
+from stages.inputs.hub.download import alone
+from stages.inputs.published import download
+from stages.inputs.settings import HubModel, Model
 
 REPO = "EleutherAI/tiny"
 SIZES = {
@@ -471,7 +471,7 @@ def test_no_tokenizer_anywhere(hub, model, out):
 
 def test_telemetry_and_conversion_are_off_for_whoever_imports_this():
     program = (
-        "import stages.acquire.hub.download, os; from huggingface_hub import constants;"
+        "import stages.inputs.hub.download, os; from huggingface_hub import constants;"
         "print(constants.HF_HUB_DISABLE_TELEMETRY, os.environ['DISABLE_SAFETENSORS_CONVERSION'])"
     )
     done = subprocess.run(

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from stages.acquire.mini import __main__ as command
-from stages.acquire.mini import corpus, tokenizer, train
-from stages.acquire.mini.corpus import SEPARATOR
-from stages.errors import CheckpointError
-from stages.settings import MiniCorpus, MiniModel, Model
+from stages.base.errors import CheckpointError
+from stages.inputs.mini import __main__ as command
+from stages.inputs.mini import corpus, tokenizer, train
+from stages.inputs.mini.corpus import SEPARATOR
+from stages.inputs.settings import MiniCorpus, MiniModel, Model
 
 TINY = {
     "n_layers": 2,

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stages.acquire.demo import legacy
-from stages.acquire.obs import read_obs
-from stages.errors import AtlasError
+from stages.base.errors import AtlasError
+from stages.inputs.demo import legacy
+from stages.inputs.obs import read_obs
 
 COLUMNS = ["mouse.id", "age", "cell", "cell_ontology_class", "n_counts"]
 

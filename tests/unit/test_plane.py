@@ -8,13 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import tables
-from stages.ablation import effects, measures, noise_floor, trajectory
-from stages.composition import aging
-from stages.errors import TableError
-from stages.figures import pythia_overlay_v2, style
-from stages.overlay import directions, plane, same_direction, vectors
-from stages.settings import Aging, NoiseFloor, Plane, Trajectory
+from stages.base import tables
+from stages.base.errors import TableError
+from stages.cells import aging
+from stages.cells.settings import Aging
+from stages.cells.tables.metrics import METRICS
+from stages.drawing import style
+from stages.heads import effects, measures, noise_floor, trajectory
+from stages.heads.settings import NoiseFloor, Trajectory
+from stages.heads.tables.trajectory import HEAD_METRICS, HEAD_TRAJECTORY
+from stages.plane import directions, plane, same_direction, vectors
+from stages.plane.figures import pythia_overlay_v2
+from stages.plane.settings import Plane
+from stages.plane.tables import PLANE, PLANE_DIRECTIONS
 
 SETTINGS = Plane(cells="all", confidence=0.95, draws=400, max_permutations=20000, seed=1)
 STEPS = (16, 64, 256, 1024)
@@ -28,7 +34,7 @@ def samples(young, old, tissue="T", platform="facs"):
             key = ["tms", platform, tissue, f"{group}{i}", "male", 3.0 if group == "young" else 24]
             chosen = [gini, gini * 10 / 9, number, number, number, 10, 0.5, 10, number, number]
             rows.append([*key, group, "all", 500, *chosen, number])
-    return tables.METRICS.validate(pd.DataFrame(rows, columns=list(tables.METRICS.columns)))
+    return METRICS.validate(pd.DataFrame(rows, columns=list(METRICS.columns)))
 
 
 def animals(rng, n, centre, spread=0.05):
@@ -93,8 +99,8 @@ def made(n_tissues=4, parts=None):
     return SimpleNamespace(
         metrics=metrics,
         parts=parts,
-        plane=tables.PLANE.validate(plane.plane(of_tissues, of_heads, along(parts)[0], SETTINGS)),
-        same=tables.PLANE_DIRECTIONS.validate(
+        plane=PLANE.validate(plane.plane(of_tissues, of_heads, along(parts)[0], SETTINGS)),
+        same=PLANE_DIRECTIONS.validate(
             same_direction.same_direction(of_tissues, of_heads, SETTINGS)
         ),
     )
@@ -276,7 +282,7 @@ def test_intervals_over_sequences_cover_a_known_vector_of_heads():
     n = 48
     size = [0.1 * np.exp(rng.normal(0, 1.5, n)) ** power for power in (0.3, 1)]
     truth = measures.measure(size[1]) - measures.measure(size[0])
-    known = truth[[tables.HEAD_METRICS.index(name) for name in vectors.HEAD_AXES["corrected"]]]
+    known = truth[[HEAD_METRICS.index(name) for name in vectors.HEAD_AXES["corrected"]]]
     angle = float(directions.direction(known))
     keys = pd.DataFrame({"layer": 0, "head": range(n), "draw": 0})
     settings = SETTINGS.model_copy(update={"draws": 200})
@@ -442,14 +448,14 @@ def test_one_checkpoint_leaves_the_tissues_alone(caplog):
 
 
 def test_nothing_to_compare_makes_empty_tables():
-    assert tables.PLANE.validate(plane.plane([], [], pd.DataFrame(), SETTINGS)).empty
-    assert tables.PLANE_DIRECTIONS.validate(same_direction.same_direction([], [], SETTINGS)).empty
+    assert PLANE.validate(plane.plane([], [], pd.DataFrame(), SETTINGS)).empty
+    assert PLANE_DIRECTIONS.validate(same_direction.same_direction([], [], SETTINGS)).empty
 
 
 def written(folder, both, params):
     """Write what both stages read, and return their options."""
-    tables.write(both.metrics, tables.METRICS, folder / "metrics.csv")
-    tables.write(along(both.parts)[0], tables.HEAD_TRAJECTORY, folder / "head_trajectory.csv")
+    tables.write(both.metrics, METRICS, folder / "metrics.csv")
+    tables.write(along(both.parts)[0], HEAD_TRAJECTORY, folder / "head_trajectory.csv")
     (folder / "effects").mkdir()
     for part in both.parts:
         path = folder / "effects" / f"step{part.step}.parquet"
@@ -475,7 +481,7 @@ def test_stage_writes_the_same_tables_twice_and_names_what_is_missing(
     outs = [tmp_path / "plane.csv", tmp_path / "plane_directions.csv"]
     assert plane.main(words) == 0
     first = [path.read_bytes() for path in outs]
-    read = tables.read(outs[0], tables.PLANE)
+    read = tables.read(outs[0], PLANE)
     pd.testing.assert_frame_equal(read, both.plane, check_dtype=False)
     assert plane.main(words) == 0
     assert [path.read_bytes() for path in outs] == first
@@ -563,14 +569,14 @@ def test_points_and_path_are_those_of_the_table(both):
 
 
 def test_an_empty_plane_is_said_in_words():
-    empty = tables.empty(tables.PLANE), tables.empty(tables.PLANE_DIRECTIONS)
+    empty = tables.empty(PLANE), tables.empty(PLANE_DIRECTIONS)
     figure = pythia_overlay_v2.draw(*empty, confidence=0.95)
     assert "No tissue was compared" in figure.texts[0].get_text()
 
 
 def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path):
-    tables.write(both.plane, tables.PLANE, tmp_path / "plane.csv")
-    tables.write(both.same, tables.PLANE_DIRECTIONS, tmp_path / "directions.csv")
+    tables.write(both.plane, PLANE, tmp_path / "plane.csv")
+    tables.write(both.same, PLANE_DIRECTIONS, tmp_path / "directions.csv")
     for name, simulated in (("cells", False), ("heads", True)):
         about = {"name": name, "source": "demo", "simulated": simulated}
         about["notice"] = "Demo model: x" if simulated else ""

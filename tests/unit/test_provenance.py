@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from stages import record
-from stages.errors import ProvenanceError
-from stages.manuscript.provenance import described, locked, printed
+from stages.audit.provenance import described, locked, printed
+from stages.base import record
+from stages.base.errors import ProvenanceError
 
 WORK = '''
 """Copy one file to a folder, with a number; change this file meanwhile if asked to."""
@@ -48,7 +48,7 @@ stages:
       params: [tiny]
       outs: ['made/${key}']
   provenance:
-    cmd: python -m stages.manuscript.provenance --record provenance.json --out texts
+    cmd: python -m stages.audit.provenance --record provenance.json --out texts
     deps: [made]
     outs: [texts, provenance.json: {cache: false, persist: true}]
 """

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from stages.acquire.published.checksums import addresses
-from stages.settings import PublishedAtlas, RemoteFile, parse
+from stages.base.settings import parse
+from stages.inputs.published.checksums import addresses
+from stages.inputs.settings import PublishedAtlas, RemoteFile
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -34,7 +35,7 @@ def atlas_of(conf: Path, name: str) -> PublishedAtlas:
 @pytest.mark.parametrize("name", NAMES)
 def test_catalogue_composes_and_its_cells_read_what_is_acquired(name: str) -> None:
     atlas = atlas_of(CONF, name)
-    # stages.compose finds the file again by the name of the atlas.
+    # stages.base.compose finds the file again by the name of the atlas.
     assert atlas.name == name
     assert not atlas.simulated
     assert atlas.notice is None

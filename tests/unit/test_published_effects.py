@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from stages import compose, tables
-from stages.ablation import companion
-from stages.acquire import published_effects as stage
-from stages.settings import parse
+from stages.base import compose, tables
+from stages.base.settings import parse
+from stages.heads import companion
+from stages.heads.tables.companion import COMPANION_AGREEMENT
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.inputs import published_effects as stage
 
 MODEL = "pythia-410m-deduped"
 SMALL = (
@@ -73,10 +75,10 @@ def real_file(repository):
 
 def _compared(importance, published, folder):
     """Run the stage `companion` on files and return its table."""
-    tables.write(importance, tables.HEAD_IMPORTANCE, folder / "head_importance.csv")
+    tables.write(importance, HEAD_IMPORTANCE, folder / "head_importance.csv")
     words = ["--importance", folder / "head_importance.csv", "--published", published]
     assert companion.main([str(word) for word in [*words, "--out", folder / "agreement.csv"]]) == 0
-    return tables.read(folder / "agreement.csv", tables.COMPANION_AGREEMENT)
+    return tables.read(folder / "agreement.csv", COMPANION_AGREEMENT)
 
 
 def test_the_published_file_goes_through_both_stages(served, run, real_file, tmp_path):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from stages import record
+from stages.base import record
 
 TINY = '''
 """Write a file; change this file while running; fail if asked to."""
@@ -17,7 +17,7 @@ TINY = '''
 from pathlib import Path
 
 from stages import cli
-from stages.errors import StageError
+from stages.base.errors import StageError
 
 
 def _run(args):

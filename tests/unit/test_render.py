@@ -10,12 +10,12 @@ import matplotlib.figure
 import pypdf
 import pytest
 
-from stages.errors import RenderError
-from stages.manuscript import pandoc, quarto
-from stages.manuscript import render as stage
-from stages.manuscript.check import check_source
-from stages.manuscript.render import Renderer, main, render
-from stages.manuscript.source import read_source
+from stages.base.errors import RenderError
+from stages.report import pandoc, quarto
+from stages.report import render as stage
+from stages.report.check import check_source
+from stages.report.render import Renderer, main, render
+from stages.report.source import read_source
 
 REPORTS = Path(__file__).parents[2] / "reports"
 NOTICE = "Simulated demo data: no number here is a finding."

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages import resampling as r
+from stages.measurement import resampling as r
 
 numbers = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=6)
 

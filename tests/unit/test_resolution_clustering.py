@@ -13,14 +13,15 @@ import pytest
 import yaml
 from scipy import sparse
 
-from stages.acquire import cells
-from stages.acquire.demo import __main__ as demo
-from stages.acquire.demo import legacy
-from stages.errors import AtlasError
-from stages.files import file_hash
-from stages.resolution import clustering, neighbours
-from stages.resolution.stability import agreement_of
-from stages.settings import CellsFile, Leiden, Neighbours, Proportions, SimulatedFile
+from stages.base.errors import AtlasError
+from stages.base.files import file_hash
+from stages.cells import clustering, neighbours
+from stages.cells.settings import Leiden, Neighbours, Proportions
+from stages.cells.stability import agreement_of
+from stages.inputs import cells
+from stages.inputs.demo import __main__ as demo
+from stages.inputs.demo import legacy
+from stages.inputs.settings import CellsFile, SimulatedFile
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -342,7 +343,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from tests_graph import GRAPH, LEIDEN, data
-from stages.resolution import clustering
+from stages.cells import clustering
 graph = clustering.neighbours(data(), GRAPH)
 labels = clustering.leiden(graph, 0.8, 1, LEIDEN)
 clustering.write_graph(graph, Path(sys.argv[1]))
@@ -355,7 +356,7 @@ def test_the_number_of_threads_changes_nothing(kidney, tmp_path):
     """BLAS, OpenMP and numba on one thread and on two: the same graph file, the same clusters."""
     (tmp_path / "tests_graph.py").write_text(
         "import anndata\n"
-        "from stages.settings import Leiden, Neighbours\n"
+        "from stages.base.settings import Leiden, Neighbours\n"
         f"GRAPH = Neighbours.model_validate({GRAPH.model_dump()!r})\n"
         f"LEIDEN = Leiden.model_validate({LEIDEN.model_dump()!r})\n"
         f"def data(): return anndata.read_h5ad({str(tmp_path / 'kidney.h5ad')!r})\n",

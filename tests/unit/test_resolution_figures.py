@@ -10,19 +10,23 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
-from stages import tables
-from stages.errors import FigureError
-from stages.figures import (
+from stages.base import tables
+from stages.base.errors import FigureError
+from stages.base.study import Study
+from stages.cells import granularity
+from stages.cells.figures import (
     clusters,
     kidney_symmetry,
     kimmel_robustness,
     kimmel_validation,
-    style,
     substate_scale,
 )
-from stages.resolution import granularity
-from stages.settings import Aging
-from stages.study import Study
+from stages.cells.settings import Aging
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.metrics import CELLS
+from stages.cells.tables.stability import STABILITY
+from stages.drawing import style
 
 SIMULATED = Study(
     name="demo",
@@ -45,10 +49,10 @@ TYPES = ("podocyte", "macrophage", "B cell", LONG, f"{LONG}, cortical part")
 KEY = ["cohort", "platform", "tissue", "resolution"]
 
 
-def cluster_metrics(places, resolutions, cell_types=(tables.ALL_TYPES,), n=(4, 3)):
+def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
     """Simulate animals whose Gini rises with age at the lowest resolution and falls at the rest."""
     rng = np.random.default_rng(1)
-    names = list(tables.CLUSTER_METRICS.columns)
+    names = list(CLUSTER_METRICS.columns)
     rows = []
     of_all = itertools.product(places, cell_types, enumerate(resolutions))
     for (cohort, platform, tissue), cell_type, (k, resolution) in of_all:
@@ -56,7 +60,7 @@ def cluster_metrics(places, resolutions, cell_types=(tables.ALL_TYPES,), n=(4, 3
         for group, count, old in (("young", n[0], 0), ("old", n[1], 1)):
             for animal in range(count):
                 gini = float(np.clip(0.5 + drift * old + rng.normal(0, 0.05), 0, 1))
-                for cells in tables.CELLS:
+                for cells in CELLS:
                     row = dict.fromkeys(names, 1.0) | {
                         "cohort": cohort,
                         "platform": platform,
@@ -74,17 +78,17 @@ def cluster_metrics(places, resolutions, cell_types=(tables.ALL_TYPES,), n=(4, 3
                         "effective_number": 1 + 12 * (1 - gini) + rng.normal(0, 0.05),
                     }
                     rows.append(row)
-    return tables.CLUSTER_METRICS.validate(pd.DataFrame(rows)[names])
+    return CLUSTER_METRICS.validate(pd.DataFrame(rows)[names])
 
 
 def cluster_aging(metrics):
-    return tables.CLUSTER_AGING.validate(granularity.compare(metrics, COMPARISON, family=KEY[:2]))
+    return CLUSTER_AGING.validate(granularity.compare(metrics, COMPARISON, family=KEY[:2]))
 
 
 def coarse_aging(places):
     """Return the change over annotated types, as the composition room compares it."""
     fine = cluster_aging(cluster_metrics(places, (0.1,)))
-    return tables.AGING.validate(fine[list(tables.AGING.columns)])
+    return AGING.validate(fine[list(AGING.columns)])
 
 
 def stability_of(aging, *, runs=9):
@@ -101,7 +105,7 @@ def stability_of(aging, *, runs=9):
     found["ari_median"], found["ari_lowest"] = 0.93, 0.9
     found["n_clusters_lowest"] = found["n_clusters"]
     found["n_clusters_highest"] = found["n_clusters"] + ranks % 2
-    return tables.STABILITY.validate(found[list(tables.STABILITY.columns)].reset_index(drop=True))
+    return STABILITY.validate(found[list(STABILITY.columns)].reset_index(drop=True))
 
 
 class Inputs:
@@ -167,12 +171,12 @@ OPTIONS = {
     "kidney_symmetry": {"aging": "curve", "coarse": "coarse"},
 }
 SCHEMAS = {
-    "substates": tables.CLUSTER_AGING,
-    "kimmel": tables.CLUSTER_AGING,
-    "curve": tables.CLUSTER_AGING,
-    "coarse": tables.AGING,
-    "metrics": tables.CLUSTER_METRICS,
-    "stability": tables.STABILITY,
+    "substates": CLUSTER_AGING,
+    "kimmel": CLUSTER_AGING,
+    "curve": CLUSTER_AGING,
+    "coarse": AGING,
+    "metrics": CLUSTER_METRICS,
+    "stability": STABILITY,
 }
 
 
@@ -186,7 +190,7 @@ def test_all_text_is_legible_inside_the_page_and_clear_of_other_text(name, case,
 @pytest.mark.parametrize("name", DRAW)
 def test_stage_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_path):
     """Both times through the command line; a figure of real inputs bears no notice."""
-    module = importlib.import_module(f"stages.figures.{name}")
+    module = importlib.import_module(f"stages.cells.figures.{name}")
     t = inputs("local")
     options = []
     for option, table in OPTIONS[name].items():
@@ -220,7 +224,7 @@ def with_tables(inputs, **changed):
 
 @pytest.mark.parametrize("name", DRAW)
 def test_a_figure_of_an_empty_table_says_so_in_words(name, inputs, drawn_texts):
-    empty = tables.empty(tables.CLUSTER_AGING)
+    empty = tables.empty(CLUSTER_AGING)
     without = with_tables(inputs("local"), kimmel=empty, curve=empty, substates=empty)
     boxes = drawn_texts(DRAW[name](without))
     assert len(boxes) == 1
@@ -376,7 +380,7 @@ def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs)
 
 def test_curves_stand_alone_where_the_cell_types_were_not_compared(inputs):
     t = inputs("demo")
-    figure = kidney_symmetry.draw(t.curve, tables.empty(tables.AGING))
+    figure = kidney_symmetry.draw(t.curve, tables.empty(AGING))
     places = np.concatenate(
         [drawn_at(axes) for axes in figure.axes if axes.get_xscale() == "log" and axes.collections]
     )
@@ -417,7 +421,7 @@ def test_substates_are_open_where_equal_cells_have_the_other_sign(inputs):
                 (table["cells"] == "all") & (table["metric"] == "gini"), "change"
             ].to_numpy()
         )
-        figure = substate_scale.draw(table, tables.empty(tables.AGING), reference=REFERENCE)
+        figure = substate_scale.draw(table, tables.empty(AGING), reference=REFERENCE)
         points = [p for axes in figure.axes for p in axes.collections]
         opened.append([bool(np.allclose(p.get_facecolors()[0], 1)) for p in points])
     assert opened == [[False, False], [True, False]]

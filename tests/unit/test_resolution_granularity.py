@@ -8,13 +8,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from stages import concentration, resampling, tables
-from stages.acquire.demo import __main__ as demo
-from stages.composition import aging, metrics
-from stages.errors import AtlasError, SettingsError
-from stages.resolution import clustering, granularity, kidney, kimmel, neighbours
-from stages.settings import Metrics, Settings, SimulatedFile, load
-from stages.tables import CLUSTER_AGING, CLUSTER_METRICS
+from stages.base import tables
+from stages.base.errors import AtlasError, SettingsError
+from stages.base.settings import Settings, load
+from stages.cells import aging, clustering, granularity, kidney, kimmel, metrics, neighbours
+from stages.cells.settings import Metrics
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.metrics import CELLS, METRICS
+from stages.cells.tables.proportions import PROPORTIONS
+from stages.inputs.demo import __main__ as demo
+from stages.inputs.settings import SimulatedFile
+from stages.measurement import concentration, resampling
 
 ROOT = Path(__file__).parents[2]
 KEY = "kimmel-kidney"
@@ -36,7 +41,7 @@ def cells_of(**counts: list[int]) -> tuple[pd.DataFrame, np.ndarray]:
 
 def test_cells_by_cluster_by_hand():
     obs, labels = cells_of(y1=[3, 1], o1=[0, 5])
-    table = tables.PROPORTIONS.validate(granularity.clusters_as_types(obs, labels))
+    table = PROPORTIONS.validate(granularity.clusters_as_types(obs, labels))
     found = table[["animal", "cell_type", "n_cells", "proportion"]].to_numpy().tolist()
     assert sorted(found) == [["o1", "1", 5, 1.0], ["y1", "0", 3, 0.75], ["y1", "1", 1, 0.25]]
 
@@ -90,7 +95,7 @@ def test_the_flip_of_the_kidney_is_recovered(measured, draft):
     """
     settings = draft.clusters.comparison
     found = granularity.compare(measured, settings, family=["cohort", "platform"])
-    for cells in tables.CELLS:
+    for cells in CELLS:
         rows = found[found["cells"] == cells]
         change = rows.pivot_table(index="resolution", columns="metric", values="change")
         assert change.loc[0.3, "gini"] > 0 > change.loc[0.3, "effective_number"]
@@ -127,10 +132,10 @@ def test_comparison_is_the_compositions(measured, draft):
     mine = granularity.compare(measured, settings, family=["cohort", "platform"])
     # Each resolution as a tissue of its own: the family of p-values is then the same too.
     renamed = measured.assign(tissue=measured["resolution"].astype(str))
-    theirs, _ = aging.aging(renamed[list(tables.METRICS.columns)], settings)
+    theirs, _ = aging.aging(renamed[list(METRICS.columns)], settings)
     mine = mine.assign(tissue=mine["resolution"].astype(str))
     key = ["tissue", "cells", "metric"]
-    columns = [name for name in tables.AGING.columns if not name.startswith("within_sex")]
+    columns = [name for name in AGING.columns if not name.startswith("within_sex")]
     pd.testing.assert_frame_equal(
         mine[columns].sort_values(key, ignore_index=True),
         theirs[columns].sort_values(key, ignore_index=True),

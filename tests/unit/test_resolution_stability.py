@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from stages.composition.counts import SAMPLE
-from stages.errors import AtlasError
-from stages.resolution import clustering, stability
-from stages.settings import Settings, Stability
-from stages.tables import STABILITY, STABILITY_RUNS
+from stages.base.errors import AtlasError
+from stages.base.settings import Settings
+from stages.cells import clustering, stability
+from stages.cells.counts import SAMPLE
+from stages.cells.settings import Stability
+from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
 
 ROOT = Path(__file__).parents[2]
 RULES = Stability(seeds=2, subsamples=2, cells_share=0.8, min_share=0.9, seed=5)

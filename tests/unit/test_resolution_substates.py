@@ -6,16 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import tables
-from stages.acquire.demo import __main__ as demo
-from stages.errors import AtlasError
-from stages.resolution import clustering, granularity, neighbours, substates
-from stages.settings import Settings, SimulatedFile, Substates
-from stages.tables import (
-    CLUSTER_AGING,
-    CLUSTER_METRICS,
-    SUBSTATES_NOT_COMPARED,
-)
+from stages.base.errors import AtlasError
+from stages.base.settings import Settings
+from stages.cells import clustering, granularity, neighbours, substates
+from stages.cells.settings import Substates
+from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.metrics import CELLS
+from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.inputs.demo import __main__ as demo
+from stages.inputs.settings import SimulatedFile
 
 ROOT = Path(__file__).parents[2]
 KEY = "tms-droplet-kidney"
@@ -56,7 +55,7 @@ def test_podocytes_crystallize_and_macrophages_disperse(found):
     measured, compared, _ = found
     CLUSTER_METRICS.validate(measured)
     table = CLUSTER_AGING.validate(compared)
-    for cells in tables.CELLS:
+    for cells in CELLS:
         rows = table[table["cells"] == cells]
         change = rows.pivot_table(index="cell_type", columns="metric", values="change")
         assert change.loc["podocyte", "gini"] > 0 > change.loc["podocyte", "effective_number"]
@@ -78,7 +77,7 @@ def test_the_whole_kidney_flips_with_granularity(cells, draft):
     quadrant = table.set_index(["cells", "resolution"])["quadrant"].to_dict()
     assert quadrant == {
         (cells, resolution): named
-        for cells in tables.CELLS
+        for cells in CELLS
         for resolution, named in ((0.02, "crystallize"), (0.8, "disperse"))
     }
 

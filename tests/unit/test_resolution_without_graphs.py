@@ -5,15 +5,8 @@ import json
 import pytest
 import yaml
 
-from stages import tables
-from stages.figures import (
-    calico_cr_rescue,
-    kidney_symmetry,
-    kimmel_robustness,
-    kimmel_validation,
-    substate_scale,
-)
-from stages.resolution import (
+from stages.base import tables
+from stages.cells import (
     caloric_restriction,
     graphs,
     kidney,
@@ -22,6 +15,16 @@ from stages.resolution import (
     stability,
     substates,
 )
+from stages.cells.figures import (
+    calico_cr_rescue,
+    kidney_symmetry,
+    kimmel_robustness,
+    kimmel_validation,
+    substate_scale,
+)
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.graphs import GRAPHS
 
 COMPARED = {
     "substates": ["substates_metrics", "substates", "substates_not_compared"],
@@ -67,12 +70,12 @@ def folder(params, tmp_path_factory):
 @pytest.mark.parametrize("stage", COMPARED)
 def test_its_tables_are_empty(folder, stage):
     schemas = {
-        "kimmel_metrics": tables.CLUSTER_METRICS,
-        "kidney_metrics": tables.CLUSTER_METRICS,
-        "substates_metrics": tables.CLUSTER_METRICS,
-        "kimmel": tables.CLUSTER_AGING,
-        "kidney": tables.CLUSTER_AGING,
-        "substates": tables.CLUSTER_AGING,
+        "kimmel_metrics": CLUSTER_METRICS,
+        "kidney_metrics": CLUSTER_METRICS,
+        "substates_metrics": CLUSTER_METRICS,
+        "kimmel": CLUSTER_AGING,
+        "kidney": CLUSTER_AGING,
+        "substates": CLUSTER_AGING,
     }
     for name in COMPARED[stage]:
         schema = schemas.get(name) or getattr(tables, name.upper())
@@ -80,11 +83,11 @@ def test_its_tables_are_empty(folder, stage):
 
 
 def test_the_list_of_graphs_is_empty_and_full(folder, params, tmp_path):
-    assert tables.read(folder / "graphs/graphs.csv", tables.GRAPHS).empty
+    assert tables.read(folder / "graphs/graphs.csv", GRAPHS).empty
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     args = [f"--params={tmp_path / 'params.yaml'}", f"--out={tmp_path / 'graphs.csv'}"]
     assert graphs.main(args) == 0
-    found = tables.read(tmp_path / "graphs.csv", tables.GRAPHS)
+    found = tables.read(tmp_path / "graphs.csv", GRAPHS)
     assert set(found["graph"]) == set(params["atlas"]["graphs"]) | {"rat-marrow"}
 
 
@@ -99,7 +102,7 @@ def test_its_figures_say_so_in_words(folder, tmp_path):
     (tmp_path / "study.json").write_text(
         json.dumps({"name": "mine", "source": "local", "simulated": False, "notice": ""})
     )
-    tables.write(tables.empty(tables.AGING), tables.AGING, folder / "aging.csv")
+    tables.write(tables.empty(AGING), AGING, folder / "aging.csv")
 
     def given(**names):
         words = [f"--{option}={folder / f'{name}.csv'}" for option, name in names.items()]

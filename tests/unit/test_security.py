@@ -29,14 +29,15 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages import compose
-from stages.ablation.architecture import load_model
-from stages.ablation.inputs import read_tokens
-from stages.acquire.hub import verify
-from stages.acquire.published import archives, checksums
-from stages.errors import AblationError, AtlasError, CheckpointError, SettingsError, StageError
-from stages.manuscript import claims, source
-from stages.settings import PublishedEffects, RemoteFile, load, parse
+from stages.base import compose
+from stages.base.errors import AblationError, AtlasError, CheckpointError, SettingsError, StageError
+from stages.base.settings import load, parse
+from stages.inputs.hub import verify
+from stages.inputs.published import archives, checksums
+from stages.inputs.settings import PublishedEffects, RemoteFile
+from stages.models.architecture import load_model
+from stages.models.reading import read_tokens
+from stages.report import claims, source
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("stages", "benchmarks", "tools")
@@ -207,7 +208,7 @@ except (pickle.UnpicklingError, yaml.YAMLError):
             for path in _modules()
             if re.search(r"\.extractfile\(|ZipFile\([^)]*\)\.open", path.read_text())
         ]
-        assert reads == ["stages/acquire/published/archives.py"]
+        assert reads == ["stages/inputs/published/archives.py"]
 
     def test_settings_name_addresses_with_tls_alone(self):
         files = [*sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "params.yaml", ROOT / "dvc.yaml"]
@@ -509,7 +510,7 @@ def test_telemetry_of_the_hub_is_off_whichever_stage_is_imported():
     """Also where transformers imports the Hub's client: any stage imports the package first."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DO_NOT"))}
     printed = "print(huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY)"
-    for first, off in (("import stages.cli", "True"), ("", "False")):
+    for first, off in (("import stages.base.cli", "True"), ("", "False")):
         done = subprocess.run(
             [sys.executable, "-c", f"{first}\nimport huggingface_hub.constants\n{printed}"],
             capture_output=True,

@@ -6,9 +6,9 @@ import json
 import pytest
 import yaml
 
-from stages import compose, study
-from stages.errors import SettingsError
-from stages.settings import load, parse
+from stages.base import compose, study
+from stages.base.errors import SettingsError
+from stages.base.settings import load, parse
 
 
 def _changed(params, key, value):

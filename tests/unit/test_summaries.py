@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from stages.manuscript import summaries
+from stages.report import summaries
 
 NAMES = {"components", "kimmel_validation", "substates", "results"}
 

@@ -12,10 +12,10 @@ from huggingface_hub import constants
 from pydantic import TypeAdapter, ValidationError
 from tokenizers import Tokenizer
 
-from stages.acquire import tokens as stage
-from stages.acquire.mini import corpus, tokenizer
-from stages.errors import CheckpointError
-from stages.settings import HubModel, MiniModel, Model
+from stages.base.errors import CheckpointError
+from stages.inputs import tokens as stage
+from stages.inputs.mini import corpus, tokenizer
+from stages.inputs.settings import HubModel, MiniModel, Model
 
 LINES = [
     "",

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from stages import tables
-from stages.manuscript import check, source, values
-from stages.manuscript import text as words
+from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE
+from stages.report import check, source, values
+from stages.report import text as words
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_control_variate_is_stated(project):
     row = ["head", "zero", 48, 48, 400, 48, 12]
     summary = pd.DataFrame(
         [[16, *row, 0.999, 0.9, 300.0], [64, *row, 0.97, 0.7, 250.0]],
-        columns=list(tables.HEAD_CONTROL_VARIATE.columns),
+        columns=list(HEAD_CONTROL_VARIATE.columns),
     )
     variables, _, _ = project(["facs"], simulated=True, summary=summary)
     sentence = variables["heads"]["estimator_sentence"]

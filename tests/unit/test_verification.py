@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
-from stages import tables
-from verification import report, tolerances
-from verification.commit import Output, Store, files_below, folder_hash
-from verification.compare import KINDS, SCHEMAS, compare, tables_side_by_side
-from verification.tolerances import Allowed, Group, Tolerances
-from verification.verdicts import Status, Verdict, VerificationError
-from verification.verify import verify
+from stages.audit.verification import report, tolerances
+from stages.audit.verification.commit import Output, Store, files_below, folder_hash
+from stages.audit.verification.compare import KINDS, SCHEMAS, compare, tables_side_by_side
+from stages.audit.verification.tolerances import Allowed, Group, Tolerances
+from stages.audit.verification.verdicts import Status, Verdict, VerificationError
+from stages.audit.verification.verify import verify
+from stages.base import tables
+from stages.cells.tables.recovery import RECOVERY
+from stages.heads.tables.attribution import ATTRIBUTION
 
 NONE = Allowed()
 
@@ -46,7 +48,7 @@ def both(tmp_path):
 
     def go(committed, recomputed, allowed=NONE):
         for name, table in (("a", committed), ("b", recomputed)):
-            tables.write(table, tables.RECOVERY, tmp_path / name)
+            tables.write(table, RECOVERY, tmp_path / name)
         return compare(tmp_path / "a", tmp_path / "b", allowed, suffix=".csv")
 
     return go
@@ -162,13 +164,13 @@ def test_a_table_is_known_by_its_columns():
 def test_parquet_is_compared_by_its_rows(tmp_path):
     columns = {"step": 16, "layer": 0, "head": [0, 1], "sequence": 0, "loss_base": 2.0}
     table = pd.DataFrame(columns | {"first_order_nats": [0.5, 1.0], "fisher": 0.0, "size": 1.0})
-    tables.write_parquet(table, tables.ATTRIBUTION, tmp_path / "a", metadata={"made": "here"})
-    tables.write_parquet(table, tables.ATTRIBUTION, tmp_path / "b", metadata={"made": "there"})
+    tables.write_parquet(table, ATTRIBUTION, tmp_path / "a", metadata={"made": "here"})
+    tables.write_parquet(table, ATTRIBUTION, tmp_path / "b", metadata={"made": "there"})
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
     found = compare(tmp_path / "a", tmp_path / "b", NONE, suffix=".parquet")
     assert found.status is Status.SAME_CONTENT
     moved = table.assign(first_order_nats=[0.5, 1.5])
-    tables.write_parquet(moved, tables.ATTRIBUTION, tmp_path / "b", metadata={})
+    tables.write_parquet(moved, ATTRIBUTION, tmp_path / "b", metadata={})
     found = compare(tmp_path / "a", tmp_path / "b", NONE, suffix=".parquet")
     assert found.status is Status.DIFFERS
     assert "step=16, layer=0, head=1, sequence=0: 1.0 committed, 1.5 recomputed" in found.detail

@@ -1,0 +1,1 @@
+"""Where every output comes from, and whether it comes out again."""

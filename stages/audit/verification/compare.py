@@ -1,0 +1,434 @@
+"""Two files of one output side by side, each kind by what it holds."""
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import SequenceMatcher
+from html.parser import HTMLParser
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pandera.pandas as pa
+import yaml
+from matplotlib.image import imread
+from pypdf import PdfReader
+from pypdf.errors import PyPdfError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from stages.audit.verification.tolerances import Allowed
+from stages.audit.verification.verdicts import Deviation, Finding, Status, judged
+from stages.base import tables
+from stages.base.errors import TableError
+
+SCHEMAS = [found for found in vars(tables).values() if isinstance(found, pa.DataFrameSchema)]
+"""A table is known by its columns: no two schemas have the same."""
+KINDS_OF_ROWS = ("metric", "scale")
+"""Keys that say what a row's numbers are: its columns have tolerances of their own, named
+``column/metric``."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    SyntaxError,  # pillow's word for a PNG that is none
+    TableError,
+    ElementTree.ParseError,
+    PyPdfError,
+    SafetensorError,
+    yaml.YAMLError,
+)
+"""How the readers of the kinds of files say that one is not of its kind."""
+_SHOWN = 40
+
+Comparison = Callable[[Path, Path, Allowed], Finding]
+
+
+def compare(committed: Path, recomputed: Path, allowed: Allowed, *, suffix: str) -> Finding:
+    """Compare two files that do not have the same bytes.
+
+    Parameters
+    ----------
+    committed, recomputed
+        The files. A store names them by hash, so their own suffix says nothing.
+    allowed
+        The tolerances of this output.
+    suffix
+        The kind of file, as ``.csv``; an unknown kind is compared by its bytes alone.
+
+    Returns
+    -------
+    Finding
+        Never :attr:`Status.IDENTICAL`. A file that cannot be read as its kind differs.
+    """
+    comparison = KINDS.get(suffix)
+    if comparison is None:
+        return Finding(
+            Status.DIFFERS, "other bytes; files of this kind are compared by bytes alone"
+        )
+    try:
+        return comparison(committed, recomputed, allowed)
+    except UNREADABLE as error:
+        return Finding(Status.DIFFERS, f"other bytes, and not readable: {_line(error)}")
+
+
+def tables_side_by_side(
+    committed: pd.DataFrame, recomputed: pd.DataFrame, allowed: Allowed, *, key: list[str]
+) -> Finding:
+    """Compare two tables: the same columns and keys, and in every row the same, or near, values.
+
+    Parameters
+    ----------
+    committed, recomputed
+        The tables.
+    allowed
+        The tolerance of each column of numbers, or of each of its metrics; flags and texts have
+        none.
+    key
+        The columns that name a row. Without any, a row is known by its number.
+
+    Returns
+    -------
+    Finding
+        nan equals nan, and an infinite number itself; rows in another order are the same content.
+    """
+    if fault := _different("column", list(committed.columns), list(recomputed.columns)):
+        return Finding(Status.DIFFERS, fault)
+    left, right = _names_of_rows(committed, key), _names_of_rows(recomputed, key)
+    if fault := _different("row", left, right):
+        return Finding(Status.DIFFERS, fault)
+    note = ""
+    recomputed = recomputed[list(committed.columns)]
+    if left != right:
+        place = {name: at for at, name in enumerate(right)}
+        recomputed = recomputed.iloc[[place[name] for name in left]]
+        note = "rows in another order"
+    found = []
+    for kind, at in _kinds_of_rows(committed, key).items():
+        for column in committed.columns:
+            if column in key:
+                continue
+            name = f"{column}/{kind}" if kind else column
+            found.append(
+                deviation(
+                    name,
+                    committed[column].to_numpy()[at],
+                    recomputed[column].to_numpy()[at],
+                    allowed.column(name),
+                    [left[i] for i in at].__getitem__,
+                )
+            )
+    return judged(found, note=note)
+
+
+def deviation(
+    column: str,
+    committed: npt.NDArray[Any],
+    recomputed: npt.NDArray[Any],
+    tolerance: float,
+    name: Callable[[int], str],
+) -> Deviation:
+    """Return the largest difference between two arrays of one shape.
+
+    Values that are no numbers, and a nan or infinite number beside another value, differ without
+    bound.
+
+    Parameters
+    ----------
+    column
+        What the arrays are called.
+    committed, recomputed
+        Any dtype, the same shape.
+    tolerance
+        What the difference is held to.
+    name
+        Names a place in the flattened arrays.
+    """
+    a, b = committed.ravel(), recomputed.ravel()
+    same = (a == b) | (pd.isna(a) & pd.isna(b))
+    if all(x.dtype.kind in "iuf" for x in (a, b)):
+        with np.errstate(invalid="ignore", over="ignore"):
+            sizes = np.abs(a.astype(float) - b.astype(float))
+        sizes = np.where(same, 0.0, np.where(np.isfinite(sizes), sizes, np.inf))
+    else:
+        sizes = np.where(same, 0.0, np.inf)
+    at = int(sizes.argmax()) if len(sizes) else 0
+    largest = float(sizes[at]) if len(sizes) else 0.0
+    if largest == 0:
+        return Deviation(column, "", None, None, 0.0, tolerance, 0, len(a))
+    return Deviation(column, name(at), a[at], b[at], largest, tolerance, int((~same).sum()), len(a))
+
+
+def _csv(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+    columns = [list(_plain(path).columns) for path in (committed, recomputed)]
+    schema = next((s for s in SCHEMAS if [list(s.columns)] * 2 == columns), None)
+    if schema is None:
+        # Of another commit, perhaps, whose columns were others, or no table of this study.
+        return tables_side_by_side(_plain(committed), _plain(recomputed), allowed, key=[])
+    left, right = (tables.read(path, schema) for path in (committed, recomputed))
+    return tables_side_by_side(left, right, allowed, key=_key(schema))
+
+
+def _parquet(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+    left, right = (pd.read_parquet(path) for path in (committed, recomputed))
+    columns = [list(left.columns), list(right.columns)]
+    schema = next((s for s in SCHEMAS if [list(s.columns)] * 2 == columns), None)
+    return tables_side_by_side(left, right, allowed, key=_key(schema) if schema else [])
+
+
+def _plain(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
+
+
+def _key(schema: pa.DataFrameSchema) -> list[str]:
+    return [str(name) for name in schema.unique or []]
+
+
+def _names_of_rows(table: pd.DataFrame, key: list[str]) -> list[str]:
+    if not key:
+        return [str(number) for number in range(1, len(table) + 1)]
+    columns = [["" if pd.isna(value) else str(value) for value in table[name]] for name in key]
+    return [
+        ", ".join(f"{name}={value}" for name, value in zip(key, row, strict=True) if value)
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _kinds_of_rows(table: pd.DataFrame, key: list[str]) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the places of the rows that hold one kind of number each, such as ``gini``."""
+    kinds = [column for column in KINDS_OF_ROWS if column in key]
+    if not kinds or table.empty:
+        return {"": np.arange(len(table))}
+    return {
+        "/".join(str(value) for value in (name if isinstance(name, tuple) else (name,))): at
+        for name, at in table.reset_index(drop=True).groupby(kinds).indices.items()
+    }
+
+
+def _different(what: str, committed: list[str], recomputed: list[str]) -> str:
+    """Name what only one of two lists has."""
+    missing = sorted(set(committed) - set(recomputed))
+    extra = sorted(set(recomputed) - set(committed))
+    if not (missing or extra or len(committed) != len(recomputed)):
+        return ""
+    parts = [
+        f"{len(names)} {what}s only {where}, {names[0]} the first"
+        for names, where in ((missing, "committed"), (extra, "recomputed"))
+        if names
+    ]
+    return "; ".join(parts) or f"{len(committed)} {what}s committed, {len(recomputed)} recomputed"
+
+
+def _arrays(read: Callable[[Path], Mapping[str, npt.NDArray[Any]]]) -> Comparison:
+    """Return what compares two files of named arrays."""
+
+    def comparison(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+        left, right = read(committed), read(recomputed)
+        if fault := _different("array", list(left), list(right)):
+            return Finding(Status.DIFFERS, fault)
+        found = []
+        for name, a in left.items():
+            b = right[name]
+            if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+                fault = (
+                    f"array {name} is {a.dtype} {a.shape} committed, {b.dtype} {b.shape} recomputed"
+                )
+                return Finding(Status.DIFFERS, fault)
+            place = _place(a.shape)
+            found.append(deviation(name, a, b, allowed.column(name), place))
+        return judged(found)
+
+    return comparison
+
+
+def _place(shape: tuple[int, ...]) -> Callable[[int], str]:
+    return lambda at: str(tuple(int(i) for i in np.unravel_index(at, shape))) if shape else ""
+
+
+def _npy(path: Path) -> dict[str, npt.NDArray[Any]]:
+    return {"array": np.load(path)}
+
+
+def _h5(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read every dataset and attribute of an HDF5 file, but for references between them."""
+    found: dict[str, npt.NDArray[Any]] = {}
+
+    def note(name: str, item: Any) -> None:
+        held = {f"{name}@{key}": np.asarray(value) for key, value in item.attrs.items()}
+        if isinstance(item, h5py.Dataset):
+            value = np.asarray(item[()])
+            fields = value.dtype.names
+            held |= {f"{name}.{f}": value[f] for f in fields} if fields else {name: value}
+        found.update({key: v for key, v in held.items() if h5py.check_ref_dtype(v.dtype) is None})
+
+    with h5py.File(path, "r") as file:
+        note("", file)
+        file.visititems(note)
+    return found
+
+
+def _png(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+    # (height, width, channels), or without channels where there is one
+    a, b = (np.atleast_3d(imread(str(path), format="png")) for path in (committed, recomputed))
+    if a.shape != b.shape:
+        sizes = [f"{x.shape[1]} x {x.shape[0]} pixels of {x.shape[2]} channels" for x in (a, b)]
+        return Finding(Status.DIFFERS, f"{sizes[0]} committed, {sizes[1]} recomputed")
+    differ = (a != b).any(axis=2)
+    if not differ.any():
+        return Finding(Status.SAME_CONTENT, "the same pixels")
+    row, column = (int(i) for i in np.argwhere(differ)[0])
+    return Finding(
+        Status.DIFFERS,
+        f"{differ.mean():.3%} of the pixels differ, the first in row {row}, column {column}",
+    )
+
+
+def _tree(read: Callable[[str], Any]) -> Comparison:
+    """Return what compares two files of nested mappings and lists, leaf by leaf."""
+
+    def comparison(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+        left, right = (
+            dict(_leaves(read(path.read_text("utf-8")))) for path in (committed, recomputed)
+        )
+        if fault := _different("key", list(left), list(right)):
+            return Finding(Status.DIFFERS, fault)
+        found = [
+            deviation(
+                key,
+                _single(value),
+                _single(right[key]),
+                allowed.column(key),
+                lambda _: "",
+            )
+            for key, value in left.items()
+        ]
+        return judged(found)
+
+    return comparison
+
+
+def _single(value: Any) -> npt.NDArray[Any]:
+    kind = type(value) if isinstance(value, int | float) and not isinstance(value, bool) else object
+    return np.array([value], dtype=kind)
+
+
+def _leaves(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    children = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else None
+    )
+    if children is None or not content:
+        yield prefix, None if isinstance(content, dict | list) else content
+        return
+    for key, value in children:
+        yield from _leaves(value, f"{prefix}.{key}".lstrip("."))
+
+
+def _text(read: Callable[[Path], str]) -> Comparison:
+    """Return what compares two texts, line by line."""
+
+    def comparison(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+        left, right = (read(path).splitlines() for path in (committed, recomputed))
+        if left == right:
+            return Finding(Status.SAME_CONTENT, "the same text")
+        pairs = list(zip_longest(left, right, fillvalue=""))
+        differ = [number for number, (a, b) in enumerate(pairs) if a != b]
+        a, b = pairs[differ[0]]
+        start = max(
+            SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()[0].size - 12, 0
+        )
+        return Finding(
+            Status.DIFFERS,
+            f"{len(differ)} of {len(pairs)} lines differ; line {differ[0] + 1}: "
+            f"{a[start : start + _SHOWN]!r} committed, {b[start : start + _SHOWN]!r} recomputed",
+        )
+
+    return comparison
+
+
+class _Words(HTMLParser):
+    """Collects the text of a page, without its styles, scripts and embedded pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        """Enter what holds no text."""
+        self._silent += tag in ("style", "script")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave it."""
+        self._silent -= tag in ("style", "script")
+
+    def handle_data(self, data: str) -> None:
+        """Keep text."""
+        if not self._silent and data.strip():
+            self.parts.append(data.strip())
+
+
+def _html(path: Path) -> str:
+    words = _Words()
+    words.feed(path.read_text(encoding="utf-8"))
+    return "\n".join(words.parts)
+
+
+def _svg(path: Path) -> str:
+    """Return a drawing in canonical form, without what says who made it and when."""
+    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    for parent in list(root.iter()):
+        for child in [c for c in parent if str(c.tag).endswith("}metadata")]:
+            parent.remove(child)
+    text = ElementTree.canonicalize(ElementTree.tostring(root, encoding="unicode"), strip_text=True)
+    return re.sub(r">\s*<", ">\n<", text)
+
+
+def _pdf(path: Path) -> str:
+    return "\n".join(page.extract_text() for page in PdfReader(path).pages)
+
+
+def _utf8(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _unzipped(path: Path) -> str:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return file.read()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+KINDS: dict[str, Comparison] = {
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".npy": _arrays(_npy),
+    ".safetensors": _arrays(load_file),
+    ".h5ad": _arrays(_h5),
+    ".png": _png,
+    ".json": _tree(json.loads),
+    ".yml": _tree(yaml.safe_load),
+    ".yaml": _tree(yaml.safe_load),
+    ".svg": _text(_svg),
+    ".html": _text(_html),
+    ".pdf": _text(_pdf),
+    ".md": _text(_utf8),
+    ".txt": _text(_utf8),
+    ".gz": _text(_unzipped),
+}
+"""How each kind of file is compared."""
+
+FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml")
+"""Pictures and pages: they have no tolerance of their own, but show numbers that have."""

@@ -1,0 +1,1 @@
+"""Plumbing that decides no number: errors, files, tables, settings, command lines."""

@@ -1,0 +1,164 @@
+"""Compose ``conf/`` into ``params.yaml``, and tell whether the one still follows from the other.
+
+``dvc repro`` reads ``params.yaml`` and never looks at ``conf/``: a change there that was not
+composed would silently have no effect. So ``params.yaml`` carries a digest of ``conf/`` (compared
+by the first stage of the graph), and ``make reproduce`` composes anew whenever the digest differs.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.base import cli
+from stages.base.errors import SettingsError
+from stages.base.files import write_text
+from stages.base.settings import PARAMS_FILE, parse
+
+CONF = Path("conf")
+DIGEST_KEY = "conf_digest"
+# The groups of conf/ of which one file each is chosen.
+GROUPS = ("atlas", "model")
+
+
+def conf_digest(conf: Path) -> str:
+    """Return the sha256 over names and texts of all YAML files below `conf`, blind to line ends."""
+    digest = hashlib.sha256()
+    for path in sorted(conf.rglob("*.yaml")):
+        text = path.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(path.relative_to(conf).as_posix().encode() + b"\0" + text + b"\0")
+    return digest.hexdigest()
+
+
+def register_resolver(conf: Path) -> None:
+    """Teach OmegaConf the name ``conf_digest``."""
+    OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
+
+
+def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that ``conf/`` and hydra overrides such as ``atlas=demo`` give.
+
+    Raises
+    ------
+    SettingsError
+        A group, file or key that does not exist, or an override that hydra cannot read.
+    """
+    register_resolver(conf)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base=None):
+            composed = hydra_compose(config_name="config", overrides=list(overrides))
+        content = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        names = ", ".join(sorted(path.stem for path in (conf / "atlas").glob("*.yaml")))
+        msg = (
+            f"{conf} does not compose with {' '.join(overrides) or 'its defaults'}: {reason}. "
+            f"Atlases: {names}. Mend conf/ or the override."
+        )
+        raise SettingsError(msg) from None
+    if not isinstance(content, dict):
+        msg = f"{conf}/config.yaml holds no settings"
+        raise SettingsError(msg)
+    return {str(key): value for key, value in content.items()}
+
+
+def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return the leaves in which two nested mappings differ, by dotted key."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted(set(left) | set(right), key=str):
+            found |= differences(left.get(key), right.get(key), f"{prefix}.{key}".lstrip("."))
+        return found
+    return {} if left == right else {prefix: (left, right)}
+
+
+def overridden(params: dict[str, Any], conf: Path) -> dict[str, tuple[Any, Any]]:
+    """Return where ``params.yaml`` differs from what ``conf/`` composes to for its atlas.
+
+    The result gives the two values (params, conf) by dotted key.
+
+    Raises
+    ------
+    SettingsError
+        ``conf/`` was changed after ``params.yaml`` was composed.
+    """
+    recorded, actual = params.get(DIGEST_KEY), conf_digest(conf)
+    if recorded != actual:
+        msg = (
+            f"{PARAMS_FILE} does not follow from {conf}/: "
+            f"it was composed from digest {str(recorded)[:12]}, "
+            f"{conf}/ now has {actual[:12]}. Run make reproduce, which composes it again."
+        )
+        raise SettingsError(msg)
+    return differences(params, compose(conf, [f"{key}={name}" for key, name in _chosen(params)]))
+
+
+def _chosen(params: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return which file of each group of ``conf/`` the settings were composed from."""
+    return [(group, str(params[group].get("name"))) for group in GROUPS if params.get(group)]
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Validate settings and write them as ``params.yaml``, atomically."""
+    parse(content)
+    write_text(
+        path,
+        "# Composed from conf/ by `make reproduce`; change the files there.\n"
+        + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _run(args: argparse.Namespace) -> None:
+    current = _read(args.params)
+    chosen = dict(_chosen(current))
+    if not (args.atlas or args.model or args.set) and current.get(DIGEST_KEY) == conf_digest(
+        args.conf
+    ):
+        named = ", ".join(f"{group} {name}" for group, name in chosen.items())
+        cli.log.info("%s follows from %s/ (%s)", args.params, args.conf, named)
+        return
+    for group in GROUPS:
+        if asked := getattr(args, group):
+            chosen[group] = asked
+    words = [f"{group}={name}" for group, name in chosen.items()]
+    content = compose(args.conf, [*words, *args.set])
+    write(content, args.params)
+    named = ", ".join(f"{group} {name}" for group, name in _chosen(content))
+    cli.log.info("composed %s from %s/ (%s)", args.params, args.conf, named)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--conf", type=Path, default=CONF)
+    parser.add_argument("--model", default="", help="a file of conf/model/")
+    parser.add_argument(
+        "--atlas", default="", help="a file of conf/atlas/ (default: the present one)"
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="single settings to override"
+    )
+    cli.add_params(parser)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

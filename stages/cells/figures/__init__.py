@@ -1,0 +1,1 @@
+"""Figures of cells: one module a figure."""

@@ -1,0 +1,142 @@
+"""What is common to figures of clusters: a change with its interval, directions, named types."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from stages.base.errors import FigureError
+from stages.drawing import style
+
+METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number of clusters"}
+MARKERS = {"crystallize": "^", "disperse": "v", "mixed": "D"}
+SIZES = {"crystallize": 20.0, "disperse": 20.0, "mixed": 13.0}
+"""Of the markers, in square points: they look equally large."""
+ROOM = 0.06
+"""Beside the outermost interval, as a share of the axis."""
+NAMED = ("podocyte", "macrophage")
+"""The published cases; these words in a cell type's name."""
+
+
+def plane(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of both metrics of a ``CLUSTER_AGING`` that is not empty.
+
+    Raises
+    ------
+    FigureError
+        It compares other metrics only.
+    """
+    rows = table[table["metric"].isin(METRICS)]
+    if missing := sorted(set(METRICS) - set(rows["metric"])):
+        msg = (
+            f"the cluster_aging table does not compare {' and '.join(missing)}. "
+            "Add it to clusters.comparison.metrics."
+        )
+        raise FigureError(msg)
+    return rows
+
+
+def at_resolution(table: pd.DataFrame, resolution: float) -> pd.DataFrame:
+    """Return the rows of one resolution.
+
+    Raises
+    ------
+    FigureError
+        There is none.
+    """
+    rows = table[table["resolution"] == resolution]
+    if rows.empty:
+        there = ", ".join(f"{value:g}" for value in sorted(set(table["resolution"]))) or "none"
+        msg = (
+            f"the cluster_aging table has no resolution {resolution:g}: it has {there}. "
+            "Change clusters.reference, or add it to the resolutions of this table's stage."
+        )
+        raise FigureError(msg)
+    return rows
+
+
+def is_named(cell_type: str) -> bool:
+    """Say whether a cell type is one of the published cases."""
+    return any(word in cell_type.lower().split() for word in NAMED)
+
+
+def interval(
+    axes: Axes, at: float, row: pd.Series, *, colour: str, width: float, upright: bool = False
+) -> None:
+    """Draw the interval of a change across, or upright."""
+    ends, place = [row["change_low"], row["change_high"]], [at, at]
+    x, y = (place, ends) if upright else (ends, place)
+    axes.plot(x, y, color=colour, linewidth=width, solid_capstyle="butt", zorder=3)
+
+
+def point(
+    axes: Axes,
+    x: float,
+    y: float,
+    direction: str,
+    *,
+    colour: str,
+    filled: bool = True,
+    scale: float = 1.0,
+) -> None:
+    """Draw a change; the marker says which way both metrics go."""
+    axes.scatter(
+        [x],
+        [y],
+        s=SIZES[direction] * scale,
+        marker=MARKERS[direction],
+        facecolors=colour if filled else "white",
+        edgecolors=colour,
+        linewidths=0.8,
+        zorder=4,
+    )
+
+
+def directions(table: pd.DataFrame) -> list[Line2D]:
+    """Return for the legend the directions that a table has."""
+    return [
+        Line2D(
+            [],
+            [],
+            color=style.COLOURS[quadrant],
+            marker=marker,
+            linestyle="",
+            markersize=4.5 if quadrant != "mixed" else 3.8,
+            label=quadrant,
+        )
+        for quadrant, marker in MARKERS.items()
+        if (table["quadrant"] == quadrant).any()
+    ]
+
+
+def equal_cells() -> Line2D:
+    """Return for the legend what :func:`point` draws small and grey."""
+    return Line2D(
+        [],
+        [],
+        color=style.QUIET,
+        marker="^",
+        markersize=2.6,
+        linewidth=0.5,
+        label="small: equal cells",
+    )
+
+
+def limits(table: pd.DataFrame, others: Iterable[str] = ()) -> tuple[float, float]:
+    """Return an axis that holds zero, all intervals and the `others` of the columns."""
+    values = table[["change_low", "change_high", "change", *others]]
+    low, high = min(float(values.min().min()), 0.0), max(float(values.max().max()), 0.0)
+    room = ROOM * (high - low) or 1.0
+    return low - room, high + room
+
+
+def rows_axes(axes: Axes, n_rows: int, *, ticks: int) -> None:
+    """Give axes one row a change from the top, a line at zero, and no ticks on the left."""
+    axes.set_ylim(n_rows - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color=style.QUIET, linewidth=0.6, zorder=2)
+    axes.grid(axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))

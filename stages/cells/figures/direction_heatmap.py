@@ -1,0 +1,170 @@
+"""Show which way each tissue moves, from all cells and from equal numbers of cells.
+
+Figure S2 of the original. Where the two halves of a column differ in colour, the direction depends
+on the number of cells.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from stages.base.errors import FigureError
+from stages.cells.tables.aging import AGING
+from stages.drawing import command, style
+from stages.measurement.resampling import SIGNIFICANT
+
+NAME = "direction_heatmap"
+
+CELL_MM = (24.5, 5.0)
+GROUP_GAP_MM = 2.0
+MARGIN_MM = 1.5
+LINE_MM = 3.8
+HEADER_MM = 3 * LINE_MM + 1.5
+HALVES = {"all": "all cells", "rarefied": "equal cells"}
+# How much of the role's colour a cell takes: numbers stay readable, and the three differ in grey.
+TINT = {"crystallize": 0.42, "disperse": 0.24, "mixed": 0.10}
+# Where the symbol and the right ends of the two numbers stand in a cell.
+SYMBOL_MM, GINI_MM, NUMBER_MM = 1.0, 13.6, 23.6
+
+
+@style.styled
+def draw(aging: pd.DataFrame) -> Figure:
+    """Return a table of tissues by cohort and platform: direction as colour, both changes as text.
+
+    Parameters
+    ----------
+    aging
+        ``AGING``.
+
+    Raises
+    ------
+    FigureError
+        No tissue was compared.
+    """
+    plane = aging[aging["metric"].isin(["gini", "effective_number"])]
+    if plane.empty:
+        msg = "the aging table compares no tissue. Check the not_compared table."
+        raise FigureError(msg)
+    tissues = sorted(plane["tissue"].unique(), key=str.casefold)
+    shown = style.series(plane)
+    names_mm = max(style.text_width_mm(style.name(tissue)) for tissue in tissues) + 3
+    group_mm = 2 * CELL_MM[0] + GROUP_GAP_MM
+    legend = _legend()
+    wanted = MARGIN_MM * 2 + names_mm + len(shown) * group_mm
+    legend_mm = max(style.text_width_mm(line) for _, line in legend) + 8
+    width = max(wanted, legend_mm, style.SINGLE_MM)
+    body = MARGIN_MM + HEADER_MM
+    foot = body + len(tissues) * CELL_MM[1] + 2
+    height = foot + len(legend) * LINE_MM + style.STRIP_MM
+    figure = style.figure(width, height)
+    canvas = style.add_axes(figure, left=0, top=0, width=width, height=height, canvas=True)
+    for row, tissue in enumerate(tissues):
+        middle = body + (row + 0.5) * CELL_MM[1]
+        canvas.text(MARGIN_MM + names_mm - 2, middle, style.name(tissue), ha="right", va="center")
+    for column, which in enumerate(shown):
+        left = MARGIN_MM + names_mm + column * group_mm
+        _header(canvas, left, which.label)
+        for half, cells in enumerate(HALVES):
+            part = style.of_series(plane[plane["cells"] == cells], which)
+            for row, tissue in enumerate(tissues):
+                corner = (left + half * CELL_MM[0], body + row * CELL_MM[1])
+                _cell(canvas, corner, part[part["tissue"] == tissue].set_index("metric"))
+    for line, (quadrant, text) in enumerate(legend):
+        _legend_line(canvas, foot + (line + 0.5) * LINE_MM, quadrant, text)
+    return figure
+
+
+def _header(canvas: Axes, left: float, label: str) -> None:
+    top = MARGIN_MM + LINE_MM / 2
+    canvas.text(
+        left + CELL_MM[0], top, label, ha="center", va="center", weight="bold", size=style.TITLE_PT
+    )
+    for half, text in enumerate(HALVES.values()):
+        start = left + half * CELL_MM[0]
+        canvas.text(start + CELL_MM[0] / 2, top + LINE_MM, text, ha="center", va="center")
+        for right, what in ((GINI_MM, "Δ Gini"), (NUMBER_MM, "Δ N")):
+            canvas.text(
+                start + right,
+                top + 2 * LINE_MM,
+                what,
+                ha="right",
+                va="center",
+                color=style.QUIET,
+            )
+
+
+def _cell(canvas: Axes, corner: tuple[float, float], changes: pd.DataFrame) -> None:
+    x, y = corner
+    middle = y + CELL_MM[1] / 2
+    if not {"gini", "effective_number"} <= set(changes.index):
+        canvas.text(
+            x + CELL_MM[0] / 2, middle, "\N{EN DASH}", ha="center", va="center", color=style.QUIET
+        )
+        return
+    quadrant = str(changes.loc["gini", "quadrant"])
+    canvas.add_patch(
+        Rectangle(corner, *CELL_MM, facecolor=tint(quadrant), edgecolor="white", linewidth=1)
+    )
+    canvas.text(
+        x + SYMBOL_MM,
+        middle,
+        style.SYMBOLS[quadrant],
+        ha="left",
+        va="center",
+        color=style.COLOURS[quadrant] if quadrant != "mixed" else style.QUIET,
+    )
+    for metric, right, digits in (("gini", GINI_MM, 3), ("effective_number", NUMBER_MM, 2)):
+        change = changes.loc[metric]
+        sure = change["change_low"] > 0 or change["change_high"] < 0
+        text, weight = style.signed(float(change["change"]), digits), "bold" if sure else "normal"
+        canvas.text(x + right, middle, text, ha="right", va="center", weight=weight)
+        if change["mann_whitney_q"] < SIGNIFICANT:
+            wide = style.text_width_mm(text, weight=weight)
+            line = y + 0.88 * CELL_MM[1]
+            canvas.plot([x + right - wide, x + right], [line, line], color=style.INK, linewidth=0.7)
+
+
+def tint(quadrant: str) -> tuple[float, float, float]:
+    """Return the pale colour of a direction."""
+    share = TINT[quadrant]
+    red, green, blue = (1 - share * (1 - part) for part in to_rgb(style.COLOURS[quadrant]))
+    return red, green, blue
+
+
+def _legend() -> list[tuple[str, str]]:
+    lines = [(quadrant, f"{quadrant}: {style.MEANINGS[quadrant]}") for quadrant in style.MEANINGS]
+    return [
+        *lines,
+        (
+            "",
+            "Δ: old \N{MINUS SIGN} young, difference of medians; N: effective number of cell types",
+        ),
+        ("", f"bold: bootstrap interval excludes zero; underlined: Mann-Whitney q < {SIGNIFICANT}"),
+    ]
+
+
+def _legend_line(canvas: Axes, middle: float, quadrant: str, text: str) -> None:
+    if not quadrant:
+        canvas.text(MARGIN_MM, middle, text, va="center", color=style.QUIET)
+        return
+    box = (MARGIN_MM, middle - 1.5)
+    canvas.add_patch(Rectangle(box, 4, 3, facecolor=tint(quadrant), edgecolor="none"))
+    colour = style.COLOURS[quadrant] if quadrant != "mixed" else style.QUIET
+    canvas.text(
+        MARGIN_MM + 2, middle, style.SYMBOLS[quadrant], ha="center", va="center", color=colour
+    )
+    canvas.text(MARGIN_MM + 5.5, middle, text, va="center")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    inputs = {"aging": AGING}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,238 @@
+"""Draw which way each tissue of the validation cohort moves at each resolution, and how stably.
+
+Original step 11. One row a tissue and resolution. Filled points have a direction that holds when
+seeds and cells change; the pale bar behind a point spans the changes of those runs. The
+smaller point below is from equal numbers of cells in every animal.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from stages.base.errors import FigureError
+from stages.cells.figures import clusters
+from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.stability import STABILITY
+from stages.drawing import command, style
+
+NAME = "kimmel_robustness"
+
+ROW_MM = 5.0
+TISSUE_GAP_MM = 3.0
+HEAD_MM = 10.0
+AXIS_MM = 9.0
+LEGEND_MM = 9.0
+LINE_MM = 3.6
+# Where the columns of text end or start, and where both panels stand.
+TISSUE_MM, TISSUE_WIDTH_MM = 1.5, 25.5
+RIGHT_MM = {"Resolution": 41.0, "Clusters": 53.5, "ARI": 61.0}
+PANELS_MM = {"gini": 63.0, "effective_number": 125.0}
+PANEL_MM = 44.0
+RUNS_MM = 12.5
+"""From the right end of a panel to that of the number of runs beside it."""
+# Of a row: the point from all cells stands above the one from equal cells.
+ALL, EQUAL = -0.1, 0.27
+BAR = 0.46
+KEY = ["cohort", "platform", "tissue", "resolution"]
+
+
+@style.styled
+def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
+    """Return one row a tissue and resolution: changes with intervals, clusters, runs that agree.
+
+    Parameters
+    ----------
+    aging
+        ``CLUSTER_AGING`` of the validation cohort. Without rows, the figure says so in words.
+    stability
+        ``STABILITY``, of these tissues and maybe of others.
+
+    Raises
+    ------
+    FigureError
+        The metrics were not compared, or a comparison has no runs.
+    """
+    if aging.empty:
+        return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
+    rows = clusters.plane(aging)
+    runs = _runs(rows, stability)
+    blocks = list(runs.groupby(KEY[:3], sort=True))
+    n_rows = [part["resolution"].nunique() for _, part in blocks]
+    frame = HEAD_MM + TISSUE_GAP_MM * (len(blocks) - 1) + AXIS_MM + LEGEND_MM + style.STRIP_MM
+    row_mm = min(ROW_MM, (style.PAGE_MM - frame) / sum(n_rows))
+    height = frame + sum(n_rows) * row_mm
+    figure = style.figure(style.DOUBLE_MM, height)
+    canvas = style.add_axes(
+        figure, left=0, top=0, width=style.DOUBLE_MM, height=height, canvas=True
+    )
+    _head(canvas)
+    reaches = {
+        metric: clusters.limits(runs[runs["metric"] == metric], ["change_lowest", "change_highest"])
+        for metric in clusters.METRICS
+    }
+    several = len(style.series(rows)) > 1
+    top = HEAD_MM
+    for k, ((names, here), n) in enumerate(zip(blocks, n_rows, strict=True)):
+        if k:
+            line = top - TISSUE_GAP_MM / 2
+            ends = [TISSUE_MM, style.DOUBLE_MM - TISSUE_MM]
+            canvas.plot(ends, [line, line], color=style.FAINT, linewidth=0.6)
+        lines = [names[2], *names[:2]] if several else names[2:]
+        _tissue(canvas, top + row_mm / 2, lines)
+        _text(canvas, top, row_mm, here)
+        for metric, left in PANELS_MM.items():
+            axes = style.add_axes(figure, left=left, top=top, width=PANEL_MM, height=n * row_mm)
+            _panel(axes, here[here["metric"] == metric], reaches[metric])
+            last = k == len(blocks) - 1
+            axes.tick_params(labelbottom=last, bottom=last)
+            axes.spines["bottom"].set_visible(last)
+            if last:
+                axes.set_xlabel(style.CHANGE)
+        top += n * row_mm + TISSUE_GAP_MM
+    _legend(figure, height, rows)
+    return figure
+
+
+def _runs(rows: pd.DataFrame, stability: pd.DataFrame) -> pd.DataFrame:
+    """Return the changes with what the runs of the same tissue and resolution say."""
+    both = rows.merge(stability, on=[*KEY, "metric"], how="left", validate="many_to_one")
+    if (without := both["n_runs"].isna()).any():
+        first = both[without].iloc[0]
+        msg = (
+            f"the stability table has no runs of {first['tissue']} ({first['cohort']}, "
+            f"{first['platform']}) at resolution {first['resolution']:g}. Run dvc repro stability."
+        )
+        raise FigureError(msg)
+    return both
+
+
+def _head(canvas: Axes) -> None:
+    middle = HEAD_MM - LINE_MM / 2 - 1
+    for label, right in RIGHT_MM.items():
+        canvas.text(right, middle, label, ha="right", va="center", color=style.QUIET)
+    for metric, left in PANELS_MM.items():
+        canvas.text(
+            left,
+            middle - LINE_MM,
+            clusters.METRICS[metric],
+            weight="bold",
+            va="center",
+            size=style.TITLE_PT,
+        )
+        canvas.text(
+            left + PANEL_MM + RUNS_MM,
+            middle,
+            "Same direction",
+            ha="right",
+            va="center",
+            color=style.QUIET,
+        )
+
+
+def _tissue(canvas: Axes, middle: float, lines: Sequence[str]) -> None:
+    """Write a tissue, and under it its cohort and platform where there are several."""
+    for line, text in enumerate(lines):
+        short = style.shorten(style.name(text), TISSUE_WIDTH_MM / (1 if line else 1.12))
+        y, weight = middle + line * LINE_MM, "normal" if line else "bold"
+        canvas.text(TISSUE_MM, y, short, weight=weight, va="center")
+
+
+def _text(canvas: Axes, top: float, row_mm: float, runs: pd.DataFrame) -> None:
+    """Write resolution, clusters and agreement of every row, and the runs beside both panels."""
+    for row, (resolution, part) in enumerate(runs.groupby("resolution", sort=True)):
+        middle = top + (row + 0.5) * row_mm
+        first = part.iloc[0]
+        numbers = {
+            "Resolution": f"{resolution:g}",
+            "Clusters": _span(
+                min(first["n_clusters"], first["n_clusters_lowest"]),
+                max(first["n_clusters"], first["n_clusters_highest"]),
+            ),
+            "ARI": f"{first['ari_median']:.2f}",
+        }
+        for label, right in RIGHT_MM.items():
+            canvas.text(right, middle, numbers[label], ha="right", va="center")
+        for metric, left in PANELS_MM.items():
+            found = part[part["metric"] == metric].iloc[0]
+            same = round(found["same_direction_share"] * found["n_runs"])
+            canvas.text(
+                left + PANEL_MM + RUNS_MM,
+                middle,
+                f"{same} of {found['n_runs']:.0f}",
+                ha="right",
+                va="center",
+                weight="bold" if found["stable"] else "normal",
+            )
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.0f}" if low == high else f"{low:.0f}\N{EN DASH}{high:.0f}"
+
+
+def _panel(axes: Axes, runs: pd.DataFrame, reach: tuple[float, float]) -> None:
+    resolutions = sorted(runs["resolution"].unique())
+    clusters.rows_axes(axes, len(resolutions), ticks=5)
+    axes.set_xlim(reach)
+    for _, row in runs.iterrows():
+        middle = resolutions.index(row["resolution"])
+        direction = str(row["quadrant"])
+        if row["cells"] == "all":
+            ends = row["change_lowest"], row["change_highest"]
+            axes.barh(
+                middle + ALL,
+                ends[1] - ends[0],
+                left=ends[0],
+                height=BAR,
+                color=style.FAINT,
+                linewidth=0,
+                zorder=1,
+            )
+            colour = style.COLOURS[direction]
+            clusters.interval(axes, middle + ALL, row, colour=colour, width=1.1)
+            clusters.point(
+                axes,
+                row["change"],
+                middle + ALL,
+                direction,
+                colour=colour,
+                # Stable in another direction than this clustering's is not stable here.
+                filled=bool(row["stable"] and row["direction"] * row["change"] > 0),
+            )
+        else:
+            clusters.interval(axes, middle + EQUAL, row, colour=style.QUIET, width=0.5)
+            clusters.point(
+                axes, row["change"], middle + EQUAL, direction, colour=style.QUIET, scale=0.4
+            )
+
+
+def _legend(figure: Figure, height: float, rows: pd.DataFrame) -> None:
+    square = {"marker": "s", "linestyle": "", "markersize": 4, "color": style.QUIET}
+    handles = [
+        *clusters.directions(rows),
+        Line2D([], [], label="filled: direction stable", **square),  # type: ignore[arg-type]
+        Line2D([], [], label="open: not stable", markerfacecolor="white", **square),  # type: ignore[arg-type]
+        clusters.equal_cells(),
+        Patch(color=style.FAINT, linewidth=0, label="range over runs"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, style.STRIP_MM / height),
+        ncols=len(handles),
+        handlelength=1.6,
+        columnspacing=1.3,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    inputs = {"aging": CLUSTER_AGING, "stability": STABILITY}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,249 @@
+"""Draw the animals of the validation cohort at one resolution, and beside them the change.
+
+Original step 10. On the left of a panel every animal, young and old, with the medians of both
+groups; on the right their difference on an axis of its own, whose zero is the young median.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from stages.base.errors import FigureError
+from stages.cells.figures import clusters
+from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.drawing import command, style
+
+NAME = "kimmel_validation"
+
+MAX_COLUMNS = 3
+HEAD_MM = 13.0
+"""Above the first row of a block of panels: the tissue, its animals and clusters, the test."""
+LINE_MM = 3.8
+PANEL_MM = 34.0
+GAP_MM = 10.0
+FOOT_MM = 7.0
+SMALLEST_MM = 16.0
+"""A panel is no lower, however many tissues there are."""
+LEFT_MM, RIGHT_MM = 14.0, 15.5
+"""Beside a panel: the numbers of its axes and their labels."""
+# Where the groups and the changes stand in a panel.
+PLACES = {"young": 0.0, "old": 1.0}
+CHANGE, CHANGE_EQUAL, END = 1.95, 2.3, 2.65
+HALF_MEDIAN = 0.27
+SPREAD = 0.09
+"""Between two animals of a group."""
+LABELS = {"gini": "Gini coefficient", "effective_number": "Effective number\nof clusters"}
+KEY = ["cohort", "platform", "tissue"]
+
+
+@style.styled
+def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Figure:
+    """Return a column of two panels a tissue: Gini coefficient above, effective number below.
+
+    Parameters
+    ----------
+    metrics
+        ``CLUSTER_METRICS``; the animals as from all their cells.
+    aging
+        ``CLUSTER_AGING`` of the same clusters. Without rows, the figure says so in words.
+    reference
+        The resolution to show.
+
+    Raises
+    ------
+    FigureError
+        Nothing was compared at this resolution or in these metrics, or a comparison has no animals.
+    """
+    if aging.empty:
+        return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
+    compared = clusters.at_resolution(clusters.plane(aging), reference)
+    samples = metrics[(metrics["resolution"] == reference) & (metrics["cells"] == "all")]
+    several = len(style.series(compared)) > 1
+    blocks = list(compared.groupby(KEY, sort=True))
+    columns = min(MAX_COLUMNS, len(blocks))
+    down = math.ceil(len(blocks) / columns)
+    handles = _handles(compared)
+    legend_columns = len(handles) if columns > 1 else 2
+    legend_mm = 5 + LINE_MM * math.ceil(len(handles) / legend_columns)
+    room = (style.PAGE_MM - legend_mm - style.STRIP_MM) / down - HEAD_MM - GAP_MM - FOOT_MM
+    panel = max(min(PANEL_MM, room / 2), SMALLEST_MM)
+    block = HEAD_MM + 2 * panel + GAP_MM + FOOT_MM
+    height = legend_mm + down * block + style.STRIP_MM
+    width = style.DOUBLE_MM if columns > 1 else style.SINGLE_MM
+    figure = style.figure(width, height)
+    canvas = style.add_axes(figure, left=0, top=0, width=width, height=height, canvas=True)
+    each = width / columns
+    for k, (names, changes) in enumerate(blocks):
+        here = samples[(samples[KEY] == list(names)).all(axis=1)]
+        if not set(PLACES) <= set(here["age_group"]):
+            msg = (
+                f"the cluster_metrics table has no young or no old animals of {names[2]} at "
+                f"resolution {reference:g}, which cluster_aging compares. Run dvc repro kimmel."
+            )
+            raise FigureError(msg)
+        left = k % columns * each + LEFT_MM
+        top = k // columns * block + HEAD_MM
+        label = style.name(names[2])
+        if several:
+            label += f", {style.name(names[0])} {style.name(names[1])}"
+        _head(canvas, left, top, style.shorten(label, (each - LEFT_MM) / 1.25), changes)
+        for row, metric in enumerate(clusters.METRICS):
+            axes = style.add_axes(
+                figure,
+                left=left,
+                top=top + row * (panel + GAP_MM),
+                width=each - LEFT_MM - RIGHT_MM,
+                height=panel,
+            )
+            change = changes[changes["metric"] == metric].set_index("cells")
+            _panel(axes, here, change, metric)
+            middle = top + row * (panel + GAP_MM) + panel / 2
+            if k % columns == 0:
+                _upright(canvas, left - LEFT_MM + 3.2, middle, LABELS[metric])
+            if (k + 1) % columns == 0 or k == len(blocks) - 1:
+                _upright(canvas, left - LEFT_MM + each - 1.8, middle, style.CHANGE)
+    figure.legend(
+        handles=handles,
+        title=f"Leiden resolution {reference:g}",
+        loc="lower center",
+        bbox_to_anchor=(0.5, style.STRIP_MM / height),
+        ncols=legend_columns,
+        handlelength=1.6,
+        columnspacing=1.3,
+        borderaxespad=0,
+    )
+    return figure
+
+
+def _head(canvas: Axes, left: float, top: float, label: str, changes: pd.DataFrame) -> None:
+    """Write the tissue, and under it how many animals and clusters it has."""
+    first = changes.iloc[0]
+    about = f"{first['n_young']} young, {first['n_old']} old; {first['n_clusters']} clusters"
+    canvas.text(left, top - 2.7 - 2 * LINE_MM, label, weight="bold", va="center")
+    canvas.text(left, top - 2.7 - LINE_MM, about, va="center", color=style.QUIET)
+
+
+def _upright(canvas: Axes, x: float, y: float, text: str) -> None:
+    canvas.text(x, y, text, rotation=90, ha="center", va="center", linespacing=1.1)
+
+
+def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str) -> None:
+    every = change.loc["all"]
+    zero, old = float(every["young_median"]), float(every["old_median"])
+    for group, place in PLACES.items():
+        of_group = animals[animals["age_group"] == group].sort_values(metric)
+        middle = float(every[f"{group}_median"])
+        _animals(axes, place, of_group, metric, style.COLOURS[group])
+        axes.plot(
+            [place - HALF_MEDIAN, place + HALF_MEDIAN],
+            [middle, middle],
+            color=style.COLOURS[group],
+            linewidth=1.8,
+            solid_capstyle="butt",
+            zorder=3,
+        )
+        # To the axis of the change, whose zero is the young median.
+        axes.plot(
+            [place + HALF_MEDIAN, END if group == "young" else CHANGE],
+            [middle, middle],
+            color=style.QUIET,
+            linewidth=0.5,
+            dashes=(3, 2),
+            zorder=1,
+        )
+    shown = {"all": (CHANGE, 1.2, 1.0, True), "rarefied": (CHANGE_EQUAL, 0.6, 0.5, False)}
+    ends = [old]
+    for cells, (place, width, scale, full) in shown.items():
+        if cells not in change.index:
+            continue
+        row = change.loc[cells]
+        direction = str(row["quadrant"])
+        colour = style.COLOURS[direction] if full else style.QUIET
+        moved = row.copy()
+        moved[["change_low", "change_high"]] += zero
+        clusters.interval(axes, place, moved, colour=colour, width=width, upright=True)
+        clusters.point(
+            axes, place, zero + float(row["change"]), direction, colour=colour, scale=scale
+        )
+        ends += [float(moved["change_low"]), float(moved["change_high"])]
+    _frame(axes, zero, [*ends, *animals[metric]])
+    axes.annotate(
+        _test(every),
+        xy=(0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4),
+        textcoords="offset points",
+        va="bottom",
+        annotation_clip=False,
+    )
+
+
+def _test(row: pd.Series) -> str:
+    """Return p with the smallest that so few animals can reach, and q."""
+    least = f"\N{GREATER-THAN OR EQUAL TO} {row['mann_whitney_p_smallest']:.2g}"
+    p, q = style.p_value(row["mann_whitney_p"]), style.p_value(row["mann_whitney_q"])
+    return f"p {p} ({least}), q {q}"
+
+
+def _animals(axes: Axes, place: float, animals: pd.DataFrame, metric: str, colour: str) -> None:
+    """Draw the animals of a group, neighbours in value side by side."""
+    step = min(SPREAD, 2 * HALF_MEDIAN / max(len(animals) - 1, 1))
+    shift = [(k % 3 - 1) * step for k in range(len(animals))]
+    axes.scatter(
+        [place + by for by in shift],
+        animals[metric],
+        s=13,
+        color=colour,
+        edgecolors="white",
+        linewidths=0.3,
+        zorder=4,
+    )
+
+
+def _frame(axes: Axes, zero: float, values: Sequence[float]) -> None:
+    """Set the limits of a panel and its two axes: values on the left, their change on the right."""
+    low, high = min(values), max(values)
+    room = clusters.ROOM * (high - low) or 0.05
+    axes.set_ylim(low - room, high + room)
+    axes.set_xlim(-0.5, END)
+    axes.set_xticks([*PLACES.values(), (CHANGE + CHANGE_EQUAL) / 2], [*PLACES, "change"])
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    right = axes.secondary_yaxis(
+        "right",
+        functions=(lambda value: np.subtract(value, zero), lambda change: np.add(change, zero)),
+    )
+    right.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    right.spines["right"].set_visible(True)
+
+
+def _handles(compared: pd.DataFrame) -> list[Line2D]:
+    groups = [
+        Line2D(
+            [],
+            [],
+            color=style.COLOURS[group],
+            marker="o",
+            markersize=3.6,
+            linewidth=1.8,
+            label=f"{group}: animals, median",
+        )
+        for group in PLACES
+    ]
+    return [*groups, *clusters.directions(compared), clusters.equal_cells()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    inputs = {"metrics": CLUSTER_METRICS, "aging": CLUSTER_AGING}
+    numbers = {"reference": "the resolution that is shown"}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,214 @@
+"""Draw Gini coefficient and effective number of every animal against its age, tissue by tissue.
+
+Original step 03. The Gini coefficient has one axis for all tissues; the effective number has an
+axis for each tissue, since tissues differ in how many cell types they have.
+"""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+from stages.base.errors import FigureError
+from stages.cells.tables.metrics import METRICS
+from stages.drawing import command, style
+
+NAME = "metrics_vs_age"
+
+MAX_COLUMNS = 7
+ROW_MM = 37
+"""Height of a row of panels with its ticks, where the page has room for it."""
+LEGEND_MM = 10
+# Of the span of ages, between the series of one panel: animals of the same age stand side by side.
+DODGE = 0.028
+# Half the width of a median, of the span of ages.
+MEDIAN = 0.045
+# Ages up to here get ticks by the year; longer lives get what fits.
+MAX_MONTHS_BY_YEAR = 48
+
+MARKERS = {"female": "o", "male": "^"}
+OTHER_SEX = "D"
+LABELS = {"gini": "Gini\ncoefficient", "effective_number": "Effective number\nof cell types"}
+
+
+@style.styled
+def draw(metrics: pd.DataFrame) -> Figure:
+    """Return a pair of panels a tissue: Gini coefficient above, effective number below.
+
+    Parameters
+    ----------
+    metrics
+        ``METRICS``; the rows from all cells are drawn.
+
+    Raises
+    ------
+    FigureError
+        The table holds no sample.
+    """
+    samples = metrics[metrics["cells"] == "all"]
+    if samples.empty:
+        msg = "the metrics table holds no sample to draw. Check the exclusions table."
+        raise FigureError(msg)
+    tissues = sorted(samples["tissue"].unique(), key=str.casefold)
+    shown = style.series(samples)
+    pairs = math.ceil(len(tissues) / MAX_COLUMNS)
+    columns = math.ceil(len(tissues) / pairs)
+    wide = columns > 2
+    width = style.DOUBLE_MM if wide else style.SINGLE_MM
+    handles = _legend(samples, shown, wide=wide)
+    legend_mm = LEGEND_MM if wide else 3 + 3.6 * len(handles)
+    room = (style.PAGE_MM - legend_mm - style.STRIP_MM) / (2 * pairs)
+    height = 2 * pairs * min(ROW_MM, room) + legend_mm + style.STRIP_MM
+    figure = style.figure(width, height, constrained=True)
+    grid = figure.subplots(2 * pairs, columns, squeeze=False, sharex=True)
+    ages = (float(samples["age_months"].min()), float(samples["age_months"].max()))
+    span = max(ages[1] - ages[0], 1.0)
+    gini = _limits(samples["gini"])
+    for k, tissue in enumerate(tissues):
+        row, column = 2 * (k // columns), k % columns
+        for metric, axes in zip(LABELS, (grid[row, column], grid[row + 1, column]), strict=True):
+            _panel(axes, samples[samples["tissue"] == tissue], metric, shown, span)
+            if column == 0:
+                axes.set_ylabel(LABELS[metric])
+            axes.tick_params(labelbottom=metric == "effective_number")
+        grid[row, column].set_title(_title(tissue, columns), weight="bold", size=style.SMALLEST_PT)
+        grid[row, column].set_ylim(gini)
+        grid[row, column].tick_params(labelleft=column == 0)
+        if k + columns >= len(tissues):
+            grid[row + 1, column].set_xlabel("Age (months)")
+    for axes in grid.flat:
+        axes.set_visible(bool(axes.collections))
+    _set_ages(grid[0, 0], ages, span)
+    figure.align_ylabels(grid[:, 0])
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=math.ceil(len(handles) / 2) if wide else 1,
+        handlelength=2.4,
+        columnspacing=1.2,
+        labelspacing=0.35,
+    )
+    style.freeze(figure)
+    return figure
+
+
+def _title(tissue: str, columns: int) -> str:
+    """Return the name of a tissue, in two lines if it is wider than a panel."""
+    name = style.name(tissue)
+    if style.text_width_mm(name, weight="bold") < style.DOUBLE_MM / max(columns, 2) - 8:
+        return name
+    return "\n".join(textwrap.wrap(name, math.ceil(len(name) * 0.7), break_on_hyphens=False))
+
+
+def _limits(values: pd.Series) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    room = 0.08 * max(high - low, 0.05)
+    return low - room, high + room
+
+
+def _set_ages(axes: Axes, ages: tuple[float, float], span: float) -> None:
+    axes.set_xlim(ages[0] - 0.1 * span, ages[1] + 0.1 * span)
+    if ages[1] <= MAX_MONTHS_BY_YEAR:
+        axes.xaxis.set_major_locator(MultipleLocator(12 if span > 12 else 3))
+        axes.xaxis.set_minor_locator(MultipleLocator(6 if span > 12 else 1))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+
+
+def _panel(
+    axes: Axes, samples: pd.DataFrame, metric: str, shown: list[style.Series], span: float
+) -> None:
+    present = [which for which in shown if len(style.of_series(samples, which))]
+    for i, which in enumerate(present):
+        rows = style.of_series(samples, which)
+        shift = (i - (len(present) - 1) / 2) * DODGE * span
+        for sex, of_sex in rows.groupby(rows["sex"].fillna("unknown"), sort=True):
+            compared = (of_sex["age_group"] != "middle").to_numpy()
+            axes.scatter(
+                of_sex["age_months"] + shift,
+                of_sex[metric],
+                s=11,
+                marker=MARKERS.get(str(sex), OTHER_SEX),
+                facecolors=[which.colour if c else "white" for c in compared],
+                edgecolors=["white" if c else which.colour for c in compared],
+                linewidths=[0.3 if c else 0.6 for c in compared],
+                zorder=3,
+            )
+        _medians(axes, rows, metric, which, shift, span)
+    axes.grid(axis="y")
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.margins(y=0.1)
+
+
+def _medians(
+    axes: Axes, rows: pd.DataFrame, metric: str, which: style.Series, shift: float, span: float
+) -> None:
+    ends = []
+    for group in ("young", "old"):
+        values = rows[rows["age_group"] == group]
+        if len(values):
+            ends.append((float(values["age_months"].median()) + shift, values[metric].median()))
+    for x, y in ends:
+        axes.plot(
+            [x - MEDIAN * span, x + MEDIAN * span],
+            [y, y],
+            color=which.colour,
+            linewidth=1.8,
+            solid_capstyle="butt",
+            zorder=4,
+        )
+    if len(ends) > 1:
+        way = np.array(ends)
+        axes.plot(
+            way[:, 0], way[:, 1], color=which.colour, linestyle=which.line, linewidth=1, zorder=2
+        )
+
+
+def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> list[Line2D]:
+    """Return what the legend shows; if it is wide, the series fill the upper of two lines."""
+    lines = [
+        Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.4, label=f"{s.label}, median")
+        for s in shown
+    ]
+    handles = []
+    for sex in sorted(samples["sex"].fillna("unknown").unique()):
+        marker = MARKERS.get(sex, OTHER_SEX)
+        handles.append(
+            Line2D([], [], color=style.QUIET, marker=marker, linestyle="", markersize=4, label=sex)
+        )
+    if (samples["age_group"] == "middle").any():
+        for label, face in (("filled: young or old", style.QUIET), ("open: in between", "white")):
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color=style.QUIET,
+                    markerfacecolor=face,
+                    marker="s",
+                    linestyle="",
+                    markersize=4,
+                    label=label,
+                )
+            )
+    if not wide:
+        return [*lines, *handles]
+    blank = Line2D([], [], linestyle="", label="")
+    columns = itertools.zip_longest(lines, handles, fillvalue=blank)
+    return [handle for column in columns for handle in column]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    inputs = {"metrics": METRICS}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

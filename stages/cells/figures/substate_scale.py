@@ -1,0 +1,283 @@
+"""Draw the change over annotated cell types beside the change over substates within each type.
+
+Original step 09. One row a cell type, and above them the whole tissue, whose components are the
+types: the two scales of one tissue. Cohorts and platforms share a row. Podocytes and macrophages,
+the published cases, stand out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from stages.cells.figures import clusters
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.drawing import command, style
+
+NAME = "substate_scale"
+
+MAX_ROWS = 42
+"""Of all tissues together, so that they fit on a page."""
+MAX_TISSUES = 8
+LABELS = {"gini": "Gini coefficient", "effective_number": "Effective number"}
+WHOLE = "whole tissue, over cell types"
+ROW_MM = 4.4
+TISSUE_MM = 5.5
+"""For the name of a tissue above its rows."""
+HEAD_MM = 6.0
+AXIS_MM = 10.0
+LINE_MM = 3.8
+ONE_LINE = 2
+"""Up to so many cohorts and platforms, the legend has one line."""
+MARGIN_MM = 1.5
+COUNTS_RIGHT_MM = 76.5
+"""Where the column of the numbers of substates ends; the names take what is left of it."""
+PANELS_MM = {"gini": 80.5, "effective_number": 134.0}
+PANEL_MM = 47.5
+KEY = ["cohort", "platform", "tissue"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a cell type, or the whole tissue (`cell_type` is then empty)."""
+
+    label: str
+    cell_type: str
+    changes: pd.DataFrame
+
+
+@style.styled
+def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> Figure:
+    """Return a block of rows a tissue: the whole over its types, then each type over its substates.
+
+    Parameters
+    ----------
+    substates
+        ``CLUSTER_AGING`` of clusters within cell types. Without rows, the figure says so in words.
+    coarse
+        ``AGING``: the change over annotated cell types, of these tissues and of others.
+    reference
+        The resolution of the substates to show.
+
+    Raises
+    ------
+    FigureError
+        Nothing was compared at this resolution or in these metrics.
+    """
+    if substates.empty:
+        return style.message(
+            "The atlas has no graph of a tissue\nin which substates are looked for."
+        )
+    fine = clusters.at_resolution(clusters.plane(substates), reference)
+    tissues = sorted(fine["tissue"].unique(), key=str.casefold)
+    whole = coarse[coarse["metric"].isin(clusters.METRICS)].merge(fine[KEY].drop_duplicates())
+    shown = style.series(fine)
+    left_out = len(tissues) - len(tissues[:MAX_TISSUES])
+    tissues = tissues[:MAX_TISSUES]
+    blocks = {
+        tissue: rows(
+            fine[fine["tissue"] == tissue],
+            whole[whole["tissue"] == tissue],
+            MAX_ROWS // len(tissues),
+        )
+        for tissue in tissues
+    }
+    heights = {tissue: TISSUE_MM + len(found) * ROW_MM for tissue, found in blocks.items()}
+    handles = _handles(shown)
+    legend_rows = 1 if len(shown) <= ONE_LINE else 2
+    legend_mm = 1 + LINE_MM * (legend_rows + bool(left_out))
+    height = HEAD_MM + sum(heights.values()) + AXIS_MM + legend_mm + style.STRIP_MM
+    figure = style.figure(style.DOUBLE_MM, height)
+    canvas = style.add_axes(
+        figure, left=0, top=0, width=style.DOUBLE_MM, height=height, canvas=True
+    )
+    _head(canvas, reference)
+    drawn = pd.concat([row.changes for found in blocks.values() for row in found])
+    reaches = {
+        metric: clusters.limits(drawn[drawn["metric"] == metric]) for metric in clusters.METRICS
+    }
+    top = HEAD_MM
+    for tissue, found in blocks.items():
+        here = [s for s in shown if len(style.of_series(fine[fine["tissue"] == tissue], s))]
+        _names(canvas, top, tissue, found, here)
+        for metric, left in PANELS_MM.items():
+            axes = style.add_axes(
+                figure,
+                left=left,
+                top=top + TISSUE_MM,
+                width=PANEL_MM,
+                height=heights[tissue] - TISSUE_MM,
+            )
+            _panel(axes, found, metric, here)
+            axes.set_xlim(reaches[metric])
+            last = tissue == tissues[-1]
+            axes.tick_params(labelbottom=last, bottom=last)
+            axes.spines["bottom"].set_visible(last)
+            if last:
+                axes.set_xlabel(style.CHANGE)
+        top += heights[tissue]
+    if left_out:
+        canvas.text(
+            style.DOUBLE_MM / 2,
+            height - style.STRIP_MM - LINE_MM * (legend_rows + 0.5),
+            f"{len(tissues)} of {len(tissues) + left_out} tissues are shown",
+            ha="center",
+            va="center",
+        )
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, style.STRIP_MM / height),
+        ncols=math.ceil(len(handles) / legend_rows),
+        handlelength=1.8,
+        columnspacing=1.3,
+        borderaxespad=0,
+    )
+    return figure
+
+
+def rows(fine: pd.DataFrame, whole: pd.DataFrame, most: int) -> list[Row]:
+    """Return the rows of one tissue from top to bottom.
+
+    The whole tissue, then the types from the largest increase of Gini to the largest decrease (mean
+    over cohorts and platforms). Where there are more than `most` rows, the types that change least
+    are left out, but never the published cases.
+    """
+    every = fine[(fine["metric"] == "gini") & (fine["cells"] == "all")]
+    change = every.groupby("cell_type")["change"].mean()
+    order = change.sort_values(ascending=False, kind="stable").index
+    room = most - bool(len(whole))
+    left_out = 0
+    if len(order) > room:
+        spare = change.abs().sort_values(ascending=False, kind="stable").index
+        kept = [name for name in spare if clusters.is_named(str(name))]
+        kept += [name for name in spare if name not in kept][: max(room - 1 - len(kept), 0)]
+        left_out = len(order) - len(kept)
+        order = order[order.isin(kept)]
+    found = [Row(WHOLE, "", whole)] if len(whole) else []
+    found += [Row(str(name), str(name), fine[fine["cell_type"] == name]) for name in order]
+    if left_out:
+        found.append(Row(f"({left_out} types that change less)", "", fine.iloc[:0]))
+    return found
+
+
+def _head(canvas: Axes, reference: float) -> None:
+    middle = HEAD_MM - 2
+    for metric, left in PANELS_MM.items():
+        label = LABELS[metric]
+        canvas.text(left, middle, label, weight="bold", va="center", size=style.TITLE_PT)
+    resolution = f"Leiden resolution {reference:g}"
+    canvas.text(MARGIN_MM, middle, resolution, va="center", color=style.QUIET)
+    canvas.text(COUNTS_RIGHT_MM, middle, "Substates", ha="right", va="center", color=style.QUIET)
+
+
+def _names(
+    canvas: Axes, top: float, tissue: str, found: Sequence[Row], shown: Sequence[style.Series]
+) -> None:
+    """Write a tissue, its rows, and how many substates each has in each cohort and platform."""
+    canvas.text(
+        MARGIN_MM,
+        top + TISSUE_MM / 2 + 0.5,
+        style.name(tissue),
+        weight="bold",
+        va="center",
+        size=style.TITLE_PT,
+    )
+    counts = [_counts(row, shown) for row in found]
+    room = COUNTS_RIGHT_MM - max(map(style.text_width_mm, counts)) - MARGIN_MM - 3
+    labels = style.shorten_all([row.label for row in found], room)
+    for k, (row, label, count) in enumerate(zip(found, labels, counts, strict=True)):
+        middle = top + TISSUE_MM + (k + 0.5) * ROW_MM
+        whole = row.label == WHOLE
+        canvas.text(
+            MARGIN_MM,
+            middle,
+            label,
+            va="center",
+            weight="bold" if whole or clusters.is_named(row.cell_type) else "normal",
+            color=style.INK if row.cell_type or whole else style.QUIET,
+        )
+        canvas.text(COUNTS_RIGHT_MM, middle, count, ha="right", va="center")
+
+
+def _counts(row: Row, shown: Sequence[style.Series]) -> str:
+    if not row.cell_type:
+        return ""
+    counts = [style.of_series(row.changes, which)["n_clusters"] for which in shown]
+    return " | ".join(str(n.iloc[0]) if len(n) else "\N{EN DASH}" for n in counts)
+
+
+def _panel(axes: Axes, found: Sequence[Row], metric: str, shown: Sequence[style.Series]) -> None:
+    clusters.rows_axes(axes, len(found), ticks=6)
+    step = 0.6 / max(len(shown), 2)
+    for k, row in enumerate(found):
+        if row.label == WHOLE:
+            axes.axhspan(k - 0.5, k + 0.5, color="#f1f1f1", linewidth=0, zorder=0)
+        of_metric = row.changes[row.changes["metric"] == metric]
+        for i, which in enumerate(shown):
+            change = style.of_series(of_metric, which).set_index("cells")
+            if "all" not in change.index:
+                continue
+            at = k + (i - (len(shown) - 1) / 2) * step
+            _point(axes, at, change, which, whole=row.label == WHOLE)
+
+
+def _point(
+    axes: Axes, at: float, change: pd.DataFrame, which: style.Series, *, whole: bool
+) -> None:
+    """Draw a change; open where equal numbers of cells give it the other sign."""
+    every = change.loc["all"]
+    same = "rarefied" not in change.index or bool(
+        every["change"] * change.loc["rarefied", "change"] > 0
+    )
+    clusters.interval(axes, at, every, colour=which.colour, width=0.9)
+    axes.scatter(
+        [every["change"]],
+        [at],
+        s=16 if whole else 12,
+        marker="s" if whole else "o",
+        facecolors=which.colour if same else "white",
+        edgecolors=which.colour,
+        linewidths=0.8,
+        zorder=4,
+    )
+
+
+def _handles(shown: Sequence[style.Series]) -> list[Line2D]:
+    handles = [
+        Line2D([], [], color=which.colour, linewidth=1.4, label=which.label) for which in shown
+    ]
+    for label, marker, face in (
+        ("over cell types", "s", style.QUIET),
+        ("over substates", "o", style.QUIET),
+        ("open: other sign with equal cells", "o", "white"),
+    ):
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=style.QUIET,
+                marker=marker,
+                markerfacecolor=face,
+                markersize=3.8,
+                linestyle="",
+                label=label,
+            )
+        )
+    return handles
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    inputs = {"substates": CLUSTER_AGING, "coarse": AGING}
+    numbers = {"reference": "the resolution of the substates"}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,47 @@
+"""Set the known truth of simulated cohorts beside what the pipeline found.
+
+The truth of a change is the difference of the medians over a very large population of animals with
+as many cells as the simulated ones: that is what the difference of the medians of a few animals
+estimates. Real inputs have no known truth, and the table is empty.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.base import cli, tables
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.recovery import RECOVERY
+from stages.inputs.tables import TRUTH
+
+
+def recovery(truth: pd.DataFrame, aging: pd.DataFrame) -> pd.DataFrame:
+    """Return ``RECOVERY``: truth, estimate and interval of every tissue and metric."""
+    key = ["cohort", "platform", "tissue", "metric"]
+    found = aging.loc[aging["cells"] == "all", [*key, "change", "change_low", "change_high"]]
+    both = truth.rename(columns={"change_of_medians": "truth"}).merge(found, on=key)
+    both["covered"] = both["truth"].between(both["change_low"], both["change_high"])
+    both["same_sign"] = np.sign(both["truth"]) == np.sign(both["change"])
+    return both.sort_values(key, ignore_index=True)[list(RECOVERY.columns)]
+
+
+def _run(args: argparse.Namespace) -> None:
+    truth = tables.read(args.truth, TRUTH)
+    aging = tables.read(args.aging, AGING)
+    tables.write(recovery(truth, aging), RECOVERY, args.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--aging", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

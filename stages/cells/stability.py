@@ -1,0 +1,220 @@
+"""Ask how often a direction holds when the seed and the cells change.
+
+The original lacks it. At each resolution the cells are clustered with several seeds, all of them
+and random parts of each animal's; the neighbours of a part are looked for anew among its cells, in
+the components of the stored graph. A direction counts as stable where it holds in a stated share of
+these runs. Agreement between the seeds' clusterings of all cells is the adjusted Rand index [1]_.
+
+References
+----------
+.. [1] Hubert, L. and Arabie, P. (1985). Comparing partitions. Journal of Classification 2:193-218.
+"""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import anndata as ad
+import igraph
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stages.base import cli, tables
+from stages.base.settings import Settings, load
+from stages.cells import clustering, counts, granularity, metrics
+from stages.cells.settings import Stability
+from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
+from stages.measurement import concentration
+
+PLANE = ["gini", "effective_number"]
+
+
+def seeds_of(settings: Stability) -> list[int]:
+    """Return the seeds of the clusterings."""
+    return [settings.seed + number for number in range(settings.seeds)]
+
+
+def parts_of(obs: pd.DataFrame, settings: Stability) -> list[NDArray[np.bool_]]:
+    """Return which cells each subsample holds: all of them, then random parts of each animal's.
+
+    Returns
+    -------
+    list of 1 + `subsamples` arrays of shape (n_cells,)
+        A part holds the stated share of every animal's cells, at least one.
+    """
+    parts = [np.ones(len(obs), dtype=bool)]
+    rng = np.random.default_rng(settings.seed)
+    of_animals = [where for _, where in sorted(obs.groupby("animal").indices.items())]
+    for _ in range(settings.subsamples):
+        part = np.zeros(len(obs), dtype=bool)
+        for where in of_animals:
+            n = max(1, round(settings.cells_share * len(where)))
+            part[rng.choice(where, size=n, replace=False)] = True
+        parts.append(part)
+    return parts
+
+
+def agreement_of(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
+    """Return the adjusted Rand index of two clusterings: 1 if they agree, about 0 by chance.
+
+    Examples
+    --------
+    >>> agreement_of(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
+    1.0
+    """
+    index = igraph.compare_communities(first.tolist(), second.tolist(), method="adjusted_rand")
+    # Of equal clusterings it may exceed 1 by rounding.
+    return min(1.0, float(index))
+
+
+def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> dict[str, float]:
+    """Return old minus young of the medians of Gini and effective number over clusters.
+
+    Parameters
+    ----------
+    obs
+        Of the cells of one tissue.
+    labels : shape (n_cells,)
+        Their clusters.
+    components
+        ``present`` or ``tissue``, as in :class:`stages.cells.settings.Metrics`.
+    """
+    table = counts.matrix(granularity.clusters_as_types(obs, labels))
+    values = metrics.measure(
+        table.counts, components="present" if components == "present" else "all"
+    )
+    group = table.samples["age_group"].to_numpy()
+    return {
+        metric: float(
+            np.median(values[metric][group == "old"]) - np.median(values[metric][group == "young"])
+        )
+        for metric in PLANE
+    }
+
+
+def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cluster one graph at every resolution, with every seed, of all cells and of parts.
+
+    Returns
+    -------
+    runs, agreement
+        ``STABILITY_RUNS``; and `resolution`, `ari` of each pair of seeds on all cells.
+
+    Raises
+    ------
+    AtlasError
+        There are fewer than two young or two old animals.
+    """
+    granularity.require_animals(graph.obs, str(graph.obs["tissue"].iloc[0]))
+    rules = settings.stability
+    names = dict(graph.obs.iloc[0][counts.TISSUE])
+    rows, agreement = [], []
+    for number, part in enumerate(parts_of(graph.obs, rules)):
+        among = clustering.neighbours_among(graph, part, settings.neighbours) if number else graph
+        for resolution in settings.clusters.resolutions:
+            labels = [
+                clustering.leiden(among, resolution, seed, settings.leiden)
+                for seed in seeds_of(rules)
+            ]
+            if number == 0:
+                agreement += [
+                    {"resolution": resolution, "ari": agreement_of(a, b)}
+                    for a, b in itertools.combinations(labels, 2)
+                ]
+            for seed, of_seed in zip(seeds_of(rules), labels, strict=True):
+                found = change(among.obs, of_seed, components=settings.clusters.category_set)
+                rows.append(
+                    names
+                    | {
+                        "resolution": resolution,
+                        "subsample": number,
+                        "seed": seed,
+                        "n_clusters": int(of_seed.max()) + 1,
+                        "gini_change": found["gini"],
+                        "effective_number_change": found["effective_number"],
+                    }
+                )
+    table = pd.DataFrame(rows)
+    table["quadrant"] = concentration.quadrant(
+        table["gini_change"], table["effective_number_change"]
+    )
+    return table[list(STABILITY_RUNS.columns)], pd.DataFrame(agreement)
+
+
+def summary(table: pd.DataFrame, agreement: pd.DataFrame, settings: Stability) -> pd.DataFrame:
+    """Return ``STABILITY`` of the runs of one tissue.
+
+    The direction is that of most runs; 0 where as many go the other way, and the share is then
+    that of either. A change of exactly zero has none and counts against it.
+    """
+    rows = []
+    for (*tissue, resolution), part in table.groupby([*counts.TISSUE, "resolution"], sort=True):
+        ari = agreement.loc[agreement["resolution"] == resolution, "ari"]
+        for metric in PLANE:
+            changes = part[f"{metric}_change"].to_numpy()
+            signs = np.sign(changes)
+            direction = int(np.sign(signs.sum()))
+            share = float(max((signs > 0).mean(), (signs < 0).mean()))
+            rows.append(
+                dict(zip(counts.TISSUE, tissue, strict=True))
+                | {
+                    "resolution": resolution,
+                    "metric": metric,
+                    "n_runs": len(part),
+                    "change_median": float(np.median(changes)),
+                    "change_lowest": changes.min(),
+                    "change_highest": changes.max(),
+                    "direction": direction,
+                    "same_direction_share": share,
+                    "stable": share >= settings.min_share,
+                    "ari_median": ari.median(),
+                    "ari_lowest": ari.min(),
+                    "n_clusters_lowest": part["n_clusters"].min(),
+                    "n_clusters_highest": part["n_clusters"].max(),
+                }
+            )
+    return pd.DataFrame(rows)[list(STABILITY.columns)]
+
+
+def wanted(settings: Settings) -> list[str]:
+    """Return the graphs whose directions are claimed: those of ``kimmel`` and ``kidney``."""
+    kimmel, kidney, files = settings.kimmel, settings.kidney, settings.atlas.cells
+    claimed = {(kimmel.cohort, tissue) for tissue in kimmel.tissues}
+    claimed |= {(cohort, kidney.tissue) for cohort in kidney.cohorts}
+    return [
+        key
+        for key, of in settings.atlas.graphs.items()
+        if (files[of.cells].cohort, of.tissue) in claimed
+    ]
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    found, summaries = [], []
+    for key in wanted(settings):
+        graph = clustering.read_graph(args.graphs / f"{key}.h5ad")
+        table, agreement = runs(graph, settings)
+        found.append(table)
+        summaries.append(summary(table, agreement, settings.stability))
+    for parts, schema, path in (
+        (found, STABILITY_RUNS, args.runs),
+        (summaries, STABILITY, args.out),
+    ):
+        whole = pd.concat(parts, ignore_index=True) if parts else tables.empty(schema)
+        tables.write(whole, schema, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--graphs", type=Path, required=True, help="the folder of the graphs")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+"""Look for substates within each cell type of a tissue, and compare old with young over them.
+
+Original steps 08 and 09. The cells of one type are clustered by themselves: genes, components and
+neighbours are chosen anew among them, since what tells types apart says little within one. An
+animal counts for a type in which it has enough cells, a type for which enough animals count; the
+p-values of a tissue on a platform are adjusted over its types. Podocytes and macrophages of the
+kidney are the published cases.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+
+from stages.base import cli, tables
+from stages.base.errors import AtlasError
+from stages.base.settings import Settings, load
+from stages.cells import clustering, counts, granularity, neighbours
+from stages.cells.settings import Neighbours, Substates
+from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+
+
+def types_of(
+    cells: ad.AnnData, rules: Substates, graph: Neighbours
+) -> tuple[dict[str, ad.AnnData], pd.DataFrame]:
+    """Return the cells of each type that can be compared, and the types that cannot.
+
+    Parameters
+    ----------
+    cells
+        Of one tissue, annotated.
+
+    Returns
+    -------
+    by type, not compared
+        Cells of the animals that have enough of the type; ``SUBSTATES_NOT_COMPARED``.
+    """
+    found, left_out = {}, []
+    for cell_type, where in sorted(cells.obs.groupby("cell_type").indices.items()):
+        obs = cells.obs.iloc[where]
+        n_cells = obs["animal"].value_counts()
+        enough = n_cells.index[n_cells >= rules.min_cells]
+        kept = obs["animal"].isin(enough)
+        groups = obs[kept].drop_duplicates("animal")["age_group"].value_counts()
+        n_young, n_old = int(groups.get("young", 0)), int(groups.get("old", 0))
+        reason = ""
+        if min(n_young, n_old) < rules.min_animals:
+            reason = (
+                f"needs {rules.min_animals} young and {rules.min_animals} old animals with "
+                f"{rules.min_cells} cells"
+            )
+        elif kept.sum() <= graph.n_neighbors:
+            reason = f"needs {graph.n_neighbors + 1} cells for a graph of neighbours"
+        if reason:
+            tissue = obs.iloc[0][counts.TISSUE]
+            left_out.append([*tissue, cell_type, len(obs), n_young, n_old, reason])
+        else:
+            found[str(cell_type)] = cells[where[kept.to_numpy()]].copy()
+    return found, pd.DataFrame(left_out, columns=list(SUBSTATES_NOT_COMPARED.columns))
+
+
+def wanted(settings: Settings) -> list[str]:
+    """Return the graphs whose cohort and tissue the substates are looked for in."""
+    rules, files = settings.substates, settings.atlas.cells
+    return [
+        key
+        for key, of in settings.atlas.graphs.items()
+        if of.tissue in rules.tissues and files[of.cells].cohort == rules.cohort
+    ]
+
+
+def substates(
+    tissues: Iterable[ad.AnnData], settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return metrics and comparison over the substates of every type, and the types left out.
+
+    Parameters
+    ----------
+    tissues
+        Annotated cells of one tissue each, with their counts; one at a time is held.
+
+    Returns
+    -------
+    metrics, comparison, not compared
+        ``CLUSTER_METRICS``, ``CLUSTER_AGING``, ``SUBSTATES_NOT_COMPARED``.
+
+    Raises
+    ------
+    AtlasError
+        No type of any tissue can be compared.
+    """
+    rules = settings.substates
+    measured, skipped = [], []
+    for cells in tissues:
+        by_type, too_small = types_of(cells, rules, settings.neighbours)
+        skipped.append(too_small)
+        measured += [
+            granularity.measure(
+                clustering.neighbours(of_type, settings.neighbours),
+                rules.resolutions,
+                leiden=settings.leiden,
+                settings=settings.clusters,
+                cell_type=cell_type,
+            )
+            for cell_type, of_type in by_type.items()
+        ]
+    if not measured:
+        msg = (
+            f"no cell type of {' or '.join(rules.tissues)} in cohort {rules.cohort} has enough "
+            "cells and animals to look for substates in. Lower substates.min_cells, or add the "
+            f"tissue to graphs in conf/atlas/{settings.atlas.name}.yaml."
+        )
+        raise AtlasError(msg)
+    table = pd.concat(measured, ignore_index=True)
+    family = [*counts.TISSUE, "resolution"]
+    compared = granularity.compare(table, settings.clusters.comparison, family=family)
+    listed = [rows for rows in skipped if len(rows)]
+    left_out = (
+        pd.concat(listed, ignore_index=True) if listed else tables.empty(SUBSTATES_NOT_COMPARED)
+    )
+    return table, compared, left_out
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    keys = wanted(settings)
+    if not keys:
+        cli.log.info(
+            "the atlas names no graph of cohort %s and tissue %s",
+            settings.substates.cohort,
+            " or ".join(settings.substates.tissues),
+        )
+        tables.write(tables.empty(CLUSTER_METRICS), CLUSTER_METRICS, args.metrics)
+        tables.write(tables.empty(CLUSTER_AGING), CLUSTER_AGING, args.out)
+        none = tables.empty(SUBSTATES_NOT_COMPARED)
+        tables.write(none, SUBSTATES_NOT_COMPARED, args.not_compared)
+        return
+    tissues = (neighbours.read(settings, key) for key in keys)
+    measured, compared, left_out = substates(tissues, settings)
+    for row in left_out.itertuples():
+        cli.log.info("%s %s %s: %s", row.platform, row.tissue, row.cell_type, row.reason)
+    tables.write(measured, CLUSTER_METRICS, args.metrics)
+    tables.write(compared, CLUSTER_AGING, args.out)
+    tables.write(left_out, SUBSTATES_NOT_COMPARED, args.not_compared)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--not-compared", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,46 @@
+"""Schemas of how often a direction holds."""
+
+from stages.base.columns import count, flag, number, schema, text
+from stages.inputs.tables import TISSUE
+from stages.measurement.concentration import QUADRANTS
+
+_RUN = TISSUE | {"resolution": number(0)}
+
+
+STABILITY_RUNS = schema(
+    "stability_runs",
+    _RUN
+    | {
+        "subsample": count(),
+        "seed": count(),
+        "n_clusters": count(1),
+        "gini_change": number(nullable=True),
+        "effective_number_change": number(nullable=True),
+        "quadrant": text(isin=QUADRANTS),
+    },
+    [*_RUN, "subsample", "seed"],
+)
+"""Old minus young in each run; subsample 0 has all cells."""
+
+
+STABILITY = schema(
+    "stability",
+    _RUN
+    | {
+        "metric": text(),
+        "n_runs": count(1),
+        "change_median": number(),
+        "change_lowest": number(),
+        "change_highest": number(),
+        "direction": count(-1),
+        "same_direction_share": number(0, 1),
+        "stable": flag(),
+        "ari_median": number(-0.5, 1),
+        "ari_lowest": number(-0.5, 1),
+        "n_clusters_lowest": count(1),
+        "n_clusters_highest": count(1),
+    },
+    [*_RUN, "metric"],
+)
+"""Which direction most runs have and in what share of them, and how well the seeds' clusterings of
+all cells agree (adjusted Rand index over pairs of seeds)."""

@@ -1,0 +1,1 @@
+"""What every figure shares: style, labels, the command that writes it."""

@@ -1,0 +1,368 @@
+"""One style for every figure: sizes, fonts, colours, names, and how a figure is written.
+
+Figures are made at the size they are printed, so a font of 7 points is 7 points on paper. Fonts are
+those that come with matplotlib; SVG text is drawn as paths. Both files of a figure are the same
+bytes each time they are made with the pinned packages.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, ParamSpec
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
+
+from stages.base import study
+from stages.base.errors import FigureError
+from stages.base.files import atomic_path
+
+P = ParamSpec("P")
+LineStyle = Literal["-", "--", "-.", ":"]
+
+MM_PER_INCH = 25.4
+POINTS_PER_INCH = 72
+SINGLE_MM = 89
+"""Width of one column of a page."""
+DOUBLE_MM = 183
+"""Width of a page of two columns."""
+PAGE_MM = 240
+"""Height of a page."""
+STRIP_MM = 4.5
+"""Kept free at the foot of every figure for the notice of simulated inputs."""
+
+SMALLEST_PT = 7
+TITLE_PT = 8
+DPI = 300
+
+INK = "#222222"
+QUIET = "#6e6e6e"
+FAINT = "#d9d9d9"
+
+# Okabe and Ito (2008), Color Universal Design; yellow is left out as too faint on white.
+ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#8c8c8c"
+
+COLOURS = {
+    "young": SKY,
+    "old": VERMILLION,
+    "facs": BLUE,
+    "droplet": ORANGE,
+    "kimmel": GREEN,
+    "heads": PURPLE,
+    "crystallize": VERMILLION,
+    "disperse": BLUE,
+    "mixed": GREY,
+    "agree": BLUE,
+    "differ": VERMILLION,
+}
+SYMBOLS = {"crystallize": "▲", "disperse": "▼", "mixed": "◆"}
+"""Say in a grey print what the colours say: the direction of the Gini coefficient."""
+MEANINGS = {
+    "crystallize": "Gini up, effective number down",
+    "disperse": "Gini down, effective number up",
+    "mixed": "both up, both down, or one unchanged",
+}
+
+METRICS = {
+    "gini": "Gini coefficient",
+    "gini_corrected": "Gini coefficient, corrected",
+    "effective_number": "Effective number of cell types",
+    "effective_number_miller_madow": "Effective number (Miller-Madow)",
+    "effective_number_chao_shen": "Effective number (Chao-Shen)",
+    "richness": "Number of cell types",
+    "evenness": "Evenness",
+    "hill_0": "Hill number of order 0",
+    "hill_0_5": "Hill number of order 0.5",
+    "hill_1": "Hill number of order 1",
+    "hill_2": "Hill number of order 2",
+}
+CHANGE = "Change (old \N{MINUS SIGN} young)"
+
+_NAMES = {"tms": "TMS", "kimmel": "Kimmel", "facs": "FACS", "rat": "Rat"}
+
+RC: dict[str, object] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": SMALLEST_PT,
+    "axes.titlesize": TITLE_PT,
+    "axes.labelsize": SMALLEST_PT,
+    "xtick.labelsize": SMALLEST_PT,
+    "ytick.labelsize": SMALLEST_PT,
+    "legend.fontsize": SMALLEST_PT,
+    "figure.titlesize": TITLE_PT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.4,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "svg.fonttype": "path",
+    # Names inside an SVG are hashes of what they name, salted at random unless this is fixed.
+    "svg.hashsalt": "clonal-crystallization",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One cohort on one platform: how it is named and drawn wherever it stands beside others."""
+
+    cohort: str
+    platform: str
+    label: str
+    colour: str
+    filled: bool
+    line: LineStyle
+
+
+_Look = tuple[str, bool, LineStyle]
+_KNOWN: dict[tuple[str, str], _Look] = {
+    ("tms", "facs"): (COLOURS["facs"], True, "-"),
+    ("tms", "droplet"): (COLOURS["droplet"], True, "--"),
+    ("kimmel", "droplet"): (COLOURS["kimmel"], False, ":"),
+}
+_SPARE: tuple[_Look, ...] = (
+    (PURPLE, True, "-."),
+    (SKY, False, "--"),
+    (VERMILLION, True, ":"),
+    (INK, False, "-"),
+)
+
+
+def series(table: pd.DataFrame) -> list[Series]:
+    """Return the cohorts and platforms of a table in the order in which figures show them.
+
+    Those of the published study come first and keep their colours whatever else is there; others
+    take the looks that are left, in alphabetical order, and share them if there are too many.
+    """
+    pairs = set(zip(table["cohort"], table["platform"], strict=True))
+    known = [pair for pair in _KNOWN if pair in pairs]
+    others = sorted(pairs - set(known))
+    looks = [_KNOWN[pair] for pair in known]
+    looks += [_SPARE[i % len(_SPARE)] for i in range(len(others))]
+    return [
+        Series(cohort, platform, f"{name(cohort)} {name(platform)}", *look)
+        for (cohort, platform), look in zip([*known, *others], looks, strict=True)
+    ]
+
+
+def of_series(table: pd.DataFrame, which: Series) -> pd.DataFrame:
+    """Return the rows of one cohort on one platform."""
+    return table[(table["cohort"] == which.cohort) & (table["platform"] == which.platform)]
+
+
+def name(raw: str) -> str:
+    """Return a name of the tables as people write it: no underscores, abbreviations in capitals."""
+    return _NAMES.get(raw, raw.replace("_", " "))
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a number with its sign, a true minus, and no sign where it rounds to zero."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with its relation: ``= 0.032``, ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Make a function draw in this style, whatever a person's matplotlibrc says."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            _apply()
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def _apply() -> None:
+    mpl.rcdefaults()
+    for key, value in RC.items():
+        mpl.rcParams[key] = value  # type: ignore[index]
+
+
+def figure(width_mm: float, height_mm: float, *, constrained: bool = False) -> Figure:
+    """Return an empty figure of this size; its lowest `STRIP_MM` are kept for the notice."""
+    if not constrained:
+        return Figure(figsize=(width_mm / MM_PER_INCH, height_mm / MM_PER_INCH))
+    strip = STRIP_MM / height_mm
+    engine = ConstrainedLayoutEngine(
+        rect=(0, strip, 1, 1 - strip), w_pad=0.04, h_pad=0.03, wspace=0.01, hspace=0.01
+    )
+    return Figure(figsize=(width_mm / MM_PER_INCH, height_mm / MM_PER_INCH), layout=engine)
+
+
+def add_axes(
+    to: Figure, *, left: float, top: float, width: float, height: float, canvas: bool = False
+) -> Axes:
+    """Add axes at a place in millimetres from the upper left corner.
+
+    Parameters
+    ----------
+    canvas
+        Without frame and ticks, and with millimetres as data, downward, from the same corner.
+    """
+    page_width, page_height = to.get_size_inches() * MM_PER_INCH
+    bottom = page_height - top - height
+    axes = to.add_axes(
+        (left / page_width, bottom / page_height, width / page_width, height / page_height)
+    )
+    if canvas:
+        axes.set_axis_off()
+        axes.set_xlim(left, left + width)
+        axes.set_ylim(top + height, top)
+    return axes
+
+
+def freeze(drawn: Figure) -> None:
+    """Lay the figure out once and for all: both files and every label see the same places."""
+    engine = drawn.get_layout_engine()
+    if engine is None:
+        return
+    engine.execute(drawn)
+    drawn.set_layout_engine("none")
+    # The solver's last bit differs from run to run, and the names and pixels of a file with it.
+    for axes in drawn.axes:
+        left, bottom, width, height = (
+            round(value, 9) for value in axes.get_position(original=True).bounds
+        )
+        axes.set_position((left, bottom, width, height), which="original")
+
+
+def text_size(text: str, size: float = SMALLEST_PT, weight: str = "normal") -> tuple[float, float]:
+    """Return width and height of one line of text in points, from the font itself."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    # Height of a line with ascenders and descenders, whichever letters the text has.
+    _, height, _ = text_to_path.get_text_width_height_descent("Ág", font, ismath=False)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width), float(height)
+
+
+def text_width_mm(text: str, size: float = SMALLEST_PT, weight: str = "normal") -> float:
+    """Return the width of one line of text in millimetres."""
+    return text_size(text, size, weight)[0] / POINTS_PER_INCH * MM_PER_INCH
+
+
+def shorten(text: str, width_mm: float) -> str:
+    """Return `text`, its end replaced by an ellipsis if it is wider than `width_mm`."""
+    if text_width_mm(text) <= width_mm:
+        return text
+    kept = text
+    while kept and text_width_mm(f"{kept.rstrip()}…") > width_mm:
+        kept = kept[:-1]
+    return f"{kept.rstrip()}…"
+
+
+def shorten_all(texts: Sequence[str], width_mm: float) -> list[str]:
+    """Shorten each text to `width_mm`.
+
+    Where two would read the same, they are cut in the middle; if that does not help, numbered.
+    """
+    short = [shorten(text, width_mm) for text in texts]
+    short = [
+        _middle(text, width_mm) if short.count(cut) > 1 else cut
+        for text, cut in zip(texts, short, strict=True)
+    ]
+    return [
+        f"{shorten(cut, width_mm - 5)} {short[: i + 1].count(cut)}" if short.count(cut) > 1 else cut
+        for i, cut in enumerate(short)
+    ]
+
+
+def _middle(text: str, width_mm: float) -> str:
+    """Replace the middle of a text that is too wide by an ellipsis."""
+    for dropped in range(len(text)):
+        kept = len(text) - dropped
+        cut = f"{text[: kept - kept // 2].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
+        if dropped and text_width_mm(cut) <= width_mm:
+            return cut
+    return text
+
+
+@styled
+def message(text: str) -> Figure:
+    """Return a figure that says in words why there is nothing to draw."""
+    drawn = figure(SINGLE_MM, 40)
+    drawn.text(0.5, 0.5, text, ha="center", va="center", size=TITLE_PT, color=INK)
+    return drawn
+
+
+def save(drawn: Figure, folder: Path, figure_name: str, about: study.Study) -> None:
+    """Write ``fig_<name>.png`` and ``.svg``, each whole or not at all, the same bytes each time.
+
+    A figure of simulated inputs bears the short form of the notice, one of real inputs none.
+    """
+    with mpl.rc_context():
+        _apply()
+        freeze(drawn)
+        _stamp(drawn, short_notice(about))
+        for suffix in ("png", "svg"):
+            with atomic_path(folder / f"fig_{figure_name}.{suffix}") as path:
+                drawn.savefig(path, format=suffix, dpi=DPI, metadata=_metadata(suffix))
+
+
+def _metadata(suffix: str) -> dict[str, None]:
+    """Leave out the day, which always changes, and the program, which the provenance names."""
+    return {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
+
+
+def short_notice(about: study.Study) -> str:
+    """Return the notice up to its first colon or full stop; empty for real inputs.
+
+    Raises
+    ------
+    FigureError
+        The inputs are simulated, but the study has no notice.
+    """
+    if not about.simulated:
+        return ""
+    notice = about.notice.split(":")[0].split(".")[0].strip()
+    if not notice:
+        msg = (
+            f"the inputs {about.name} are simulated, but their notice is empty. "
+            "State it in conf/atlas/."
+        )
+        raise FigureError(msg)
+    return notice
+
+
+def _stamp(drawn: Figure, notice: str) -> None:
+    if not notice or any(text.get_gid() == "notice" for text in drawn.texts):
+        return
+    width, height = drawn.get_size_inches() * MM_PER_INCH
+    stamp: Text = drawn.text(
+        1 - 1.5 / width, 1.2 / height, notice, ha="right", va="bottom", color=QUIET
+    )
+    stamp.set_gid("notice")

@@ -1,0 +1,315 @@
+"""Remove every head of one checkpoint in turn and keep what each sequence of the text then costs.
+
+Resumable: what is finished lies in the scratch folder. Several GPUs are used by one process each.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import multiprocessing as processes
+from tqdm import tqdm
+
+from stages.base import cli
+from stages.base.errors import AblationError, StageError
+from stages.base.files import file_hash
+from stages.base.settings import PARAMS_FILE, load
+from stages.heads.attribution import read as read_attribution
+from stages.heads.settings import Sweep
+from stages.heads.subset import subset_of
+from stages.heads.sweep import (
+    Inputs,
+    Shards,
+    Task,
+    assemble,
+    compute,
+    lock,
+    plan,
+    shares,
+    write_effects,
+)
+from stages.models.architecture import load_model, weight_files
+from stages.models.engine import Engine, cast_blocks, check_tokens, matmul_precision
+from stages.models.perturbation import AblationType
+from stages.models.reading import devices, read_tokens
+
+# Heads and sequences on which a faster precision is compared with float32.
+SAMPLE_HEADS, SAMPLE_SEQUENCES = 8, 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs; sent to its process."""
+
+    checkpoint: Path
+    tokens: Path
+    reference: Path | None
+    sequences: NDArray[np.int64]
+    """Which of the evaluated sequences."""
+    sweep: Sweep
+    shards: Shards
+    todo: list[Task]
+    device: str
+    position: int
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return a sha256 over the weight files and ``config.json`` of a checkpoint."""
+    digest = hashlib.sha256()
+    for file in [checkpoint / "config.json", *weight_files(checkpoint)]:
+        digest.update(f"{file.name} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def work(job: Job) -> None:
+    """Compute the shards of a job on its device, each written as soon as it is finished."""
+    model = cast_blocks(load_model(job.checkpoint, device=job.device), job.sweep.precision)
+    tokens = read_tokens(job.tokens, "evaluation")[torch.from_numpy(job.sequences)]
+    reference = None if job.reference is None else read_tokens(job.reference, "reference")
+    n_layers = _config(job.checkpoint)["n_layers"]
+    total = sum(task.cost(n_layers) for task in job.todo) * len(tokens)
+    with (
+        matmul_precision(job.sweep.precision),
+        tqdm(
+            total=total,
+            desc=f"{job.checkpoint.name} on {job.device}",
+            position=job.position,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
+        ) as bar,
+    ):
+
+        def told(done: float) -> None:
+            bar.update(done)
+
+        engine = Engine(
+            model,
+            tokens,
+            reference=reference,
+            batch=None if job.sweep.batch == "auto" else job.sweep.batch,
+            progress=told,
+        )
+        for task in job.todo:
+            job.shards.write(task, compute(task, engine))
+
+
+def _in_process(job: Job, failures: Any) -> None:
+    try:
+        # Several CPU workers share the cores; a GPU's worker needs one.
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+        work(job)
+    except StageError as error:
+        failures.put(str(error))
+        raise SystemExit(1) from None
+
+
+def _work_everywhere(jobs: list[Job]) -> None:
+    """Run one process a device, and stop with the first worker's error."""
+    # Forked from a server that has imported everything and touched no GPU: a fresh start of each
+    # worker would cost more than a small model's whole sweep.
+    context = processes.get_context("forkserver")
+    context.set_forkserver_preload(["stages.heads.ablate", "transformers.models.auto"])
+    failures = context.SimpleQueue()
+    running = [context.Process(target=_in_process, args=(job, failures)) for job in jobs]
+    for process in running:
+        process.start()
+    try:
+        while any(process.is_alive() for process in running):
+            if any(process.exitcode not in (None, 0) for process in running):
+                break
+            time.sleep(0.1)
+    finally:
+        failed = [process for process in running if process.exitcode not in (None, 0)]
+        for process in running:
+            if process.is_alive():
+                process.terminate()
+            process.join()
+    if failed:
+        msg = (
+            failures.get()
+            if not failures.empty()
+            else f"a worker ended with status {failed[0].exitcode}. Run again: it goes on."
+        )
+        raise AblationError(msg)
+
+
+def deviation(checkpoint: Path, tokens: Tensor, sweep: Sweep, device: str) -> float:
+    """Return the largest difference from float32, in nats, over a sample of heads and sequences."""
+    few = tokens[:SAMPLE_SEQUENCES]
+    losses = []
+    for precision in ("float32", sweep.precision):
+        model = cast_blocks(load_model(checkpoint, device=device), precision)
+        with matmul_precision(precision):
+            engine = Engine(model, few)
+            n_layers, n_heads = engine.architecture.n_layers, engine.architecture.n_heads
+            picked = np.linspace(0, n_layers * n_heads - 1, SAMPLE_HEADS).astype(int)
+            effects = [
+                engine.without_heads(layer, [head], AblationType.ZERO)
+                for layer, head in (divmod(int(index), n_heads) for index in np.unique(picked))
+            ]
+            losses.append(torch.cat(effects) - engine.baseline())
+    return float((losses[0] - losses[1]).abs().max())
+
+
+def ablated_sequences(
+    sweep: Sweep, n_sequences: int, attribution: Path | None, step: int
+) -> NDArray[np.int64]:
+    """Return which sequences are ablated: all, or those that a control variate needs.
+
+    Raises
+    ------
+    AblationError
+        The attribution that decides is not given, or is that of another text.
+    """
+    if sweep.estimator == "exact":
+        return np.arange(n_sequences)
+    if attribution is None:
+        msg = (
+            "sweep.estimator control_variate chooses sequences by their attribution and none was "
+            "given. Give --attribution, or take sweep.estimator exact."
+        )
+        raise AblationError(msg)
+    subset = subset_of(sweep, read_attribution(attribution, step), step)
+    if subset.n != n_sequences:
+        msg = (
+            f"{attribution} is of {subset.n} sequences, the evaluated text has {n_sequences}. "
+            "Run dvc repro attribution."
+        )
+        raise AblationError(msg)
+    return subset.sequences
+
+
+def _sweep(params: Path) -> Sweep:
+    """Read the section `sweep`."""
+    return load(params).sweep
+
+
+def _share(text: str) -> tuple[int, int]:
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        msg = f"{text!r} is no share; write i/n with i from 0 to n - 1, for example 0/2"
+        raise argparse.ArgumentTypeError(msg)
+    return index, count
+
+
+def _config(checkpoint: Path) -> dict[str, int]:
+    weight_files(checkpoint)
+    try:
+        content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        return {
+            "n_layers": int(content["num_hidden_layers"]),
+            "n_heads": int(content["num_attention_heads"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = (
+            f"{checkpoint / 'config.json'} does not describe a model ({error}). "
+            "Bring the checkpoint in again."
+        )
+        raise AblationError(msg) from None
+
+
+def _run(args: argparse.Namespace) -> None:
+    sweep = _sweep(args.params)
+    on = devices(args.device)
+    index, count = args.shard
+    needs_reference = any(AblationType(name).needs_reference for name in sweep.perturbations)
+    reference = args.reference if needs_reference else None
+    tokens = read_tokens(args.tokens, "evaluation")
+    check_tokens(tokens, vocab_size=1 << 31, max_positions=1 << 31, name="evaluation")
+    sequences = ablated_sequences(sweep, len(tokens), args.attribution, args.step)
+    chosen = hashlib.sha256(file_hash(args.tokens).encode() + sequences.tobytes())
+    tasks = plan(sweep, **_config(args.checkpoint))
+    inputs = Inputs(
+        weights=fingerprint(args.checkpoint),
+        tokens=chosen.hexdigest(),
+        reference="" if reference is None else file_hash(reference),
+        precision=sweep.precision,
+        device=torch.device(on[0]).type,
+    )
+    folder = args.scratch / f"step{args.step}"
+    shards = Shards(folder, inputs, n_sequences=len(sequences))
+    with lock(folder, index, count):
+        if count == 1:
+            shards.sweep_up()
+        mine = shares(tasks, index, count)
+        todo = shards.missing(mine)
+        if len(todo) < len(mine):
+            cli.log.info("%d of %d shards were finished before", len(mine) - len(todo), len(mine))
+        jobs = [
+            Job(
+                args.checkpoint,
+                args.tokens,
+                reference,
+                sequences,
+                sweep,
+                shards,
+                part,
+                device,
+                position,
+            )
+            for position, device in enumerate(on)
+            if (part := shares(todo, position, len(on)))
+        ]
+        if len(jobs) == 1:
+            work(jobs[0])
+        elif jobs:
+            _work_everywhere(jobs)
+        if left := shards.missing(tasks):
+            cli.log.info(
+                "%d of %d shards are still to come from the other shares; no table is written",
+                len(left),
+                len(tasks),
+            )
+            return
+        provenance = {
+            "precision": sweep.precision,
+            "weights_sha256": inputs.weights,
+            "tokens_sha256": file_hash(args.tokens),
+            "device": inputs.device,
+            "torch": torch.__version__,
+        }
+        if sweep.precision != "float32":
+            largest = deviation(args.checkpoint, tokens, sweep, on[0])
+            cli.log.info("%s differs from float32 by up to %.2g nats", sweep.precision, largest)
+            provenance["largest_deviation_nats"] = f"{largest:.3g}"
+        columns = assemble(tasks, shards.read, step=args.step, sequences=sequences)
+        write_effects(args.out, columns, provenance=provenance)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = cli.parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of one checkpoint")
+    parser.add_argument("--step", type=int, required=True, help="its training step")
+    parser.add_argument("--tokens", type=Path, required=True, help="the evaluated text (.npy)")
+    parser.add_argument("--reference", type=Path, help="another text, for means and resampling")
+    parser.add_argument(
+        "--attribution",
+        type=Path,
+        help="which sequences to ablate for a control variate (.parquet)",
+    )
+    parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
+    parser.add_argument("--out", type=Path, required=True, help="effects table (.parquet)")
+    parser.add_argument("--params", type=Path, default=Path(PARAMS_FILE))
+    parser.add_argument(
+        "--shard", type=_share, default=(0, 1), help="i/n: only this share of the work"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, cuda:0,cuda:1")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,279 @@
+r"""First-order attribution of every head at once: what one forward and one backward pass can tell.
+
+Removing head :math:`h` takes its contribution :math:`d_{h,t}` out of the output of its attention at
+every position :math:`t`. To first order the loss of a sequence then changes by
+
+.. math:: a_h = -\sum_t g_t \cdot d_{h,t},
+
+where :math:`g_t` is the gradient of that loss with respect to the attention's output. One backward
+pass gives
+:math:`g` for all blocks, so all heads cost as much as two or three forward passes. By itself it is
+a poor estimate late in training (heads interact with what follows), but a useful screen, and a good
+control variate for the exact effects (``stages.heads.control_variate``).
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from stages.base import cli, tables
+from stages.base.errors import AblationError, TableError
+from stages.heads.tables.attribution import ATTRIBUTION
+from stages.models.architecture import Architecture, architecture_of, linear, load_model, project
+from stages.models.engine import check_tokens, logit_rows, matmul_precision
+from stages.models.reading import devices, read_tokens
+
+Floats = NDArray[np.float64]
+
+# Positions in one forward and backward pass: what the caches hold, and what fills a GPU.
+CPU_POSITIONS, GPU_POSITIONS = 1024, 8192
+
+
+@dataclass(frozen=True)
+class Features:
+    """Cheap facts about every sequence and head; arrays (sequence, layer, head)."""
+
+    first_order: Floats
+    """First-order effect of the removal on the sequence's loss, nats per token."""
+    fisher: Floats
+    """Sum over positions of the squared first-order terms, times the number of predicted tokens."""
+    size: Floats
+    """Mean over positions of the contribution's squared length over that of the centred
+    residual."""
+    loss: Floats
+    """Baseline loss of each sequence, nats per token: shape (sequence,)."""
+
+    def columns(self) -> Floats:
+        """Return the features side by side: (sequence, layer, head, feature)."""
+        loss = np.broadcast_to(self.loss[:, np.newaxis, np.newaxis], self.first_order.shape)
+        return np.stack([self.first_order, self.fisher, self.size, loss], axis=-1)
+
+
+def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = "") -> Features:
+    """Compute the features of all heads for every sequence.
+
+    Parameters
+    ----------
+    model
+        A causal language model whose architecture is known, in evaluation mode.
+    tokens : (n_sequences, seq)
+        Token ids; every sequence has the same length.
+    batch_size
+        Sequences in one forward and backward pass.
+    label
+        Names the progress bar; without one there is none.
+
+    Raises
+    ------
+    AblationError
+        A gradient is not finite, or the tokens do not fit the model.
+    """
+    architecture = architecture_of(model)
+    check_tokens(
+        tokens,
+        vocab_size=architecture.vocab_size,
+        max_positions=architecture.max_positions,
+        name="evaluation",
+    )
+    device = next(model.parameters()).device
+    inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+    parts = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
+    grams = [_gram(architecture, block) for block in architecture.blocks]
+    # As in the engine: on a CPU every worker has one core and batches of its own.
+    threads = torch.get_num_threads()
+    workers = min(threads, len(parts)) if device.type == "cpu" else 1
+
+    def run(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
+        if workers > 1:
+            torch.set_num_threads(1)
+        return _batch(architecture, grams, inputs[part].to(device), targets[part].to(device))
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            done = tqdm(pool.map(run, parts), total=len(parts), desc=label, disable=not label)
+            columns = list(zip(*done, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+    first_order, fisher, size, loss = (np.concatenate(column) for column in columns)
+    if not np.isfinite(first_order).all():
+        msg = (
+            "the gradient of the loss is not finite, so no attribution can be made. "
+            "Use float32 and check the checkpoint's weights."
+        )
+        raise AblationError(msg)
+    return Features(first_order, fisher, size, loss)
+
+
+def _batch(
+    architecture: Architecture, grams: list[Tensor], inputs: Tensor, targets: Tensor
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return the features of one batch, each (batch, layer, head), and the losses (batch,).
+
+    `inputs` and `targets` are (batch, seq): the last position of a text predicts nothing.
+    """
+    written: list[Tensor] = []  # what the heads write: (batch, seq, n_heads * d_head)
+    outputs: list[Tensor] = []  # what their projection makes of it: (batch, seq, hidden)
+    entering: list[Tensor] = []  # what enters each block: (batch, seq, hidden)
+    with torch.enable_grad():
+        hidden = architecture.embed(inputs)
+        for block in architecture.blocks:
+            heads = architecture.heads(block, hidden)
+            output = project(architecture, block, heads)
+            # Weights carry no gradient: the graph begins at the first projection's output.
+            if not output.requires_grad:
+                output.requires_grad_()
+            written.append(heads.detach())
+            outputs.append(output)
+            entering.append(hidden.detach())
+            hidden = architecture.finish(block, hidden, output)
+        normed = architecture.normalise(hidden)
+        losses, slope = _losses(architecture, normed.detach(), targets)
+        gradients = torch.autograd.grad(normed, outputs, slope)
+
+    split = (*inputs.shape, architecture.n_heads, architecture.d_head)
+    shape = (len(inputs), architecture.n_layers, architecture.n_heads)
+    first_order, fisher, size = (np.empty(shape) for _ in range(3))
+    with torch.no_grad():
+        for layer, block in enumerate(architecture.blocks):
+            weight, _ = architecture.projection(block)
+            each = written[layer].view(split)  # (batch, seq, n_heads, d_head)
+            # g . d_h = (g W_h) . z_h: the contribution itself is never made.
+            terms = -((gradients[layer] @ weight).view(split) * each).sum(dim=-1).double()
+            first_order[:, layer] = terms.sum(dim=1).numpy(force=True)
+            squares = terms.square().sum(dim=1) * inputs.shape[1]
+            fisher[:, layer] = squares.numpy(force=True)
+            length = (torch.einsum("bthd,hde->bthe", each, grams[layer]) * each).sum(dim=-1)
+            spread = entering[layer].var(dim=-1, correction=0) * weight.shape[0]
+            size[:, layer] = (length / spread[..., None]).double().mean(dim=1).numpy(force=True)
+    return first_order, fisher, size, losses.numpy(force=True)
+
+
+def _gram(architecture: Architecture, block: nn.Module) -> Tensor:
+    """Return W_h' W_h of each head, since |d_h|^2 = z_h' (W_h' W_h) z_h: (n_heads, d, d)."""
+    weight, _ = architecture.projection(block)
+    by_head = weight.view(-1, architecture.n_heads, architecture.d_head)
+    return torch.einsum("nhd,nhe->hde", by_head, by_head)
+
+
+@torch.no_grad()
+def _losses(architecture: Architecture, normed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of each sequence, and its slope in what is unembedded.
+
+    The slope of a cross-entropy is the predicted distribution less the target, so that logits are
+    made some rows at a time and none is kept.
+
+    Returns
+    -------
+    Tensor, Tensor
+        (batch,) in double precision, and (batch, seq, hidden).
+    """
+    weight, bias = architecture.unembedding()
+    rows, flat = normed.reshape(-1, normed.shape[-1]), targets.reshape(-1)
+    losses = torch.empty(len(flat), dtype=rows.dtype, device=rows.device)
+    slope = torch.empty_like(rows)
+    step = logit_rows(weight)
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        logits, target = linear(rows[part], weight, bias), flat[part, None]
+        total = logits.logsumexp(dim=-1, keepdim=True)
+        losses[part] = (total - logits.gather(1, target))[:, 0]
+        share = logits.sub_(total).exp_()
+        share.scatter_add_(1, target, share.new_full(target.shape, -1.0))
+        slope[part] = share @ weight
+    slope /= targets.shape[1]
+    return losses.double().view(targets.shape).mean(dim=1), slope.view_as(normed)
+
+
+def to_table(found: Features, step: int) -> pd.DataFrame:
+    """Return ``ATTRIBUTION`` of one checkpoint."""
+    n, n_layers, n_heads = found.first_order.shape
+    layer, head, sequence = (index.ravel() for index in np.indices((n_layers, n_heads, n)))
+
+    def column(values: Floats) -> Floats:
+        return np.moveaxis(values, 0, -1).ravel()
+
+    return pd.DataFrame(
+        {
+            "step": step,
+            "layer": layer,
+            "head": head,
+            "sequence": sequence,
+            "loss_base": found.loss[sequence],
+            "first_order_nats": column(found.first_order),
+            "fisher": column(found.fisher),
+            "size": column(found.size),
+        }
+    )
+
+
+def read(path: Path, step: int) -> Features:
+    """Read the features of one checkpoint.
+
+    Raises
+    ------
+    TableError
+        The file is missing, is of another step, or does not hold every head on every sequence.
+    """
+    table = tables.read_parquet(path, ATTRIBUTION)
+    if table.empty or (table["step"] != step).any():
+        msg = f"{path} is not the attribution of step {step}. Run dvc repro attribution."
+        raise TableError(msg)
+    ordered = table.sort_values(["layer", "head", "sequence"], ignore_index=True)
+    shape = tuple(int(ordered[name].max()) + 1 for name in ("layer", "head", "sequence"))
+    if len(ordered) != np.prod(shape):
+        msg = (
+            f"{path} holds {len(ordered)} rows, not {shape[0]} layers x {shape[1]} heads x "
+            f"{shape[2]} sequences. Run dvc repro attribution."
+        )
+        raise TableError(msg)
+
+    def values(name: str) -> Floats:
+        return np.moveaxis(ordered[name].to_numpy(float).reshape(shape), -1, 0)
+
+    return Features(
+        first_order=values("first_order_nats"),
+        fisher=values("fisher"),
+        size=values("size"),
+        loss=values("loss_base")[:, 0, 0],
+    )
+
+
+def _run(args: argparse.Namespace) -> None:
+    device = devices(args.device)[0]
+    tokens = read_tokens(args.tokens, "evaluation")
+    model = load_model(args.checkpoint, device=device)
+    positions = CPU_POSITIONS if device == "cpu" else GPU_POSITIONS
+    with matmul_precision("float32"):
+        found = features(
+            model,
+            tokens,
+            batch_size=max(1, positions // tokens.shape[1]),
+            label=f"attribution of {args.checkpoint.name} on {device}",
+        )
+    tables.write_parquet(to_table(found, args.step), ATTRIBUTION, args.out, metadata={})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = cli.parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of one checkpoint")
+    parser.add_argument("--step", type=int, required=True, help="its training step")
+    parser.add_argument("--tokens", type=Path, required=True, help="the evaluated text (.npy)")
+    parser.add_argument("--out", type=Path, required=True, help="attribution table (.parquet)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

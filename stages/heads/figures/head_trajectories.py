@@ -1,0 +1,251 @@
+"""Draw the effect of removing each head along training, and the concentration of all of them.
+
+One line a head; the heads with the largest effect at any step have names. The scale is linear near
+zero, where effects are of the size of the noise, and logarithmic beyond.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from stages.drawing import command, style
+from stages.heads.figures import heads
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import HEAD_TRAJECTORY
+
+NAME = "head_trajectories"
+Floats = NDArray[np.float64]
+
+N_NAMED = 10
+HEIGHT_MM = 104
+TOP_MM, FOOT_MM = 6, 15
+LINES_LEFT_MM, LINES_WIDTH_MM = 14, 86
+SIDE_LEFT_MM, SIDE_WIDTH_MM = 121, 59
+GAP_MM = 4.5
+# Beyond the last step: room for names, as a share of the (logarithmic) axis.
+NAMES_SHARE = 0.17
+NAME_LINE_PT = 8.6
+LOOKS: tuple[tuple[str, style.LineStyle], ...] = tuple(
+    (colour, line)
+    for line in ("-", "--")
+    for colour in (style.VERMILLION, style.BLUE, style.GREEN, style.PURPLE, style.ORANGE)
+)
+METRICS = {
+    "gini": "Gini coefficient",
+    "effective_number": "Effective number\nof heads",
+    "sum_abs_delta_nats": f"Sum of |{heads.DELTA} loss|\n(nats per token)",
+}
+
+
+@style.styled
+def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
+    """Return the lines of all heads, and beside them the metrics with intervals and noise floor.
+
+    Parameters
+    ----------
+    importance
+        ``HEAD_IMPORTANCE``; zero ablation is drawn where there is one.
+    trajectory
+        ``HEAD_TRAJECTORY`` of the same effects.
+
+    Raises
+    ------
+    FigureError
+        The table holds no head.
+    """
+    rows = heads.shown(importance)
+    wide = heads.effects(rows)
+    steps = [int(step) for step in wide.columns]
+    figure = style.figure(style.DOUBLE_MM, HEIGHT_MM + style.STRIP_MM)
+    height = HEIGHT_MM - TOP_MM - FOOT_MM
+    lines = style.add_axes(
+        figure, left=LINES_LEFT_MM, top=TOP_MM, width=LINES_WIDTH_MM, height=height
+    )
+    _lines(lines, wide, steps, heads.noise_level(rows), height)
+    of_shown = trajectory[trajectory["perturbation"] == heads.perturbation(rows)]
+    each = (height - (len(METRICS) - 1) * GAP_MM) / len(METRICS)
+    for i, (metric, label) in enumerate(METRICS.items()):
+        axes = style.add_axes(
+            figure,
+            left=SIDE_LEFT_MM,
+            top=TOP_MM + i * (each + GAP_MM),
+            width=SIDE_WIDTH_MM,
+            height=each,
+        )
+        part = of_shown[of_shown["metric"] == metric].sort_values("step")
+        _metric(axes, part, label, steps, last=i == len(METRICS) - 1)
+    _legend(figure)
+    return figure
+
+
+def _lines(axes: Axes, wide: pd.DataFrame, steps: list[int], level: float, height: float) -> None:
+    x = heads.positions(steps)
+    linear = 10.0 ** math.floor(math.log10(2 * level))
+    largest = wide.abs().max(axis=1).sort_values(ascending=False, kind="stable")
+    named = list(largest.index[:N_NAMED])
+    axes.set_yscale("symlog", linthresh=linear, linscale=0.6)
+    axes.axhspan(-linear, linear, color="#f3f3f3", linewidth=0, zorder=0)
+    axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
+    rest = wide.drop(index=named)
+    # So many lines as lie over one another, so much fainter each.
+    alpha = float(np.clip(25 / max(len(rest), 1), 0.18, 0.5))
+    for values in rest.to_numpy(float):
+        axes.plot(x, values, color=style.GREY, linewidth=0.4, alpha=alpha, zorder=2)
+    for index, (colour, line) in zip(named, LOOKS, strict=False):
+        values = wide.loc[index].to_numpy(float)
+        axes.plot(x, values, color=colour, linestyle=line, linewidth=1.1, zorder=3)
+    low, high = float(wide.to_numpy().min()), float(wide.to_numpy().max())
+    axes.set_ylim(min(low * 1.6, -2 * linear), max(high * 1.6, 2 * linear))
+    axes.yaxis.set_major_locator(FixedLocator(_decades(linear, *axes.get_ylim())))
+    axes.yaxis.set_major_formatter(FuncFormatter(_power))
+    axes.minorticks_off()
+    span = math.log(x[-1] / x[0]) or 1.0
+    share = 1 - NAMES_SHARE - 0.03
+    heads.step_axis(axes, steps, LINES_WIDTH_MM * share)
+    axes.set_xlim(
+        math.exp(math.log(x[0]) - 0.03 / share * span),
+        math.exp(math.log(x[-1]) + NAMES_SHARE / share * span),
+    )
+    axes.set_xlabel("Training step")
+    axes.set_ylabel(heads.EFFECT, labelpad=2)
+    _names(axes, wide.loc[named], float(x[-1]), height)
+
+
+def _decades(linear: float, low: float, high: float) -> list[float]:
+    """Return zero and the powers of ten from the edge of the linear part outward."""
+    first = round(math.log10(linear))
+    up = [10.0**k for k in range(first, 4) if 10.0**k <= high]
+    down = [-(10.0**k) for k in range(first, 4) if -(10.0**k) >= low]
+    return [*reversed(down), 0.0, *up]
+
+
+def _power(value: float, _: int) -> str:
+    if value == 0:
+        return "0"
+    sign = "-" if value < 0 else ""
+    return f"${sign}10^{{{round(math.log10(abs(value)))}}}$"
+
+
+def _names(axes: Axes, named: pd.DataFrame, x_end: float, height_mm: float) -> None:
+    """Write the names in the order of the lines' ends, apart from one another."""
+    ends = named.iloc[:, -1].to_numpy(float)
+    to_page = axes.transData + axes.transAxes.inverted()
+    height_pt = height_mm / style.MM_PER_INCH * style.POINTS_PER_INCH
+    at = np.array([to_page.transform((x_end, end)) for end in ends])
+    placed = apart(at[:, 1] * height_pt, NAME_LINE_PT, 0, height_pt) / height_pt
+    x_text = at[0, 0] + 0.045
+    for (layer, head), start, y, look in zip(named.index, at, placed, LOOKS, strict=False):
+        axes.plot(
+            [start[0] + 0.004, x_text - 0.006],
+            [start[1], y],
+            transform=axes.transAxes,
+            color=look[0],
+            linewidth=0.5,
+            clip_on=False,
+        )
+        axes.text(x_text, y, heads.head_name(layer, head), transform=axes.transAxes, va="center")
+
+
+def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:
+    """Return places in the same order, at least `gap` apart, as near as can be to those wanted.
+
+    Blocks of neighbours that are too close share their mean displacement (isotonic regression);
+    where `low` to `high` is too short for all, the places fill it evenly.
+
+    Examples
+    --------
+    >>> apart(np.array([10.0, 10.0, 30.0]), 4.0, 0.0, 100.0).tolist()
+    [8.0, 12.0, 30.0]
+    """
+    order = np.argsort(wanted, kind="stable")
+    n = len(wanted)
+    if n * gap > high - low:
+        placed = np.linspace(low + gap / 2, high - gap / 2, n)
+    else:
+        steps = gap * np.arange(n)
+        goal = np.clip(wanted[order], low + gap / 2, high - gap / 2) - steps
+        blocks: list[list[float]] = []
+        for value in goal:
+            blocks.append([float(value), 1])
+            while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+                mean, count = blocks.pop()
+                before, earlier = blocks.pop()
+                total = count + earlier
+                blocks.append([(mean * count + before * earlier) / total, total])
+        level = np.concatenate([np.full(int(count), mean) for mean, count in blocks])
+        level = np.clip(level, low + gap / 2, high - gap / 2 - steps[-1])
+        placed = level + steps
+    found: Floats = np.empty(n)
+    found[order] = placed
+    return found
+
+
+def _metric(axes: Axes, part: pd.DataFrame, label: str, steps: list[int], *, last: bool) -> None:
+    x = heads.positions([int(step) for step in part["step"]])
+    colour = style.COLOURS["heads"]
+    axes.fill_between(
+        x, part["floor_low"], part["floor_high"], color=style.FAINT, linewidth=0, zorder=0
+    )
+    axes.plot(x, part["floor"], color=style.QUIET, linewidth=0.8, dashes=(3, 2), zorder=1)
+    for end in ("heads_low", "heads_high"):
+        axes.plot(x, part[end], color=colour, linewidth=0.6, dashes=(1, 1.5), zorder=2)
+    axes.fill_between(
+        x, part["sequences_low"], part["sequences_high"], color=colour, alpha=0.3, linewidth=0
+    )
+    axes.plot(x, part["value"], color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3)
+    heads.step_axis(axes, steps, SIDE_WIDTH_MM * 0.92, labels=last)
+    axes.margins(x=0.04)
+    if part["metric"].iloc[0] == "sum_abs_delta_nats" and (part["sequences_low"] > 0).all():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(_power))
+        axes.minorticks_off()
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    # The page's middle for all labels of the column, whatever the width of the numbers.
+    axes.set_ylabel(label)
+    axes.yaxis.set_label_coords(-0.17, 0.5)
+    if last:
+        axes.set_xlabel("Training step")
+
+
+def _legend(figure: Figure) -> None:
+    colour = style.COLOURS["heads"]
+    observed = Line2D([], [], color=colour, marker="o", markersize=2.6, linewidth=1.2)
+    band = Patch(color=colour, alpha=0.3, linewidth=0)
+    floor = Line2D([], [], color=style.QUIET, linewidth=0.8, dashes=(3, 2))
+    handles: dict[str, Any] = {
+        "a head": Line2D([], [], color=style.GREY, linewidth=0.6),
+        "size of noise (linear scale)": Patch(color="#f3f3f3"),
+        "all heads, interval over sequences": (band, observed),
+        "over heads": Line2D([], [], color=colour, linewidth=0.6, dashes=(1, 1.5)),
+        "noise alone": (Patch(color=style.FAINT, linewidth=0), floor),
+    }
+    strip = style.STRIP_MM / (HEIGHT_MM + style.STRIP_MM)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="lower center",
+        bbox_to_anchor=(0.5, strip - 0.01),
+        ncols=len(handles),
+        handlelength=2,
+        columnspacing=1.4,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    inputs = {"importance": HEAD_IMPORTANCE, "trajectory": HEAD_TRAJECTORY}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,381 @@
+"""Plan the ablations of one checkpoint as shards, do them in any order, and put them together.
+
+A shard holds the losses of every sequence under one kind of perturbation of one layer. Its name
+carries a sha256 of everything that decides its numbers, it appears whole or not at all, and it
+lies outside what DVC tracks, so a run that was killed goes on where it stopped.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from stages.base import cli
+from stages.base.errors import AblationError
+from stages.base.files import atomic_path
+from stages.heads.settings import Sweep
+from stages.models.engine import ENGINE_VERSION, Engine
+from stages.models.perturbation import COMPANION_HEADS, AblationType
+
+Losses = npt.NDArray[np.float64]
+
+BASELINE = "baseline"
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("unit", pa.string()),
+        ("perturbation", pa.string()),
+        ("layer", pa.int64()),
+        ("head", pa.int64()),
+        ("draw", pa.int64()),
+        ("sequence", pa.int64()),
+        ("loss_base", pa.float64()),
+        ("loss_ablated", pa.float64()),
+        ("delta_loss_nats", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One shard's work: one kind of perturbation of one layer."""
+
+    layer: int
+    unit: str
+    """head, layer, noise or baseline."""
+    perturbation: str
+    heads: tuple[int, ...] = ()
+    draws: tuple[tuple[int, int, float], ...] = ()
+    """Number, seed and alpha of each draw; alpha is 0 where there is no noise."""
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """Head and draw of each row of the shard's losses."""
+        draws = [number for number, _, _ in self.draws] or [0]
+        return tuple((head, draw) for head in (self.heads or (-1,)) for draw in draws)
+
+    @property
+    def label(self) -> str:
+        """A name for people."""
+        return f"L{self.layer:02d}-{self.unit}-{self.perturbation}"
+
+    def cost(self, n_layers: int) -> int:
+        """Return the work for one sequence, in blocks run; the unembedding counts as one."""
+        done = self.layer if self.unit == BASELINE else self.layer + 1
+        return len(self.rows) * (n_layers - done + 1)
+
+
+def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Task]:
+    """List the tasks of a checkpoint, in the order of layers.
+
+    Raises
+    ------
+    AblationError
+        A head or layer that the model does not have is asked for.
+    """
+    by_layer = _chosen_heads(sweep, n_layers, n_heads)
+    # Behind the last block: what the baseline pass ends with.
+    tasks = [Task(n_layers, BASELINE, "none")]
+    for name in sweep.perturbations:
+        drawn = range(sweep.resample.draws) if name == AblationType.RESAMPLE.value else ()
+        draws = tuple((draw, sweep.resample.seed + draw, 0.0) for draw in drawn)
+        tasks += [Task(layer, "head", name, heads, draws) for layer, heads in by_layer.items()]
+    if sweep.layers:
+        tasks += [Task(layer, "layer", "zero") for layer in range(n_layers)]
+    noise = sweep.noise
+    numbered = [
+        (index, draw, alpha)
+        for index, (alpha, draw) in enumerate(
+            (alpha, draw) for alpha in noise.alphas for draw in range(noise.draws)
+        )
+    ]
+    for layer in range(n_layers):
+        draws = tuple(
+            (index, noise.seed + draw, alpha)
+            for index, draw, alpha in numbered
+            if draw % n_layers == layer
+        )
+        if draws:
+            tasks.append(Task(layer, "noise", "gaussian", draws=draws))
+    return sorted(tasks)
+
+
+def _chosen_heads(sweep: Sweep, n_layers: int, n_heads: int) -> dict[int, tuple[int, ...]]:
+    match sweep.heads:
+        case "all":
+            pairs = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+        case "companion":
+            pairs = [(layer, head) for layer in range(n_layers) for head in COMPANION_HEADS]
+        case _:
+            pairs = sorted(sweep.heads)
+    for layer, head in pairs:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            msg = (
+                f"L{layer}H{head} does not exist: the model has {n_layers} layers of {n_heads} "
+                f"heads, counted from 0. Change sweep.heads ({_shown(sweep.heads)})."
+            )
+            raise AblationError(msg)
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in pairs:
+        by_layer.setdefault(layer, []).append(head)
+    return {layer: tuple(heads) for layer, heads in by_layer.items()}
+
+
+def _shown(heads: object) -> str:
+    return heads if isinstance(heads, str) else "a list"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What decides the numbers of a checkpoint, beside the task itself."""
+
+    weights: str
+    """sha256 over the weight files and ``config.json``."""
+    tokens: str
+    reference: str
+    precision: str
+    device: str
+    """cpu or cuda: they round differently."""
+
+    def key(self, task: Task) -> str:
+        """Return the sha256 that names the shard of `task`."""
+        content = dataclasses.asdict(self) | {
+            "task": dataclasses.asdict(task),
+            "engine": ENGINE_VERSION,
+            "torch": torch.__version__,
+        }
+        if not _needs_reference(task):
+            content["reference"] = ""
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _needs_reference(task: Task) -> bool:
+    return task.unit == "head" and AblationType(task.perturbation).needs_reference
+
+
+def shares(tasks: Sequence[Task], index: int, count: int) -> list[Task]:
+    """Deal the tasks out to `count` runs and return those of run `index`.
+
+    Each gets tasks of low and of high layers, whose costs differ.
+    """
+    return list(tasks[index::count])
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The finished work of one checkpoint: a folder of arrays, named by what decides them."""
+
+    folder: Path
+    inputs: Inputs
+    n_sequences: int
+
+    def path(self, task: Task) -> Path:
+        """Return where the shard of `task` lies or will lie."""
+        return self.folder / f"{task.label}-{self.inputs.key(task)[:24]}.npz"
+
+    def read(self, task: Task) -> Losses | None:
+        """Return a shard's losses, (rows, sequences); none if it is not there or damaged.
+
+        A damaged shard is named and removed; it is computed again.
+        """
+        path = self.path(task)
+        if not path.exists():
+            return None
+        try:
+            # A file of its own: np.load leaves one open that it cannot read.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                losses, key = content["losses"], str(content["key"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            fault = " ".join(str(error).split()) or type(error).__name__
+        else:
+            expected = (len(task.rows), self.n_sequences)
+            if (
+                key == self.inputs.key(task)
+                and losses.shape == expected
+                and losses.dtype == np.float64
+            ):
+                return np.asarray(losses, dtype=np.float64)
+            fault = f"it holds {losses.shape}, not {expected}, or belongs to another run"
+        cli.log.warning("%s is damaged (%s); it is computed again", path, fault)
+        path.unlink(missing_ok=True)
+        return None
+
+    def write(self, task: Task, losses: Losses) -> None:
+        """Write a shard, whole or not at all.
+
+        Raises
+        ------
+        AblationError
+            The disk is full or the folder cannot be written to.
+        """
+        path = self.path(task)
+        try:
+            with atomic_path(path) as temporary:
+                np.savez(temporary, losses=losses, key=np.array(self.inputs.key(task)))
+        except OSError as error:
+            raise AblationError(_unwritten(path, error)) from None
+
+    def missing(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the tasks whose shard is not there or is damaged."""
+        return [task for task in tasks if self.read(task) is None]
+
+    def sweep_up(self) -> None:
+        """Remove what a killed run left half-written. Only for who holds the lock."""
+        for left in self.folder.glob(".*.npz.*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _unwritten(path: Path, error: OSError) -> str:
+    return (
+        f"{path} could not be written ({error.strerror or error}). "
+        "Free disk space and run again: finished shards are kept."
+    )
+
+
+def compute(task: Task, engine: Engine) -> Losses:
+    """Return the losses of a task: (rows, sequences). Layers must come in ascending order."""
+    match task.unit:
+        case "head":
+            kind = AblationType(task.perturbation)
+            drawn = [
+                engine.without_heads(
+                    task.layer,
+                    task.heads,
+                    kind,
+                    generator=torch.Generator().manual_seed(seed),
+                )
+                for _, seed, _ in task.draws or ((0, 0, 0.0),)
+            ]
+            # (heads, draws, sequences): one row after another as in task.rows.
+            losses = torch.stack(drawn, dim=1).flatten(0, 1)
+        case "layer":
+            losses = engine.without_layer(task.layer)[None]
+        case "noise":
+            losses = torch.stack(
+                [
+                    engine.with_noise(task.layer, alpha=alpha, seed=seed)
+                    for _, seed, alpha in task.draws
+                ]
+            )
+        case _:
+            losses = engine.baseline()[None]
+    values = np.asarray(losses.numpy(), dtype=np.float64)
+    if not np.isfinite(values).all() and task.unit != "noise":
+        msg = (
+            f"{task.label} makes losses that are nan or infinite. "
+            "Use sweep.precision float32, or leave this checkpoint out."
+        )
+        raise AblationError(msg)
+    return values
+
+
+def assemble(
+    tasks: Sequence[Task],
+    read: Callable[[Task], Losses | None],
+    *,
+    step: int,
+    sequences: npt.NDArray[np.int64],
+) -> dict[str, npt.NDArray[Any]]:
+    """Put finished shards together as the columns of the effects table, sorted by its keys.
+
+    Parameters
+    ----------
+    tasks, read
+        All tasks of the checkpoint, and how to read the losses of one.
+    step
+        Its training step.
+    sequences : (n_sequences,)
+        Numbers of the sequences in the evaluated text.
+    """
+    base = read(next(task for task in tasks if task.unit == BASELINE))
+    if base is None:
+        msg = "the baseline's shard is missing. Run the sweep again."
+        raise AblationError(msg)
+    n_sequences = base.shape[1]
+    keys: list[tuple[str, str, int, int, int]] = []
+    parts: list[Losses] = []
+    for task in tasks:
+        if task.unit == BASELINE:
+            continue
+        losses = read(task)
+        if losses is None:
+            msg = f"the shard {task.label} is missing. Run the sweep again."
+            raise AblationError(msg)
+        # A draw of noise is known by its number; its block is that number modulo the layers.
+        layer = -1 if task.unit == "noise" else task.layer
+        keys += [(task.unit, task.perturbation, layer, head, draw) for head, draw in task.rows]
+        parts.append(losses)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    ablated = np.concatenate(parts)[order].ravel()
+    unit, perturbation, layer_, head_, draw_ = (
+        np.repeat(np.array([keys[index][field] for index in order]), n_sequences)
+        for field in range(5)
+    )
+    loss_base = np.tile(base[0], len(keys))
+    return {
+        "step": np.full(len(ablated), step, dtype=np.int64),
+        "unit": unit,
+        "perturbation": perturbation,
+        "layer": layer_,
+        "head": head_,
+        "draw": draw_,
+        "sequence": np.tile(sequences, len(keys)),
+        "loss_base": loss_base,
+        "loss_ablated": ablated,
+        "delta_loss_nats": ablated - loss_base,
+    }
+
+
+def write_effects(
+    path: Path, columns: dict[str, npt.NDArray[Any]], *, provenance: dict[str, str]
+) -> None:
+    """Write the effects table as Parquet, atomically; the same content makes the same bytes.
+
+    Raises
+    ------
+    AblationError
+        The disk is full or the folder cannot be written to.
+    """
+    table = pa.table(columns, schema=SCHEMA.with_metadata(provenance))
+    try:
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    except OSError as error:
+        raise AblationError(_unwritten(path, error)) from None
+
+
+@contextmanager
+def lock(folder: Path, index: int, count: int) -> Iterator[None]:
+    """Hold the scratch folder: alone, or side by side with the other shares of a job array.
+
+    A second run of the same share, or a whole run beside any other, says so and waits. DVC leaves a
+    stage running when it is itself killed, and starts another beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [(folder / "lock", fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)]
+    if count > 1:
+        wanted.append((folder / f"lock-{index}-of-{count}", fcntl.LOCK_EX))
+    with ExitStack() as stack:
+        for path, kind in wanted:
+            # Held as long as the file is open; a killed process lets go by itself.
+            file = stack.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                cli.log.info("another run works in %s; waiting for it to end", folder)
+                fcntl.flock(file, kind)
+        yield

@@ -1,0 +1,145 @@
+"""Fetch the checkpoints of a published model, verify them and put them where the settings say."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from stages.base import cli
+from stages.base.errors import CheckpointError, SettingsError
+from stages.base.files import atomic_folder, file_hash, write_text
+from stages.base.settings import load
+from stages.inputs.hub import verify
+from stages.inputs.hub.download import TOKENIZER_FILES, Fetched, alone, fetch
+from stages.inputs.settings import HubModel, Revision
+
+RECORD_FILE = "checkpoints.json"
+
+
+def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = None) -> None:
+    """Put folder `out` in place, one ``step<N>`` a checkpoint, whole or not at all.
+
+    Parameters
+    ----------
+    model
+        Which checkpoints, and what is known of them.
+    out
+        Gets ``step<N>/`` and ``checkpoints.json``.
+    downloads
+        Keeps weights between runs.
+    endpoint
+        Address of the Hub; none: ``HF_ENDPOINT``, or the public one.
+
+    Raises
+    ------
+    CheckpointError
+        A checkpoint cannot be had, or is not what it is called.
+    """
+    with alone(downloads, model.name), atomic_folder(out) as fresh:
+        record, drifts, all_fetched = [], [], []
+        sha256: dict[int, str] = {}
+        first: torch.Tensor | None = None
+        with tqdm(model.checkpoints, desc=model.name, unit="checkpoint") as progress:
+            for step in progress:
+                fetched = fetch(model, step, downloads=downloads, endpoint=endpoint)
+                sha256[step] = file_hash(fetched.weights)
+                _check_known(model, fetched, sha256[step])
+                # At once: the next gigabyte is not fetched for nothing.
+                verify.check_distinct(sha256)
+                known = verify.expected(fetched.config)
+                embedding = verify.check_weights(fetched.weights, known, step=step)
+                first = embedding if first is None else first
+                if embedding.shape != first.shape:
+                    msg = (
+                        f"checkpoint step{step} has an embedding of {tuple(embedding.shape)}, "
+                        f"step{model.checkpoints[0]} one of {tuple(first.shape)}: they are of two "
+                        "models. Name the right repository or commit."
+                    )
+                    raise CheckpointError(msg)
+                drifts.append(verify.drift(embedding, first))
+                verify.check_drift(
+                    model.checkpoints[: len(drifts)], drifts, max_drop=model.max_drift_drop
+                )
+                record.append(_entry(model, fetched, sha256[step], drifts[-1]))
+                all_fetched.append(fetched)
+        if not any(
+            path.name == TOKENIZER_FILES[0] for one in all_fetched for path in one.tokenizer
+        ):
+            msg = (
+                f"no checkpoint of {model.name} has {TOKENIZER_FILES[0]}. "
+                f"Put it beside one of them and set model.local in conf/model/{model.name}.yaml."
+            )
+            raise CheckpointError(msg)
+        for fetched in all_fetched:
+            _copy(fetched, fresh / f"step{fetched.step}")
+        write_text(fresh / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _check_known(model: HubModel, fetched: Fetched, sha256: str) -> None:
+    """Compare with the sha256 that the settings give, if they do."""
+    pinned = model.revisions.get(f"step{fetched.step}", Revision())
+    safe = fetched.weights.suffix == ".safetensors"
+    known = pinned.safetensors_sha256 if safe else pinned.bin_sha256
+    if known is not None and known != sha256:
+        msg = (
+            f"checkpoint step{fetched.step}: the sha256 of {fetched.weights.name} is {sha256}, "
+            f"conf/model/{model.name}.yaml says {known}. Pin the commit that has it, or correct "
+            "model.revisions if the repository has truly changed."
+        )
+        raise CheckpointError(msg)
+
+
+def _entry(
+    model: HubModel, fetched: Fetched, sha256: str, embedding_drift: float
+) -> dict[str, object]:
+    return {
+        "step": fetched.step,
+        "repo": model.repo,
+        "revision": fetched.revision,
+        "commit": fetched.commit,
+        "file": fetched.weights.name,
+        "size_bytes": fetched.weights.stat().st_size,
+        "sha256": sha256,
+        "embedding_drift": embedding_drift,
+    }
+
+
+def _copy(fetched: Fetched, folder: Path) -> None:
+    # A link would share its bytes with a cache that may change or drop them.
+    folder.mkdir()
+    for path in (fetched.config, fetched.weights, *fetched.tokenizer):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _run(args: argparse.Namespace) -> None:
+    model = load(args.params).model
+    if not isinstance(model, HubModel):
+        msg = (
+            f"{args.params} is composed for model {model.name} (source {model.source}), which "
+            "downloads nothing. Compose another: "
+            "python -m stages.base.compose --model pythia-410m-deduped."
+        )
+        raise SettingsError(msg)
+    make(model, out=args.out, downloads=args.downloads)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("data/downloads"),
+        help="weights, which stay there (default: %(default)s)",
+    )
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,383 @@
+"""Settings of the inputs: which cells, which model, which text."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from stages.base.sections import Address, Count, Key, Section
+
+
+class SimulatedFile(Section):
+    """One file that the demo simulates, in the layout of the published file it stands for."""
+
+    out: Path
+    cohort: Literal["tms", "kimmel", "rat"]
+    platform: Literal["facs", "droplet"]
+    layout: Literal["anndata", "legacy", "mtx"]
+    tissue: str | None = None
+
+
+class FigshareFile(Section):
+    """A file on figshare: the version of the article that lists it, and its own number."""
+
+    article: Count
+    version: Count
+    id: Count
+
+
+class RemoteFile(Section):
+    """One published file: where it lies and what must be true of its bytes."""
+
+    out: Path
+    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    urls: list[Address] = []
+    """Addresses, tried in this order, after those that `figshare` gives."""
+    figshare: FigshareFile | None = None
+    format: Literal["h5ad", "csv", "tar", "zip"]
+    size_bytes: Count | None = None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    members: list[str] = []
+    """Patterns (fnmatch) of the members to unpack from an archive; empty: all of them."""
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Self:
+        if not self.urls and self.figshare is None:
+            msg = f"{self.filename} has no address; give urls or figshare"
+            raise ValueError(msg)
+        return self
+
+
+class Columns(Section):
+    """Which column of a table of cells says what."""
+
+    animal: str
+    age: str
+    cell_type: str
+    tissue: str | None = None
+    sex: str | None = None
+
+
+class Constants(Section):
+    """What a table of cells does not say because it is the same for all of them."""
+
+    tissue: str | None = None
+    sex: str | None = None
+
+
+class CellsFile(Section):
+    """A table of annotated cells: its file, its columns, and who is young and old in its cohort."""
+
+    raw: Path
+    cohort: str
+    platform: str
+    columns: Columns
+    constants: Constants = Constants()
+    age_months: dict[str, float] = {}
+    where: dict[str, str] = {}
+    """Keep only the cells whose column has this value; empty: all of them."""
+    young_max_months: float
+    old_min_months: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.columns.tissue is None and self.constants.tissue is None:
+            msg = (
+                "neither columns.tissue nor constants.tissue is given; "
+                "name the column or state the tissue"
+            )
+            raise ValueError(msg)
+        if self.young_max_months >= self.old_min_months:
+            msg = (
+                f"young_max_months {self.young_max_months:g} is not below "
+                f"old_min_months {self.old_min_months:g}; "
+                "no animal may be both young and old"
+            )
+            raise ValueError(msg)
+        return self
+
+
+RAT_ATLAS = "GSE137869"
+
+
+NOT_THE_RAT_ATLAS = {"GSE141784": "a time course of pancreatic islets of NOD mice"}
+"""Series that are cited for the rat atlas and are something else."""
+
+
+class Graph(Section):
+    """A tissue of a file of cells, of which a graph of neighbours is made (``atlas.graphs``)."""
+
+    cells: str
+    """A key of atlas.cells."""
+    raw: Path
+    """The file of these cells, as there."""
+    tissue: str
+
+
+class Libraries(Section):
+    """A folder of the rat atlas' libraries of one tissue, as shipped (``atlas.libraries``)."""
+
+    raw: Path
+    accession: str
+    """The series that the files are of."""
+    cohort: str
+    platform: str
+    tissue: str
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z]+$")]
+    """How the atlas names the tissue: BM-M-Y is the bone marrow of the young male."""
+    age_months: dict[str, Annotated[float, Field(gt=0)]]
+    """By the last part of a library's name: Y, O, CR."""
+    min_counts: Count
+    """Cells with fewer counts are left out."""
+
+    @field_validator("accession")
+    @classmethod
+    def _is_the_rat_atlas(cls, accession: str) -> str:
+        if accession != RAT_ATLAS:
+            known = NOT_THE_RAT_ATLAS.get(accession, "another data set")
+            msg = f"{accession} is {known}; the rat atlas of Ma et al. 2020 is {RAT_ATLAS}"
+            raise ValueError(msg)
+        return accession
+
+    @field_validator("age_months")
+    @classmethod
+    def _of_every_condition(cls, months: dict[str, float]) -> dict[str, float]:
+        if set(months) != {"Y", "O", "CR"}:
+            msg = f"it names {', '.join(months) or 'nothing'}; give the age of Y, O and CR"
+            raise ValueError(msg)
+        return months
+
+
+class _Atlas(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    simulated: bool
+    notice: str | None
+    """What every page, figure and table made from these inputs must say."""
+    cells: Annotated[dict[Key, CellsFile], Field(min_length=1)]
+    graphs: dict[Key, Graph] = {}
+    """Tissues whose cells are clustered; their files hold counts."""
+    libraries: dict[Key, Libraries] = {}
+    """Libraries of the rat atlas, which has no annotated cells."""
+
+    @model_validator(mode="after")
+    def _graphs_have_files(self) -> Self:
+        for key, graph in self.graphs.items():
+            if graph.cells not in self.cells:
+                allowed = ", ".join(self.cells)
+                msg = f"graphs.{key}.cells {graph.cells!r} is no key of cells ({allowed})"
+                raise ValueError(msg)
+            if graph.raw != self.cells[graph.cells].raw:
+                msg = (
+                    f"graphs.{key}.raw {graph.raw} is not the file of cells.{graph.cells} "
+                    f"({self.cells[graph.cells].raw}); give the same"
+                )
+                raise ValueError(msg)
+        if twice := set(self.graphs) & set(self.libraries):
+            msg = f"graphs and libraries both name {min(twice)}; give one another name"
+            raise ValueError(msg)
+        return self
+
+
+class DemoAtlas(_Atlas):
+    """Simulated cohorts with known truth."""
+
+    source: Literal["demo"]
+    seed: int
+    acquire: dict[Key, SimulatedFile]
+
+
+class PublishedAtlas(_Atlas):
+    """The published files, downloaded and verified."""
+
+    source: Literal["published"]
+    acquire: dict[Key, RemoteFile]
+
+
+class LocalAtlas(_Atlas):
+    """A table of cells that lies on this computer."""
+
+    source: Literal["local"]
+    acquire: Annotated[dict[str, RemoteFile], Field(max_length=0)] = {}
+
+
+Atlas = Annotated[DemoAtlas | PublishedAtlas | LocalAtlas, Field(discriminator="source")]
+
+
+class Text(Section):
+    """Which text a model is measured on, and how it becomes tokens."""
+
+    protocol: Literal["wikitext", "file", "corpus"]
+    """wikitext: the published one; file: the same on a local text; corpus: pythia-mini's own."""
+    n_sequences: Count
+    reference_sequences: Count
+    """How many sequences of other text, over which a head's mean is taken."""
+    seq_len: Annotated[int, Field(ge=2)]
+    min_characters: Annotated[int, Field(ge=0)] = 0
+    """Lines that are shorter without surrounding white space are dropped."""
+    path: Path | None = None
+    """A local file: any text (file), or the Parquet shard put there by hand (wikitext)."""
+    repo: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _has_source(self) -> Self:
+        if self.protocol == "file" and self.path is None:
+            msg = "protocol is file but text.path is not given; name the text file"
+            raise ValueError(msg)
+        remote = (self.repo, self.revision, self.file)
+        if self.protocol == "wikitext" and self.path is None and None in remote:
+            msg = "protocol wikitext needs repo, revision and file, or the path of a local shard"
+            raise ValueError(msg)
+        return self
+
+
+class MiniCorpus(Section):
+    """The text that pythia-mini learns from: docstrings of packages at pinned versions."""
+
+    packages: Annotated[dict[str, str], Field(min_length=1)]
+    """Name of the package: the version in requirements.txt."""
+    min_characters: Annotated[int, Field(ge=0)]
+    heldout_share: Annotated[float, Field(gt=0, lt=0.5)]
+    reference_share: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class MiniTraining(Section):
+    """The architecture of pythia-mini and the recipe of its training."""
+
+    seed: int
+    n_layers: Count
+    n_heads: Count
+    hidden_size: Count
+    intermediate_size: Count
+    vocab_size: Annotated[int, Field(ge=257)]
+    seq_len: Annotated[int, Field(ge=2)]
+    steps: Count
+    """Length of the learning-rate schedule; training ends at the last checkpoint."""
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_fraction: Annotated[float, Field(ge=0, le=1)]
+    """The cosine ends at this fraction of the learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Annotated[float, Field(gt=0)]
+    threads: Count
+    """Fixed, since sums over another number of threads round differently."""
+    save_every: Count
+    """Steps between two saved states, from which a killed training goes on."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % self.n_heads:
+            msg = (
+                f"hidden_size {self.hidden_size} is no multiple of n_heads {self.n_heads}; "
+                "every head has the same width"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class Revision(Section):
+    """What pins one checkpoint on the Hub: its branch is ``step<N>``, which may move."""
+
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    bin_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    safetensors_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+def _ascending(values: list[float]) -> list[float]:
+    if values != sorted(set(values)):
+        msg = "the resolutions must ascend, each once"
+        raise ValueError(msg)
+    return values
+
+
+class _Model(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_.-]+$")]
+    demo: bool
+    notice: str | None
+    """What every page, figure and table made from this model must say."""
+    folder: Path
+    """Holds one folder a checkpoint, ``step<N>``, in the Hub's layout."""
+    checkpoints: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    text: Text
+
+    @field_validator("folder")
+    @classmethod
+    def _plain_word(cls, folder: Path) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", folder.as_posix()):
+            msg = "dvc.yaml puts it into commands; use letters, digits, dots, - _ and / only"
+            raise ValueError(msg)
+        return folder
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _ascending(cls, checkpoints: list[int]) -> list[int]:
+        if checkpoints != sorted(set(checkpoints)):
+            msg = "the steps must ascend, each once"
+            raise ValueError(msg)
+        return checkpoints
+
+
+class MiniModel(_Model):
+    """A small model of Pythia's architecture, trained here."""
+
+    source: Literal["mini"]
+    corpus: MiniCorpus
+    train: MiniTraining
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.text.seq_len > self.train.seq_len:
+            msg = (
+                f"text.seq_len {self.text.seq_len} is above train.seq_len {self.train.seq_len}; "
+                "the model has never seen so late a position"
+            )
+            raise ValueError(msg)
+        if self.checkpoints[-1] > self.train.steps:
+            msg = (
+                f"checkpoint {self.checkpoints[-1]} is beyond train.steps {self.train.steps}; "
+                "drop it or train for longer"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class HubModel(_Model):
+    """A published model, from the Hugging Face Hub or from a folder in its layout."""
+
+    source: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revisions: dict[Annotated[str, Field(pattern=r"^step\d+$")], Revision] = {}
+    """By branch; a checkpoint that is not listed is taken from its branch."""
+    local: Path | None = None
+    """A folder that holds ``step<N>`` folders, used instead of the Hub."""
+    max_drift_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """By how much the embedding may come back towards the first checkpoint from one to the next."""
+
+    @model_validator(mode="after")
+    def _text_is_elsewhere(self) -> Self:
+        if self.text.protocol == "corpus":
+            msg = "protocol corpus is pythia-mini's; choose wikitext or file"
+            raise ValueError(msg)
+        return self
+
+
+Model = Annotated[MiniModel | HubModel, Field(discriminator="source")]
+
+
+class PublishedEffects(Section):
+    """A published table of effects: where it lies and what must be true of its bytes."""
+
+    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    urls: Annotated[list[Address], Field(min_length=1)]
+    """Addresses, tried in this order."""
+    size_bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+SECTIONS = {"atlas": Atlas, "model": Model, "published_effects": dict[str, PublishedEffects]}
+"""``published_effects``: by model; others have none to be compared with."""

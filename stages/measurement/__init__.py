@@ -1,0 +1,1 @@
+"""From component effects to numbers with intervals, floors and nulls; knows no system."""

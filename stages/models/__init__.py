@@ -1,0 +1,1 @@
+"""Language models, taken apart: blocks, heads, and what stands in for them."""

@@ -1,0 +1,1 @@
+"""Figures of several systems side by side."""

@@ -1,0 +1,307 @@
+"""Look up in the tables what a claim is about, by the rule that it names.
+
+``where`` of a claim chooses the rows; numbers are those of all cells, not of equal numbers of
+cells.
+
+========== ===========================================================================
+change     ``aging.csv``: the change of both metrics in a tissue on an arm, within the tolerance.
+direction  ``aging.csv`` (annotated types) or ``kimmel.csv`` (each resolution): the signs of both.
+flip       Coarse signs in ``aging.csv``, fine ones in ``kidney.csv`` at one resolution.
+substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
+rescue     ``caloric_restriction.csv``: the fraction of the drift, and the probability of a rescue.
+heads      ``head_importance.csv``: both metrics over the named heads, last step minus first.
+========== ===========================================================================
+
+What was published, and what is our reading of it:
+
+* To crystallize is a rise of Gini with a fall of the effective number, to disperse the opposite.
+  Changes are differences of medians over animals (published convention).
+* The directions of kidney, limb muscle, lung and spleen over cell types were given without a
+  platform. Read: on each platform there is.
+* The resolutions in Kimmel were five; which ones is not known. Read: all in the table.
+* Where coarse becomes fine in the kidney was not stated. Read: annotated types are coarse, clusters
+  at the finest of the five resolutions fine.
+* The p of substates (0.016 on both metrics for podocytes, 0.004 for macrophages) came without arm,
+  resolution or adjustment. Read: unadjusted, at the reference resolution, on each platform with
+  animals enough to reach that p (the others are noted); for macrophages on one metric at least. A
+  smaller p upholds the claim.
+* Whether the rat's libraries were averaged or pooled is not known. Read: averaged.
+* The heads were every third of each layer (144 of 384), set to zero, from the mean loss of 100
+  sequences. The change over all heads is noted beside it and not judged.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from stages.base import tables
+from stages.cells.tables.aging import AGING
+from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.restriction import CALORIC_RESTRICTION
+from stages.heads.measures import measure
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import HEAD_CHANGE, HEAD_METRICS
+from stages.report import text
+from stages.report.claims.published import (
+    PLANE,
+    ChangeClaim,
+    Claim,
+    ClaimError,
+    DirectionClaim,
+    FlipClaim,
+    HeadsClaim,
+    RescueClaim,
+    SubstatesClaim,
+    Tissue,
+)
+
+_CHANGE = ("change", "change_low", "change_high")
+
+SCHEMAS = {
+    "aging.csv": AGING,
+    "kimmel.csv": CLUSTER_AGING,
+    "kidney.csv": CLUSTER_AGING,
+    "substates.csv": CLUSTER_AGING,
+    "caloric_restriction.csv": CALORIC_RESTRICTION,
+    "head_importance.csv": HEAD_IMPORTANCE,
+    "head_change.csv": HEAD_CHANGE,
+}
+"""The tables that a rule may read."""
+
+
+class Ours(NamedTuple):
+    """A number of ours with the interval it has, if any."""
+
+    value: float
+    low: float = nan
+    high: float = nan
+
+
+Numbers = dict[str, Ours]
+"""By name of a quantity."""
+Tables = Mapping[str, pd.DataFrame]
+"""By file name."""
+
+
+@dataclass
+class Found:
+    """What the tables hold on a claim."""
+
+    cases: dict[str, Numbers] = field(default_factory=dict)
+    noted: dict[str, Numbers] = field(default_factory=dict)
+    """Shown and not judged."""
+    missing: str = ""
+    """What the claim is about and the tables lack; empty: nothing."""
+
+
+def read_tables(claims: Iterable[Claim], folder: Path) -> dict[str, pd.DataFrame]:
+    """Read and check the tables that the claims rest on.
+
+    Raises
+    ------
+    ClaimError
+        A claim's table does not exist.
+    TableError
+        One does not follow its schema.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for claim in claims:
+        for name in (claim.table, *claim.beside):
+            path = folder / name
+            if not path.exists():
+                msg = (
+                    f"the claim {claim.id} rests on {path}, which does not exist. "
+                    "Run the stage that writes it: dvc repro."
+                )
+                raise ClaimError(msg)
+            if name not in found:
+                found[name] = tables.read(path, SCHEMAS[name])
+    return found
+
+
+def _of_tissue(table: pd.DataFrame, where: Tissue) -> pd.DataFrame:
+    """Return the rows of a tissue, from all cells."""
+    chosen = (
+        (table["cohort"] == where.cohort)
+        & (table["tissue"] == where.tissue)
+        & (table["cells"] == "all")
+    )
+    if where.platform is not None:
+        chosen &= table["platform"] == where.platform
+    rows: pd.DataFrame = table[chosen]
+    return rows
+
+
+def _by_platform(rows: pd.DataFrame, where: Tissue) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Give each platform's rows with the name of its arm."""
+    for platform, part in rows.groupby("platform"):
+        yield text.arm(where.cohort, str(platform)), part
+
+
+def _changes(rows: pd.DataFrame) -> Numbers:
+    """Return the changes of the plane from rows of ``AGING``, one a metric."""
+    by = rows.set_index("metric")
+    return {
+        f"{metric}_change": Ours(*(float(by.loc[metric, end]) for end in _CHANGE))
+        for metric in PLANE
+        if metric in by.index
+    }
+
+
+def _nothing(claim: Claim, where: Tissue, *, what: str = "comparison") -> str:
+    cohort = text.COHORTS.get(where.cohort, where.cohort)
+    arm = cohort if where.platform is None else text.arm(where.cohort, where.platform)
+    return f"{claim.table} has no {what} of {arm} {text.tissue_name(where.tissue).lower()}"
+
+
+def _change(claim: ChangeClaim, of: Tables) -> Found:
+    rows = _of_tissue(of[claim.table], claim.where)
+    cases = {arm: _changes(part) for arm, part in _by_platform(rows, claim.where)}
+    return Found(cases, missing="" if cases else _nothing(claim, claim.where))
+
+
+def _direction(claim: DirectionClaim, of: Tables) -> Found:
+    where, expected = claim.where, claim.where.n_resolutions
+    found = Found()
+    for arm, part in _by_platform(_of_tissue(of[claim.table], where), where):
+        if "resolution" not in part:
+            found.cases[arm] = _changes(part)
+            continue
+        at = {float(resolution): rows for resolution, rows in part.groupby("resolution")}
+        for resolution, rows in at.items():
+            found.cases[f"{arm}, resolution {resolution:g}"] = _changes(rows)
+        if expected is not None and len(at) < expected:
+            found.missing = f"{claim.table} has {len(at)} of {expected} resolutions on {arm}"
+    if not found.cases:
+        found.missing = _nothing(claim, where)
+    return found
+
+
+def _flip(claim: FlipClaim, of: Tables) -> Found:
+    where = claim.where
+    fine = _of_tissue(of[claim.table], where)
+    fine = fine[fine["resolution"] == where.fine_resolution]
+    found = Found()
+    for name, rows in (("coarse", _of_tissue(of["aging.csv"], where)), ("fine", fine)):
+        for arm, part in _by_platform(rows, where):
+            numbers = {f"{name}_{key}": value for key, value in _changes(part).items()}
+            found.cases[arm] = found.cases.get(arm, {}) | numbers
+    if not found.cases:
+        found.missing = _nothing(claim, where)
+    return found
+
+
+def _substates(claim: SubstatesClaim, of: Tables) -> Found:
+    where = claim.where
+    rows = _of_tissue(of[claim.table], where)
+    named = [where.cell_type.lower() in str(name).lower().split() for name in rows["cell_type"]]
+    rows = rows[pd.Series(named, index=rows.index, dtype=bool)]
+    at = rows[rows["resolution"] == where.resolution]
+    limit = claim.published.p + claim.tolerance.p
+    found, too_few = Found(), []
+    for arm, of_arm in _by_platform(at, where):
+        for cell_type, part in of_arm.groupby("cell_type"):
+            case, numbers = f"{arm}, {cell_type}", _changes(part)
+            by = part.set_index("metric").reindex(list(PLANE))
+            smallest = by["mann_whitney_p_smallest"]
+            reachable = float(smallest.max() if where.significant == "both" else smallest.min())
+            if reachable > limit:
+                found.noted[case] = numbers
+                too_few.append(f"{arm} (smallest p {text.attainable_p(reachable)})")
+                continue
+            p = by["mann_whitney_p"]
+            numbers |= {f"{metric}_p": Ours(float(p[metric])) for metric in PLANE}
+            found.cases[case] = numbers | {"smaller_p": Ours(float(p.min()))}
+    if not found.cases:
+        what = f"{where.cell_type} substates at resolution {where.resolution:g}"
+        found.missing = _nothing(claim, where, what=what)
+        if too_few:
+            listed = text.listed(too_few)
+            found.missing = f"too few animals for the published p on {listed}"
+    return found
+
+
+def _rescue(claim: RescueClaim, of: Tables) -> Found:
+    where = claim.where
+    rows = _of_tissue(of[claim.table], where)
+    rows = rows[
+        (rows["metric"] == where.metric)
+        & (rows["resolution"] == where.resolution)
+        & (rows["libraries"] == where.libraries)
+    ]
+    found = Found()
+    for arm, part in _by_platform(rows, where):
+        row = part.iloc[0]
+        ends = ("rescue_fraction", "rescue_fraction_low", "rescue_fraction_high")
+        found.cases[arm] = {
+            "rescue_fraction": Ours(*(float(row[end]) for end in ends)),
+            "rescue_probability": Ours(float(row["rescue_probability"])),
+        }
+    if not found.cases:
+        found.missing = _nothing(claim, where)
+    return found
+
+
+def _heads(claim: HeadsClaim, of: Tables) -> Found:
+    where = claim.where
+    table = of[claim.table]
+    removed = table[(table["unit"] == "head") & (table["perturbation"] == "zero")]
+    values = []
+    n_all = 0
+    for step in (where.step_first, where.step_last):
+        at = removed[removed["step"] == step]
+        chosen = at[at["head"].isin(where.heads)].sort_values(["layer", "head"])
+        if len(chosen) != where.n_heads:
+            return Found(
+                missing=f"{claim.table} has {len(chosen)} of the {where.n_heads} heads, set to "
+                f"zero, at step {text.integer(step)}"
+            )
+        values.append(measure(chosen["delta_loss_nats"].to_numpy(float)))
+        n_all = max(n_all, len(at))
+    moved = dict(zip(HEAD_METRICS, values[1] - values[0], strict=True))
+    change = of["head_change.csv"]
+    change = change[
+        (change["perturbation"] == "zero")
+        & (change["step_first"] == where.step_first)
+        & (change["step_last"] == where.step_last)
+    ].set_index("metric")
+    ends = ("change", "sequences_low", "sequences_high")
+    over_all = {
+        f"{metric}_change": Ours(*(float(change.loc[metric, end]) for end in ends))
+        for metric in PLANE
+        if metric in change.index
+    }
+    numbers = {f"{metric}_change": Ours(float(moved[metric])) for metric in PLANE}
+    found = Found({f"{where.n_heads} heads": numbers})
+    if n_all > where.n_heads and over_all:
+        found.noted = {f"all {n_all} heads": over_all}
+    else:
+        # The same heads: the interval of their change is that of the claim.
+        for name, all_heads in over_all.items():
+            numbers[name] = numbers[name]._replace(low=all_heads.low, high=all_heads.high)
+    return found
+
+
+_RULES: dict[str, Callable[[Any, Tables], Found]] = {
+    "change": _change,
+    "direction": _direction,
+    "flip": _flip,
+    "substates": _substates,
+    "rescue": _rescue,
+    "heads": _heads,
+}
+
+
+def look_up(claim: Claim, of: Tables) -> Found:
+    """Return what the tables hold on a claim, by its rule.
+
+    Parameters
+    ----------
+    of
+        The tables of all claims; see :func:`read_tables`.
+    """
+    return _RULES[claim.rule](claim, of)

@@ -1,0 +1,150 @@
+"""Compare what was published with what the tables hold, and give the verdict.
+
+A claim is *reproduced* if everything that it states agrees, *differs* if one number does not, and
+is *not testable on these inputs* if they are simulated, are not those that it is about, or lack a
+part of it. A statement about several cases (all resolutions, coarse and fine) is refuted by one of
+them and upheld only by all. Each claim is judged by itself: partial inputs leave the others
+untouched.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import isnan, nan
+from typing import Any
+
+import pandas as pd
+
+from stages.base.study import Study
+from stages.report import text
+from stages.report.claims import printed
+from stages.report.claims.published import Claim, Quantity
+from stages.report.claims.rules import Found, Ours, Tables, look_up
+from stages.report.tables import CLAIMS, VERDICTS
+
+REPRODUCED, DIFFERS, NOT_TESTABLE = VERDICTS
+# Numbers that a reason names; the table has them all.
+_N_SHOWN = 2
+NOWHERE = "(none)"
+"""The case of a claim that could be looked at nowhere."""
+
+
+def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study) -> pd.DataFrame:
+    """Return the ledger.
+
+    Parameters
+    ----------
+    claims
+        See :func:`stages.report.claims.published.read`.
+    of
+        Their tables; see :func:`stages.report.claims.rules.read_tables`.
+    cells, heads
+        What the atlas and the model are. Simulated ones judge nothing.
+
+    Returns
+    -------
+    DataFrame
+        ``CLAIMS``.
+    """
+    rows: list[dict[str, object]] = []
+    for claim in claims:
+        barred = _barred(claim, cells=cells, heads=heads)
+        found = Found(missing=barred) if barred else look_up(claim, of)
+        judged = _judged(claim.quantities, found)
+        verdict, reason = _verdict(judged, found)
+        known = {"id": claim.id, "claim": claim.text, "source": claim.source}
+        evidence = {
+            "verdict": verdict,
+            "reason": reason,
+            "table": f"reports/tables/{claim.table}",
+            "figure": claim.evidence.figure,
+            "stage": claim.evidence.stage,
+            "file": claim.evidence.file,
+        }
+        rows += [known | row | evidence for row in judged]
+    return pd.DataFrame(rows, columns=list(CLAIMS.columns))
+
+
+def _barred(claim: Claim, *, cells: Study, heads: Study) -> str:
+    """Say why these inputs cannot judge a claim at all; empty where they can."""
+    if claim.inputs.heads:
+        study, allowed, kind = heads, claim.inputs.heads, "model"
+        simulated = f"{study.name} is a demo model, trained here"
+    else:
+        study, allowed, kind = cells, claim.inputs.cells, "atlas"
+        simulated = f"the cells of the atlas {study.name} are simulated"
+    if study.simulated:
+        return simulated
+    if study.name not in allowed:
+        return f"it needs the {kind} {_either(allowed)}; this is {study.name}"
+    return ""
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _judged(quantities: Sequence[Quantity], found: Found) -> list[dict[str, Any]]:
+    """Compare each stated number in each case."""
+    rows = []
+    for case, numbers in (found.cases or {NOWHERE: {}}).items():
+        for quantity in quantities:
+            ours = numbers.get(quantity.name, Ours(nan))
+            agrees = "not judged"
+            if not isnan(ours.value):
+                agrees = "yes" if _agrees(quantity, ours.value) else "no"
+            rows.append(_row(case, quantity, ours, agrees))
+    for case, numbers in found.noted.items():
+        rows += [
+            _row(case, Quantity(name, "value", nan), ours, "noted")
+            for name, ours in numbers.items()
+        ]
+    return rows
+
+
+def _row(case: str, quantity: Quantity, ours: Ours, agrees: str) -> dict[str, Any]:
+    return {
+        "case": case,
+        "quantity": quantity.name,
+        "compared": quantity.compared,
+        "published": quantity.published,
+        "ours": ours.value,
+        "ours_low": ours.low,
+        "ours_high": ours.high,
+        "tolerance": quantity.tolerance,
+        "agrees": agrees,
+    }
+
+
+def _agrees(quantity: Quantity, ours: float) -> bool:
+    match quantity.compared:
+        case "sign":
+            return ours * quantity.published > 0
+        case "at most":
+            return ours <= quantity.published + quantity.tolerance
+        case "value":
+            return abs(ours - quantity.published) <= quantity.tolerance
+
+
+def _verdict(judged: list[dict[str, Any]], found: Found) -> tuple[str, str]:
+    """Return the verdict on a claim and one sentence, without its full stop, that says why."""
+    wrong = [row for row in judged if row["agrees"] == "no"]
+    open_ = [row for row in judged if row["agrees"] == "not judged"]
+    stated = [row for row in judged if row["agrees"] != "noted"]
+    missing = found.missing
+    if open_ and not missing:
+        names = text.listed(
+            [f"{printed.NAMES[row['quantity']].name} on {row['case']}" for row in open_]
+        )
+        missing = f"there is no {names}"
+    if wrong:
+        shown = "; ".join(f"{printed.ours(row)} on {row['case']}" for row in wrong[:_N_SHOWN])
+        more = f"; {len(wrong) - _N_SHOWN} more" if len(wrong) > _N_SHOWN else ""
+        return DIFFERS, f"{len(wrong)} of {len(stated)} numbers differ: {shown}{more}"
+    if missing:
+        return NOT_TESTABLE, missing
+    reason = f"{len(stated)} of {len(stated)} numbers agree"
+    signs = [row for row in stated if row["compared"] == "sign"]
+    uncertain = sum(row["ours_low"] <= 0 <= row["ours_high"] for row in signs)
+    if uncertain:
+        reason += f"; the interval of {uncertain} of {len(signs)} signs holds zero"
+    return REPRODUCED, reason

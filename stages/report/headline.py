@@ -1,0 +1,219 @@
+"""Gather the few numbers and curves that a person looks at first, for DVC's metrics and plots.
+
+The paper and the tables hold every number. These files hold what changes when a setting or a model
+does, small enough to be compared between commits and experiments by DVC itself.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from stages.base import cli, study
+from stages.base.files import atomic_folder, write_text
+from stages.base.settings import Settings, load
+from stages.heads.figures.heads import perturbation
+from stages.measurement.concentration import QUADRANTS
+from stages.report import text
+from stages.report.reading import read_all
+from stages.report.tables import VERDICTS
+
+VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), VERDICTS, strict=True))
+
+# What the plots say of themselves where an input is simulated.
+SIMULATED = "Simulated demo inputs: no finding."
+
+Headline = dict[str, dict[str, float | int]]
+
+
+class Found(NamedTuple):
+    """The tables that the numbers are taken from."""
+
+    aging: pd.DataFrame
+    recovery: pd.DataFrame
+    head_trajectory: pd.DataFrame
+    plane: pd.DataFrame
+    plane_directions: pd.DataFrame
+    caloric_restriction: pd.DataFrame
+    claims: pd.DataFrame
+
+
+def read_tables(folder: Path) -> Found:
+    """Read and check all of them."""
+    return Found(**read_all(Found._fields, folder))
+
+
+def headline(found: Found, settings: Settings, what: study.Study) -> Headline:
+    """Return the numbers by topic; a topic that the inputs have nothing of is left out.
+
+    Parameters
+    ----------
+    found
+        The tables.
+    settings
+        All settings: at which resolution the rescue is quoted.
+    what
+        The inputs, of cells and heads together.
+
+    Returns
+    -------
+    dict
+        Unrounded numbers. ``inputs``: whether any input is simulated; ``cells``: comparisons by
+        quadrant; ``heads``: Gini coefficient and effective number at the first and the last
+        checkpoint, and the share of noise in the sum of effects at the last; ``plane``: tissues
+        that point within a right angle of the heads; ``restriction``: rescue fractions; ``truth``:
+        known changes of simulated cohorts whose sign and value the pipeline found; ``claims``:
+        published claims by verdict.
+    """
+    full = found.aging[(found.aging["cells"] == "all") & (found.aging["metric"] == "gini")]
+    judged = found.claims.drop_duplicates("id")["verdict"]
+    made: Headline = {
+        "inputs": {"simulated": what.simulated},
+        "cells": {name: int((full["quadrant"] == name).sum()) for name in QUADRANTS},
+        "heads": _heads(found.head_trajectory),
+        "plane": _plane(found.plane_directions),
+        "restriction": _restriction(found.caloric_restriction, settings.clusters.reference),
+        "truth": _truth(found.recovery),
+        "claims": {short: int((judged == name).sum()) for short, name in VERDICTS.items()},
+    }
+    return {
+        topic: {name: value for name, value in numbers.items() if not math.isnan(value)}
+        for topic, numbers in made.items()
+        if numbers
+    }
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["perturbation"] == perturbation(table)]
+
+
+def _heads(trajectory: pd.DataFrame) -> dict[str, float | int]:
+    along = _shown(trajectory)
+    steps = along["step"]
+    first, last = (along[steps == step] for step in (steps.min(), steps.max()))
+    numbers: dict[str, float | int] = {}
+    for metric in ("gini", "effective_number"):
+        for when, rows in (("first", first), ("last", last)):
+            numbers[f"{metric}_{when}"] = float(rows.set_index("metric").loc[metric, "value"])
+    return numbers | {"noise_share_last": float(last["noise_share"].iloc[0])}
+
+
+def _plane(directions: pd.DataFrame) -> dict[str, float | int]:
+    if directions.empty:
+        return {}
+    compared = _shown(directions[directions["scale"] == "corrected"])
+    return {
+        "tissues": len(compared),
+        "within_right_angle": int((compared["angle_degrees"] < 90).sum()),
+    }
+
+
+def _restriction(table: pd.DataFrame, resolution: float) -> dict[str, float | int]:
+    rows = table[
+        (table["resolution"] == resolution)
+        & (table["cells"] == "all")
+        & (table["libraries"] == "mean")
+    ]
+    return {
+        f"rescue_{row.metric}": float(row.rescue_fraction)
+        for row in rows.itertuples()
+        if row.metric in ("gini", "effective_number")
+    }
+
+
+def _truth(recovery: pd.DataFrame) -> dict[str, float | int]:
+    if recovery.empty:
+        return {}
+    return {
+        "changes": len(recovery),
+        "signs_found": int(recovery["same_sign"].sum()),
+        "intervals_hold": int(recovery["covered"].sum()),
+    }
+
+
+def curves(found: Found, what: study.Study) -> dict[str, pd.DataFrame]:
+    """Return the data of DVC's plots by name, tidy, one mark a row.
+
+    Parameters
+    ----------
+    found
+        The tables.
+    what
+        The inputs: every row says so where any of them is simulated.
+
+    Returns
+    -------
+    dict of pandas.DataFrame
+        ``trajectory``: each metric of the heads at each checkpoint with its interval over
+        sequences and what noise alone would give; ``changes``: each tissue's change of each metric
+        with its interval; ``plane``: tissues and checkpoints on the corrected scales.
+    """
+    along = _shown(found.head_trajectory)
+    along = along[along["metric"].isin(("gini", "effective_number"))]
+    names = {"value": "value", "sequences_low": "low", "sequences_high": "high", "floor": "noise"}
+    trajectory = along.rename(columns=names)[["step", "metric", *names.values()]]
+    aged = found.aging[found.aging["cells"] == "all"]
+    aged = aged[aged["metric"].isin(("gini", "effective_number"))]
+    changes = pd.DataFrame(
+        {
+            "tissue": [_tissue(row.cohort, row.platform, row.tissue) for row in aged.itertuples()],
+            "metric": aged["metric"].to_numpy(),
+            "change": aged["change"].to_numpy(),
+            "low": aged["change_low"].to_numpy(),
+            "high": aged["change_high"].to_numpy(),
+            "quadrant": aged["quadrant"].to_numpy(),
+        }
+    )
+    made = {"trajectory": trajectory, "changes": changes, "plane": _points(found.plane)}
+    notice = SIMULATED if what.simulated else ""
+    return {name: table.assign(notice=notice) for name, table in made.items()}
+
+
+def _tissue(cohort: str, platform: str, tissue: str) -> str:
+    return f"{text.tissue_name(tissue)} ({text.arm(cohort, platform)})"
+
+
+def _points(plane: pd.DataFrame) -> pd.DataFrame:
+    columns = ["system", "name", "step", "d_gini", "d_effective", "quadrant"]
+    if plane.empty:
+        return pd.DataFrame(columns=columns)
+    rows = plane[(plane["scale"] == "corrected") & (plane["bootstrap"] != "heads")]
+    of_heads = rows["system"] == "heads"
+    shown = perturbation(rows[of_heads]) if of_heads.any() else ""
+    rows = rows[~of_heads | (rows["perturbation"] == shown)]
+    named = [
+        f"step {int(row.step)}"
+        if row.system == "heads"
+        else _tissue(row.cohort, row.platform, row.tissue)
+        for row in rows.itertuples()
+    ]
+    return rows.assign(name=named)[columns]
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings, found = load(args.params), read_tables(args.tables)
+    what = study.of(args)
+    numbers = json.dumps(headline(found, settings, what), indent=2)
+    with atomic_folder(args.plots) as folder:
+        for name, table in curves(found, what).items():
+            write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(args.metrics, numbers + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    study.add_arguments(parser)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON for `dvc metrics`")
+    parser.add_argument("--plots", type=Path, required=True, help="folder of CSV for `dvc plots`")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

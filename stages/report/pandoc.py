@@ -1,0 +1,205 @@
+"""Render the paper by the pandoc and the typst that come as Python wheels."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pypandoc
+import typst
+
+from stages.base.errors import RenderError
+from stages.report.project import FILTERS, TEMPLATES, format_options
+from stages.report.source import Source
+
+METADATA_FILE = "_metadata.json"
+PAGE_CSS = "_page.css"
+TIMEOUT_SECONDS = 300
+# Keys of _quarto.yml that are Quarto's or a command line option of pandoc, not metadata.
+NOT_METADATA = frozenset(
+    {"project", "manuscript", "format", "css", "include-before-body", "include-in-header", "theme"}
+)
+READER = "markdown"
+
+
+def bundled_pandoc() -> Path:
+    """Return the pandoc of the wheel, never one that happens to be installed beside it."""
+    return Path(pypandoc.__file__).parent / "files" / "pandoc"
+
+
+def run_pandoc(arguments: Sequence[str], text: str, *, folder: Path) -> str:
+    """Run pandoc on a text in a folder and return what it writes.
+
+    Parameters
+    ----------
+    arguments
+        Options; paths in them are relative to `folder`.
+    text
+        The document, given on standard input.
+    folder
+        Working folder; also stands for the home folder, so that no person's own templates or
+        filters are picked up.
+
+    Returns
+    -------
+    str
+        Standard output.
+
+    Raises
+    ------
+    RenderError
+        If pandoc fails or takes more than five minutes.
+    """
+    environment = {
+        "HOME": str(folder),
+        "XDG_DATA_HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "PATH": os.defpath,
+        "SOURCE_DATE_EPOCH": "0",
+    }
+    try:
+        done = subprocess.run(
+            [str(bundled_pandoc()), *arguments],
+            input=text,
+            capture_output=True,
+            check=False,
+            cwd=folder,
+            encoding="utf-8",
+            env=environment,
+            timeout=TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        msg = f"pandoc did not end within {TIMEOUT_SECONDS} s and was stopped."
+        raise RenderError(msg) from error
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split()).replace(str(folder) + os.sep, "")
+        msg = f"pandoc failed with status {done.returncode}: {reason}"
+        raise RenderError(msg)
+    return done.stdout
+
+
+def read_document(text: str, *, folder: Path) -> dict[str, Any]:
+    """Parse markdown to pandoc's syntax tree."""
+    tree: dict[str, Any] = json.loads(
+        run_pandoc([f"--from={READER}", "--to=json"], text, folder=folder)
+    )
+    return tree
+
+
+def read_citation_keys(bibliography: str, *, folder: Path) -> set[str]:
+    """Return the keys of a BibLaTeX text."""
+    entries = json.loads(
+        run_pandoc(["--from=biblatex", "--to=csljson"], bibliography, folder=folder)
+    )
+    return {entry["id"] for entry in entries}
+
+
+def render_with_pandoc(source: Source, *, folder: Path) -> tuple[Path, Path]:
+    """Render HTML and PDF in a staged copy of the project.
+
+    Parameters
+    ----------
+    source
+        The checked manuscript.
+    folder
+        The copy made by :func:`stages.report.project.stage_project`.
+
+    Returns
+    -------
+    tuple of Path
+        The HTML and the PDF file, both in `folder`.
+
+    Raises
+    ------
+    RenderError
+        If pandoc or typst fails.
+    """
+    return _render_html(source, folder=folder), _render_pdf(source, folder=folder)
+
+
+def _render_html(source: Source, *, folder: Path) -> Path:
+    options = format_options(source.options, "html")
+    (folder / PAGE_CSS).write_bytes((TEMPLATES / "page.css").read_bytes())
+    arguments = [
+        "--to=html5",
+        "--embed-resources",
+        "--section-divs",
+        "--mathml",
+        f"--css={PAGE_CSS}",
+        *(f"--css={css}" for css in as_list(options.get("css"))),
+        *(f"--include-before-body={file}" for file in as_list(options.get("include-before-body"))),
+    ]
+    if options.get("html-math-method", "mathml") != "mathml":
+        msg = "html-math-method is not mathml. The page must not fetch scripts; set it to mathml."
+        raise RenderError(msg)
+    html = folder / "paper.html"
+    html.write_text(_convert(source, arguments, options, folder=folder), encoding="utf-8")
+    return html
+
+
+def _render_pdf(source: Source, *, folder: Path) -> Path:
+    options = format_options(source.options, "typst")
+    template = folder / "_paper.typ"
+    template.write_bytes((TEMPLATES / "paper.typ").read_bytes())
+    arguments = [
+        "--to=typst",
+        f"--template={template.name}",
+        *(f"--include-in-header={file}" for file in as_list(options.get("include-in-header"))),
+    ]
+    document = folder / "_document.typ"
+    document.write_text(_convert(source, arguments, options, folder=folder), encoding="utf-8")
+    pdf = folder / "paper.pdf"
+    try:
+        compiler = typst.Compiler(
+            input=str(document),
+            root=str(folder),
+            # Fonts that typst brings along: the same pages on every machine.
+            font_paths=typst.Fonts(include_system_fonts=False),
+            ignore_system_fonts=True,
+            package_path=str(folder),
+            package_cache_path=str(folder),
+        )
+        compiler.compile(output=str(pdf), format="pdf", timestamp=0)
+    except typst.TypstError as error:
+        reason = " ".join(str(part) for part in (error.message, *error.hints))
+        msg = f"typst failed: {' '.join(reason.split())}"
+        raise RenderError(msg) from error
+    return pdf
+
+
+def _convert(
+    source: Source, arguments: Sequence[str], options: Mapping[str, Any], *, folder: Path
+) -> str:
+    metadata = {key: value for key, value in options.items() if key not in NOT_METADATA}
+    (folder / METADATA_FILE).write_text(json.dumps(metadata), encoding="utf-8")
+    toc = [f"--toc-depth={options.get('toc-depth', 3)}"]
+    if options.get("toc"):
+        toc.append("--toc")
+    if options.get("number-sections"):
+        toc.append("--number-sections")
+    return run_pandoc(
+        [
+            f"--from={READER}",
+            "--standalone",
+            "--fail-if-warnings",
+            "--eol=lf",
+            f"--metadata-file={METADATA_FILE}",
+            f"--lua-filter={FILTERS / 'shortcodes.lua'}",
+            f"--lua-filter={FILTERS / 'crossref.lua'}",
+            "--citeproc",
+            f"--lua-filter={FILTERS / 'layout.lua'}",
+            *toc,
+            *arguments,
+        ],
+        source.text,
+        folder=folder,
+    )
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a YAML value that may be one thing or a list as a list; none is the empty list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

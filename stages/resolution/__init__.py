@@ -1,1 +1,0 @@
-"""The same two numbers under finer or coarser cells: substates, clusters, caloric restriction."""
