@@ -1,5 +1,7 @@
 """Tables as files: checked on write and on read, with every digit, whole or not at all."""
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +12,22 @@ from pandera.errors import SchemaError, SchemaErrors
 
 from stages.base.errors import TableError
 from stages.base.files import atomic_path
+
+
+def schemas() -> list[pa.DataFrameSchema]:
+    """Return the schemas of all rooms: those in a module or package ``tables`` of each."""
+    found: dict[str, pa.DataFrameSchema] = {}
+    for room in pkgutil.iter_modules([str(Path(__file__).parents[1])], "stages."):
+        folder = Path(__file__).parents[1] / room.name.rpartition(".")[2] / "tables"
+        if room.name == "stages.base" or not (
+            folder.is_dir() or folder.with_suffix(".py").exists()
+        ):
+            continue
+        inside = [part.name for part in pkgutil.iter_modules([str(folder)], f"{room.name}.tables.")]
+        for name in inside or [f"{room.name}.tables"]:
+            held = vars(importlib.import_module(name)).values()
+            found |= {one.name: one for one in held if isinstance(one, pa.DataFrameSchema)}
+    return [found[name] for name in sorted(found)]
 
 
 def write(table: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> None:

@@ -190,7 +190,8 @@ def ablated_sequences(
 
 def _sweep(params: Path) -> Sweep:
     """Read the section `sweep`."""
-    return load(params).sweep
+    sweep: Sweep = load(params).sweep
+    return sweep
 
 
 def _share(text: str) -> tuple[int, int]:

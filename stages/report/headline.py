@@ -18,11 +18,11 @@ from stages.base.files import atomic_folder, write_text
 from stages.base.settings import Settings, load
 from stages.heads.figures.heads import perturbation
 from stages.measurement.concentration import QUADRANTS
+from stages.report import tables as schemas
 from stages.report import text
 from stages.report.reading import read_all
-from stages.report.tables import VERDICTS
 
-VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), VERDICTS, strict=True))
+VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), schemas.VERDICTS, strict=True))
 
 # What the plots say of themselves where an input is simulated.
 SIMULATED = "Simulated demo inputs: no finding."

@@ -1,45 +1,77 @@
 """Read the tables that a part of the text rests on, all at once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 
 import pandas as pd
-from pandera.pandas import DataFrameSchema
 
 from stages.base import tables
+from stages.cells.tables.aging import AGING, NOT_COMPARED
+from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
+from stages.cells.tables.describe import CONFOUNDING, SAMPLES
+from stages.cells.tables.drivers import DRIVERS
+from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
+from stages.cells.tables.recovery import RECOVERY
+from stages.cells.tables.restriction import CALORIC_RESTRICTION, RESTRICTION_TESTS
+from stages.cells.tables.stability import STABILITY
+from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
+from stages.heads.tables.classes import HEAD_CLASSES
+from stages.heads.tables.companion import COMPANION_AGREEMENT
+from stages.heads.tables.distribution import HEAD_DISTRIBUTION, HEAD_GRANULARITY
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.trajectory import HEAD_CHANGE, HEAD_TRAJECTORY
+from stages.plane.tables import PLANE, PLANE_DIRECTIONS
+from stages.report.tables import CLAIMS
 
-NONE: Mapping[str, DataFrameSchema] = MappingProxyType({})
+_BY_SCHEMA = (
+    AGING,
+    CALORIC_RESTRICTION,
+    CLAIMS,
+    COMPANION_AGREEMENT,
+    CONCORDANCE,
+    CONCORDANCE_SUMMARY,
+    CONFOUNDING,
+    DRIVERS,
+    EXCLUSIONS,
+    HEAD_CHANGE,
+    HEAD_CLASSES,
+    HEAD_CONTROL_VARIATE,
+    HEAD_DISTRIBUTION,
+    HEAD_GRANULARITY,
+    HEAD_IMPORTANCE,
+    HEAD_SCREEN,
+    HEAD_TRAJECTORY,
+    NOT_COMPARED,
+    PLANE,
+    PLANE_DIRECTIONS,
+    PROPORTIONS,
+    RECOVERY,
+    RESTRICTION_TESTS,
+    SAMPLES,
+    STABILITY,
+    SUBSTATES_NOT_COMPARED,
+)
+SCHEMAS = {schema.name: schema for schema in _BY_SCHEMA} | dict.fromkeys(
+    ("kidney", "kimmel", "substates"), CLUSTER_AGING
+)
+"""Of each table that the text reads, by the name of its file."""
 
 
-def read_all(
-    names: Iterable[str], folder: Path, schemas: Mapping[str, DataFrameSchema] = NONE
-) -> dict[str, pd.DataFrame]:
-    """Read and check tables by name.
+def read_all(names: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
+    """Read and check tables by name, in the order of `names`.
 
     Parameters
     ----------
     names
-        Of the tables: each that of its file and, in capitals, of its schema.
+        Of the tables: keys of ``SCHEMAS``.
     folder
         Of the tables.
-    schemas
-        Those that bear another name, by table.
-
-    Returns
-    -------
-    dict of DataFrame
-        In the order of `names`.
 
     Raises
     ------
     TableError
         A table is missing, or not as its schema says.
     """
-    return {
-        name: tables.read(
-            folder / f"{name}.csv",
-            schemas[name] if name in schemas else getattr(tables, name.upper()),
-        )
-        for name in names
-    }
+    return {name: tables.read(folder / f"{name}.csv", SCHEMAS[name]) for name in names}

@@ -52,7 +52,8 @@ from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.tables import COUNTS, TRUTH
 from stages.plane import plane
 from stages.report.claims import __main__ as claims
-from stages.report.clusters import SCHEMAS, ClusterTables
+from stages.report.clusters import ClusterTables
+from stages.report.reading import SCHEMAS
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
 CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)
@@ -196,7 +197,7 @@ def cluster_tables(settings):
         caloric_restriction=restriction,
         restriction_tests=tests,
     )
-    empty = ClusterTables(**{name: tables.empty(schema) for name, schema in SCHEMAS.items()})
+    empty = ClusterTables(**{name: tables.empty(SCHEMAS[name]) for name in ClusterTables._fields})
 
     def write(folder, found):
         for name, table in found._asdict().items():
@@ -302,7 +303,7 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
             "recovery": recovery(truth, aged),
         }
         for name, table in made.items():
-            tables.write(table, getattr(tables, name.upper()), folder / f"{name}.csv")
+            tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
         cluster_tables.write(folder, clusters)
         notice = "Simulated demo data: no finding." if simulated else ""
         cells = study.Study("x", "demo", simulated, notice)
@@ -333,8 +334,8 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         if clusters is cluster_tables.empty:
             for name in ("plane", "plane_directions"):
                 tables.write(
-                    tables.empty(getattr(tables, name.upper())),
-                    getattr(tables, name.upper()),
+                    tables.empty(SCHEMAS[name]),
+                    SCHEMAS[name],
                     folder / f"{name}.csv",
                 )
         else:

@@ -20,8 +20,9 @@ from sklearn.metrics import adjusted_rand_score
 from stages.base import tables
 from stages.base.errors import AtlasError
 from stages.base.files import file_hash
+from stages.cells import truth
 from stages.cells.settings import Proportions
-from stages.inputs import cells, truth
+from stages.inputs import cells
 from stages.inputs.demo import __main__ as demo
 from stages.inputs.demo import expression, layouts, legacy, model
 from stages.inputs.obs import read_obs

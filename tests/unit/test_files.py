@@ -11,7 +11,7 @@ from stages.base.files import PARTIAL, atomic_folder, atomic_path, write_text
 HALF_WAY = """
 import sys
 from pathlib import Path
-from stages import files
+from stages.base import files
 with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
     file = temporary if sys.argv[1] == "atomic_path" else temporary / "part"
     file.write_text("half")

@@ -284,7 +284,9 @@ def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
 @pytest.mark.parametrize("name", DRAW)
 def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_path):
     t = inputs("mini")
-    module = importlib.import_module(f"stages.cells.figures.{name}")
+    module = importlib.import_module(
+        f"stages.{'plane' if name == 'lorenz' else 'heads'}.figures.{name}"
+    )
     for table in OPTIONS[name]:
         tables.write(getattr(t, table), SCHEMAS[table], tmp_path / f"{table}.csv")
     (tmp_path / "study.json").write_text(

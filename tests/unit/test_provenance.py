@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from stages import cli
+from stages.base import cli
 
 
 def _run(args):

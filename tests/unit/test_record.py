@@ -16,7 +16,7 @@ TINY = '''
 
 from pathlib import Path
 
-from stages import cli
+from stages.base import cli
 from stages.base.errors import StageError
 
 

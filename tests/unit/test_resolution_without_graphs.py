@@ -25,6 +25,13 @@ from stages.cells.figures import (
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 from stages.cells.tables.graphs import GRAPHS
+from stages.cells.tables.restriction import (
+    CALORIC_RESTRICTION,
+    RESTRICTION_LIBRARIES,
+    RESTRICTION_TESTS,
+)
+from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
+from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 
 COMPARED = {
     "substates": ["substates_metrics", "substates", "substates_not_compared"],
@@ -76,10 +83,15 @@ def test_its_tables_are_empty(folder, stage):
         "kimmel": CLUSTER_AGING,
         "kidney": CLUSTER_AGING,
         "substates": CLUSTER_AGING,
+        "substates_not_compared": SUBSTATES_NOT_COMPARED,
+        "stability": STABILITY,
+        "stability_runs": STABILITY_RUNS,
+        "restriction_libraries": RESTRICTION_LIBRARIES,
+        "restriction_tests": RESTRICTION_TESTS,
+        "caloric_restriction": CALORIC_RESTRICTION,
     }
     for name in COMPARED[stage]:
-        schema = schemas.get(name) or getattr(tables, name.upper())
-        assert tables.read(folder / f"{name}.csv", schema).empty
+        assert tables.read(folder / f"{name}.csv", schemas[name]).empty
 
 
 def test_the_list_of_graphs_is_empty_and_full(folder, params, tmp_path):

@@ -6,9 +6,10 @@ import json
 import pytest
 import yaml
 
-from stages.base import compose, study
+from stages.base import compose
 from stages.base.errors import SettingsError
 from stages.base.settings import load, parse
+from stages.inputs import study
 
 
 def _changed(params, key, value):

@@ -28,7 +28,7 @@ from stages.audit.verification.verdicts import Deviation, Finding, Status, judge
 from stages.base import tables
 from stages.base.errors import TableError
 
-SCHEMAS = [found for found in vars(tables).values() if isinstance(found, pa.DataFrameSchema)]
+SCHEMAS = tables.schemas()
 """A table is known by its columns: no two schemas have the same."""
 KINDS_OF_ROWS = ("metric", "scale")
 """Keys that say what a row's numbers are: its columns have tolerances of their own, named

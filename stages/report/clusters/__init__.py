@@ -11,7 +11,6 @@ import pandas as pd
 from stages.base.settings import Settings
 from stages.report.clusters import inputs, kidney, kimmel, restriction, rules, substates
 from stages.report.clusters.inputs import (
-    SCHEMAS,
     TISSUE,
     ClusterTables,
     over_types,
@@ -20,7 +19,6 @@ from stages.report.clusters.inputs import (
 )
 
 __all__ = [
-    "SCHEMAS",
     "TISSUE",
     "ClusterTables",
     "includes",

@@ -5,9 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages.base import tables
 from stages.base.settings import Settings
-from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.report import text
 from stages.report.reading import read_all
 
@@ -27,13 +25,9 @@ class ClusterTables(NamedTuple):
     restriction_tests: pd.DataFrame
 
 
-SCHEMAS = {name: getattr(tables, name.upper(), CLUSTER_AGING) for name in ClusterTables._fields}
-"""Of each table."""
-
-
 def read_tables(folder: Path) -> ClusterTables:
     """Read and check all of them."""
-    return ClusterTables(**read_all(ClusterTables._fields, folder, SCHEMAS))
+    return ClusterTables(**read_all(ClusterTables._fields, folder))
 
 
 def all_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +50,8 @@ def at_shown(substates: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 def shown_resolution(settings: Settings) -> float:
     """Return the reference resolution, or the finest of the substates if they lack it."""
-    resolutions, reference = settings.substates.resolutions, settings.clusters.reference
+    resolutions: list[float] = settings.substates.resolutions
+    reference: float = settings.clusters.reference
     return reference if reference in resolutions else resolutions[-1]
 
 
