@@ -356,7 +356,7 @@ def test_the_number_of_threads_changes_nothing(kidney, tmp_path):
     """BLAS, OpenMP and numba on one thread and on two: the same graph file, the same clusters."""
     (tmp_path / "tests_graph.py").write_text(
         "import anndata\n"
-        "from stages.base.settings import Leiden, Neighbours\n"
+        "from stages.cells.settings import Leiden, Neighbours\n"
         f"GRAPH = Neighbours.model_validate({GRAPH.model_dump()!r})\n"
         f"LEIDEN = Leiden.model_validate({LEIDEN.model_dump()!r})\n"
         f"def data(): return anndata.read_h5ad({str(tmp_path / 'kidney.h5ad')!r})\n",

@@ -9,6 +9,7 @@ import yaml
 from stages.base import compose
 from stages.base.errors import SettingsError
 from stages.base.settings import load, parse
+from stages.base.study import joined, read
 from stages.inputs import study
 
 
@@ -140,13 +141,13 @@ class TestComposition:
     def test_demo_inputs_carry_their_notices_and_real_ones_none(self, conf):
         self._compose(conf, "--atlas", "local", "--model", "pythia-mini")
         assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
-        cells, heads = (study.read(conf.parent / f"{name}.json") for name in ("cells", "heads"))
+        cells, heads = (read(conf.parent / f"{name}.json") for name in ("cells", "heads"))
         assert (cells.simulated, cells.notice) == (False, "")
         assert heads.simulated
-        assert study.joined(cells, heads).notice == heads.notice
+        assert joined(cells, heads).notice == heads.notice
         self._compose(conf, "--atlas", "demo")
         assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
-        both = study.joined(study.read(conf.parent / "cells.json"), heads)
+        both = joined(read(conf.parent / "cells.json"), heads)
         assert both.notice.startswith("Simulated demo data and demo model: these cohorts")
 
     @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
 from stages.audit.verification import report, tolerances
-from stages.audit.verification.commit import Output, Store, files_below, folder_hash
+from stages.audit.verification.commit import Output, Store, files_below
 from stages.audit.verification.compare import KINDS, SCHEMAS, compare, tables_side_by_side
 from stages.audit.verification.tolerances import Allowed, Group, Tolerances
 from stages.audit.verification.verdicts import Status, Verdict, VerificationError
 from stages.audit.verification.verify import verify
 from stages.base import tables
+from stages.base.files import folder_hash
 from stages.cells.tables.recovery import RECOVERY
 from stages.heads.tables.attribution import ATTRIBUTION
 
