@@ -271,7 +271,7 @@ class TestResume:
         code = (
             "import sys, time, torch\n"
             "from stages.heads import ablate, sweep\n"
-            "from stages.base.settings import Sweep\n"
+            "from stages.heads.settings import Sweep\n"
             "torch.set_num_threads(int(sys.argv[1]))\n"
             "ablate._sweep = lambda _: Sweep.model_validate_json(sys.argv[2])\n"
             "real = ablate.compute\n"

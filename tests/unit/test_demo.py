@@ -206,7 +206,7 @@ import sys
 from pathlib import Path
 import yaml
 from stages.inputs.demo.__main__ import simulate
-from stages.base.settings import SimulatedFile
+from stages.inputs.settings import SimulatedFile
 out = Path(sys.argv[1])
 atlas = yaml.safe_load(Path("conf/atlas/demo.yaml").read_text(encoding="utf-8"))
 for name in reversed(atlas["acquire"]):
