@@ -119,6 +119,25 @@ def test_named_dependencies_of_code_exist(name):
             assert (REPOSITORY / dep).exists(), f"{name} depends on {dep}, which does not exist"
 
 
+def test_a_new_file_of_a_room_runs_no_stage_again():
+    """A table, a metric or a figure that is added is a dependency of nothing but its own stage.
+
+    Whole folders are named only where everything in them decides the same: what a source of raw
+    files consists of, and what a page is rendered with.
+    """
+    whole = {"stages/inputs/" + source for sources in SOURCES.values() for source in sources}
+    whole |= {"stages/report/filters", "stages/report/templates"}
+    n_checked = 0
+    for name, stage in STAGES.items():
+        for module in _modules(stage):
+            for dep in _deps(stage, module):
+                path = dep.relative_to(REPOSITORY).as_posix()
+                if path.startswith("stages/"):
+                    assert dep.is_file() or path in whole, f"{name} depends on all of {path}"
+                    n_checked += 1
+    assert n_checked > 100
+
+
 def test_no_room_imports_from_a_later_one():
     n_checked = 0
     for file in sorted((REPOSITORY / "stages").rglob("*.py")):
