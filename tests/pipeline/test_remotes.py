@@ -124,7 +124,7 @@ def there(must, tmp_path):
 
 def _fsck(call, repository, folder):
     """Run the check of objects and outputs of the tree under test in `folder`."""
-    program = f"import sys; sys.path[0] = {str(repository)!r}; from tools import fsck"
+    program = f"import sys; sys.path[0] = {str(repository)!r}; from stages.audit import fsck"
     return call(folder, sys.executable, "-c", f"{program}; sys.exit(fsck.main(['--outputs']))")
 
 
