@@ -15,7 +15,7 @@ from scipy import sparse
 
 from stages.base import tables
 from stages.base.errors import AtlasError, FigureError
-from stages.base.settings import Settings, load
+from stages.base.settings import load, parse
 from stages.base.study import Study
 from stages.cells import caloric_restriction, clustering, libraries
 from stages.cells.figures import calico_cr_rescue
@@ -420,7 +420,7 @@ def written(params, tmp_path_factory) -> Path:
     demo.simulate(KEY, spec, seed=20260101)
     of_rat = {KEY: params["atlas"]["libraries"][KEY] | {"raw": str(raw)}}
     content = params | {"atlas": params["atlas"] | {"libraries": of_rat}}
-    settings = Settings.model_validate(content)
+    settings = parse(content)
     text = yaml.safe_dump(settings.model_dump(mode="json"))
     (folder / "params.yaml").write_text(text, encoding="utf-8")
     args = ["--params", str(folder / "params.yaml")]
@@ -501,7 +501,7 @@ def test_the_same_seed_gives_the_same_tables_and_another_one_other_intervals(wri
     content["caloric_restriction"] |= {"seed": 7, "draws": 100}
     content["clusters"] |= {"resolutions": [0.8]}
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
-    _, other, _ = caloric_restriction.caloric_restriction(graph, Settings.model_validate(content))
+    _, other, _ = caloric_restriction.caloric_restriction(graph, parse(content))
     mine = tables.read(written / "tables" / "rescue.csv", CALORIC_RESTRICTION)
     key = ["cells", "metric", "libraries"]
     both = mine[mine["resolution"] == 0.8].merge(other, on=key, suffixes=("", "_other"))

@@ -10,7 +10,7 @@ import yaml
 
 from stages.base import tables
 from stages.base.errors import AtlasError, SettingsError
-from stages.base.settings import Settings, load
+from stages.base.settings import Settings, load, parse
 from stages.cells import aging, clustering, granularity, kidney, kimmel, metrics, neighbours
 from stages.cells.settings import Metrics
 from stages.cells.tables.aging import AGING
@@ -61,7 +61,7 @@ def draft(params, tmp_path_factory) -> Settings:
     content["kidney"] = {"cohorts": ["kimmel"], "tissue": "Kidney", "curve": [0.3, 2.0]}
     content["kimmel"] = {"cohort": "kimmel", "tissues": ["Kidney"]}
     content["clusters"] = params["clusters"] | {"resolutions": [0.3, 1.6], "reference": 0.3}
-    return Settings.model_validate(content)
+    return parse(content)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from stages.base.errors import AtlasError
-from stages.base.settings import Settings
+from stages.base.settings import Settings, parse
 from stages.cells import clustering, granularity, neighbours, substates
 from stages.cells.settings import Substates
 from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
@@ -31,7 +31,7 @@ def draft(params, tmp_path_factory) -> Settings:
     graph = atlas["graphs"][KEY] | {"raw": str(path)}
     content = params | {"atlas": atlas | {"cells": files, "graphs": {KEY: graph}}}
     content["substates"] = params["substates"] | {"tissues": ["Kidney"], "resolutions": [0.3]}
-    return Settings.model_validate(content)
+    return parse(content)
 
 
 @pytest.fixture(scope="module")
