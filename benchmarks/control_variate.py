@@ -29,11 +29,11 @@ from torch import Tensor
 from benchmarks.ablation_routes import fastest, ours
 from benchmarks.model_shapes import LARGE, MINI, Shape
 from stages.heads import attribution, control_variate, subset
-from stages.heads.measures import measure
 from stages.heads.settings import SweepControlVariate
 from stages.inputs.mini.corpus import SEPARATOR, spread
 from stages.inputs.mini.tokenizer import encode
 from stages.inputs.tokens import text_lines, tokenizer_of
+from stages.measurement.concentration import gini as gini_of
 from stages.models.architecture import load_model
 from stages.models.engine import Engine
 from stages.models.perturbation import AblationType
@@ -87,15 +87,15 @@ def squared_errors(
     settings = SweepControlVariate()
     n, m = len(exact), settings.exact_sequences
     truth = exact.mean(axis=0)
-    gini = measure(truth)[0]
+    gini = float(gini_of(np.abs(truth)))
     plain, estimated, covered, r2 = [], [], [], []
     for _ in range(draws):
-        plain.append(measure(exact[rng.choice(n, m, replace=False)].mean(axis=0))[0])
+        plain.append(float(gini_of(np.abs(exact[rng.choice(n, m, replace=False)].mean(axis=0)))))
         chosen = subset.choose(columns, m, certain_share=settings.certain_share, rng=rng)
         found = control_variate.estimate(
             exact[chosen.sequences], chosen, columns, least_r2=settings.least_r2, rng=rng
         )
-        estimated.append(measure(found.mean)[0])
+        estimated.append(float(gini_of(np.abs(found.mean))))
         covered.append(np.abs(found.mean - truth) < 1.96 * found.se_subset)
         r2.append(np.median(found.r2))
     # Both errors are those within the n sequences: of m drawn from n, 1 / m - 1 / n.

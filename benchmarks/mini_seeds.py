@@ -29,22 +29,23 @@ from stages.base import cli, compose
 from stages.base.errors import SettingsError
 from stages.base.files import write_text
 from stages.base.settings import Settings, load, parse
-from stages.heads import ablate, noise_floor, trajectory
-from stages.heads.effects import read as read_effects
+from stages.heads import ablate
 from stages.inputs import tokens
 from stages.inputs.mini import __main__ as mini
 from stages.inputs.settings import MiniModel, Model
+from stages.measurement.effects import read_states
+from stages.measurement.measured import measured, metrics_of
 
-METRICS = ("gini", "effective_number", "sum_abs_delta_nats")
+METRICS = ("gini", "effective_number", "sum_abs")
 SHOWN = {
     "gini": ("Gini", ".3f"),
     "effective_number": ("eff_N", ".1f"),
-    "sum_abs_delta_nats": ("sum of absolute effects", ".3f"),
+    "sum_abs": ("sum of absolute effects", ".3f"),
 }
 # What else the demo does to a checkpoint.
 HEADS_ALONE = ["sweep.layers=false", "sweep.noise.alphas=[]"]
 # The sections of the settings on which the numbers rest.
-SECTIONS = ("model", "sweep", "noise_floor", "trajectory")
+SECTIONS = ("model", "sweep", "measured")
 
 
 def params_of(seed: int, conf: Path) -> dict[str, Any]:
@@ -79,11 +80,9 @@ class Seed:
     """What was measured of one training."""
 
     along: pd.DataFrame
-    """``HEAD_TRAJECTORY``"""
+    """``MEASURED``"""
     change: pd.DataFrame
-    """``HEAD_CHANGE``: from the first checkpoint to the last."""
-    change_since: pd.DataFrame
-    """The same from a later one."""
+    """``CHANGES``: from any checkpoint to any later one."""
 
 
 def ablated(folder: Path, model: Model) -> Path:
@@ -115,14 +114,12 @@ def ablated(folder: Path, model: Model) -> Path:
     return effects
 
 
-def measure(effects: Path, settings: Settings, since: int) -> Seed:
-    """Follow a seed's heads along its training, and their change from a step to the last."""
-    parts = read_effects(effects, settings.model.checkpoints)
-    floor = noise_floor.noise_floor(parts, settings.noise_floor)
-    along, change = trajectory.trajectory(parts, floor, settings.trajectory)
-    later = [part for part in parts if part.step >= since]
-    _, change_since = trajectory.trajectory(later, floor, settings.trajectory)
-    return Seed(along, change, change_since)
+def measure(effects: Path, settings: Settings) -> Seed:
+    """Follow a seed's heads along its training."""
+    system = settings.systems["heads"]
+    parts = read_states(effects, system.axis, system.states)
+    along, change, _ = measured(parts, system, metrics_of("heads"), settings.measured)
+    return Seed(along, change)
 
 
 def _stage(module: Any, params: Path, **arguments: object) -> None:
@@ -163,27 +160,31 @@ def along_table(seeds: dict[int, Seed]) -> str:
     """Show the metrics of every seed and step as Markdown, with their intervals over sequences."""
     names = "loss | Gini | Gini of noise | eff_N | sum of absolute effects | noise share"
     lines = [f"| seed | step | {names} |", "|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    for seed, measured in sorted(seeds.items()):
-        for step, rows in measured.along.groupby("step"):
+    for seed, found in sorted(seeds.items()):
+        for step, rows in found.along.groupby("position"):
             by = rows.set_index("metric")
             gini, number, total = (_interval(by.loc[name], name, "value") for name in METRICS)
-            share, loss, floor = by.loc["gini", ["noise_share", "loss_base", "floor"]]
+            share, loss, floor = by.loc["gini", ["noise_share", "baseline", "floor"]]
             lines.append(
-                f"| {seed} | {step} | {loss:.3f} | {gini} | {floor:.3f} | {number} | {total} "
+                f"| {seed} | {int(step)} | {loss:.3f} | {gini} | {floor:.3f} | {number} | {total} "
                 f"| {share:.2f} |"
             )
     return "\n".join(lines)
 
 
-def change_table(seeds: dict[int, Seed]) -> str:
+def change_table(seeds: dict[int, Seed], since: int) -> str:
     """Show the changes of every seed to the last checkpoint as Markdown, with their intervals."""
     names = " | ".join(SHOWN[metric][0] for metric in METRICS)
     lines = [f"| change | seed | {names} |", "|:--|--:|--:|--:|--:|"]
-    for name in ("change", "change_since"):
-        for seed, measured in sorted(seeds.items()):
-            by = getattr(measured, name).set_index("metric")
+    for first in (None, since):
+        for seed, found in sorted(seeds.items()):
+            change = found.change
+            start = change["position_first"].min() if first is None else first
+            last = change["position_last"].max()
+            ends = (change["position_first"] == start) & (change["position_last"] == last)
+            by = change[ends].set_index("metric")
             shown = " | ".join(_interval(by.loc[metric], metric, "change") for metric in METRICS)
-            steps = "{step_first} to {step_last}".format(**by.loc["gini"])
+            steps = f"{int(start)} to {int(last)}"
             lines.append(f"| {steps} | {seed} | {shown} |")
     return "\n".join(lines)
 
@@ -191,7 +192,7 @@ def change_table(seeds: dict[int, Seed]) -> str:
 def _interval(row: "pd.Series[Any]", metric: str, value: str) -> str:
     form = SHOWN[metric][1]
     form = f"+{form}" if value == "change" else form
-    ends = f"{row['sequences_low']:{form}} to {row['sequences_high']:{form}}"
+    ends = f"{row['replicates_low']:{form}} to {row['replicates_high']:{form}}"
     return f"{row[value]:{form}} ({ends})"
 
 
@@ -201,8 +202,8 @@ def side_by_side(seeds: dict[int, Seed]) -> str:
     listed = ", ".join(str(seed) for seed in order)
     names = " | ".join([SHOWN[metric][0] for metric in METRICS] + ["noise share"])
     lines = [f"| step | {names} |", "|--:|:--|:--|:--|:--|", f"| *seed* |{f' {listed} |' * 4}"]
-    tables = {seed: seeds[seed].along.set_index(["step", "metric"]) for seed in order}
-    for step in sorted(set(seeds[order[0]].along["step"])):
+    tables = {seed: seeds[seed].along.set_index(["position", "metric"]) for seed in order}
+    for step in sorted(set(seeds[order[0]].along["position"])):
         cells = [
             ", ".join(
                 f"{tables[seed].loc[(step, name), 'value']:{SHOWN[name][1]}}" for seed in order
@@ -211,20 +212,20 @@ def side_by_side(seeds: dict[int, Seed]) -> str:
         ]
         shares = (tables[seed].loc[(step, "gini"), "noise_share"] for seed in order)
         cells.append(", ".join(f"{share:.2f}" for share in shares))
-        lines.append(f"| {step} | {' | '.join(cells)} |")
+        lines.append(f"| {int(step)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _run(args: argparse.Namespace) -> None:
     own = None if args.demo is None else check_demo(args.params, args.conf)
-    measured = {}
+    found = {}
     for seed in sorted({*args.seeds} | ({own} if own is not None else set())):
         params = args.folder / f"seed{seed}" / "params.yaml"
         keep_params(params_of(seed, args.conf), params)
         settings = load(params)
         effects = args.demo if seed == own else ablated(params.parent, settings.model)
-        measured[seed] = measure(effects, settings, args.since)
-        parts = [along_table(measured), side_by_side(measured), change_table(measured)]
+        found[seed] = measure(effects, settings)
+        parts = [along_table(found), side_by_side(found), change_table(found, args.since)]
         # After every seed: what is there can be looked at.
         write_text(args.folder / "seeds.md", "\n\n".join(parts) + "\n")
     print("\n\n".join(parts))

@@ -25,6 +25,11 @@ def count(low: int = 0) -> pa.Column:
     return pa.Column(int, pa.Check.ge(low), coerce=True)
 
 
+def optional_count() -> pa.Column:
+    """Return a column of whole numbers that not every row has."""
+    return pa.Column("Int64", pa.Check.ge(0), nullable=True, coerce=True)
+
+
 def flag() -> pa.Column:
     """Return a column of yes and no."""
     return pa.Column(bool, coerce=True)

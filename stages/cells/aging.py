@@ -23,6 +23,7 @@ from stages.cells.tables.aging import AGING, NOT_COMPARED
 from stages.cells.tables.metrics import METRICS
 from stages.measurement import resampling
 from stages.measurement.concentration import quadrant
+from stages.measurement.streams import stream
 
 
 def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -47,15 +48,14 @@ def aging(metrics: pd.DataFrame, settings: Aging) -> tuple[pd.DataFrame, pd.Data
     """
     rows, skipped = [], []
     tissues = metrics.groupby(counts.TISSUE, sort=True)
-    streams = np.random.SeedSequence(settings.seed).spawn(len(tissues))
-    for (key, tissue), stream in zip(tissues, streams, strict=True):
+    for key, tissue in tissues:
         groups = tissue.loc[tissue["cells"] == "all", "age_group"].value_counts()
         n_young, n_old = int(groups.get("young", 0)), int(groups.get("old", 0))
         if min(n_young, n_old) < counts.MIN_ANIMALS:
             reason = f"needs {counts.MIN_ANIMALS} young and {counts.MIN_ANIMALS} old animals"
             skipped.append([*key, n_young, n_old, reason])
             continue
-        rng = np.random.default_rng(stream)
+        rng = stream(settings.seed, *key)
         for cells, samples in tissue.groupby("cells", sort=True):
             for metric in settings.metrics:
                 found = compare(samples, metric, settings=settings, rng=rng)

@@ -45,6 +45,7 @@ from stages.cells.tables.restriction import (
     RESTRICTION_TESTS,
 )
 from stages.measurement import concentration, resampling
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -349,18 +350,15 @@ def caloric_restriction(
         raise AtlasError(msg)
     condition = graph.obs.groupby("animal")["condition"].first()
     rules = granularity.rules(clusters)
-    streams = np.random.SeedSequence(settings.caloric_restriction.seed).spawn(
-        len(clusters.resolutions)
-    )
     parts = []
-    for resolution, stream in zip(clusters.resolutions, streams, strict=True):
+    for resolution in clusters.resolutions:
         labels = clustering.leiden(graph, resolution, leiden.seed, leiden)
         found = compare(
             granularity.clusters_as_types(graph.obs, labels),
             condition,
             rules=rules,
             settings=settings.caloric_restriction,
-            rng=np.random.default_rng(stream),
+            rng=stream(settings.caloric_restriction.seed, resolution),
         )
         names = dict(graph.obs.iloc[0][counts.TISSUE]) | {
             "cell_type": ALL_TYPES,

@@ -46,6 +46,7 @@ from stages.cells.tables.drivers import DRIVERS, NUMBER_OF_TYPES
 from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.measurement import concentration, resampling
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -142,8 +143,7 @@ def drivers(metrics: pd.DataFrame, proportions: pd.DataFrame, settings: Drivers)
     )
     parts = []
     tissues = proportions.groupby(counts.TISSUE, sort=True)
-    streams = np.random.SeedSequence(settings.seed).spawn(len(tissues))
-    for (key, tissue), stream in zip(tissues, streams, strict=True):
+    for key, tissue in tissues:
         table = counts.matrix(tissue)
         groups = table.samples["age_group"].to_numpy()
         young, old = groups == "young", groups == "old"
@@ -151,7 +151,7 @@ def drivers(metrics: pd.DataFrame, proportions: pd.DataFrame, settings: Drivers)
             continue
         gini = measured.loc[key].loc[table.samples["animal"], "gini"].to_numpy(float)
         shared = _share_out(
-            table.counts, young, old, gini, settings, rng=np.random.default_rng(stream)
+            table.counts, young, old, gini, settings, rng=stream(settings.seed, *key)
         )
         names = dict(zip(counts.TISSUE, key, strict=True))
         rows = {"cell_type": [*table.types, NUMBER_OF_TYPES]} | shared

@@ -21,6 +21,7 @@ from stages.cells.settings import Aging, Clusters, Leiden, Metrics
 from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
 from stages.inputs.settings import Graph
 from stages.measurement import resampling
+from stages.measurement.streams import stream
 
 SAMPLE_KEY = [*counts.TISSUE, "animal"]
 CLUSTERING = [*counts.TISSUE, "cell_type", "resolution"]
@@ -143,11 +144,10 @@ def compare(table: pd.DataFrame, settings: Aging, *, family: Sequence[str]) -> p
         return tables.empty(CLUSTER_AGING)
     rows = []
     clusterings = table.groupby(CLUSTERING, sort=True)
-    streams = np.random.SeedSequence(settings.seed).spawn(len(clusterings))
-    for (key, samples), stream in zip(clusterings, streams, strict=True):
+    for key, samples in clusterings:
         require_animals(samples, str(key[2]))
         names = dict(zip(CLUSTERING, key, strict=True))
-        rng = np.random.default_rng(stream)
+        rng = stream(settings.seed, *key)
         for cells, part in samples.groupby("cells", sort=True):
             n_clusters = part["n_clusters"].iloc[0]
             for metric in settings.metrics:

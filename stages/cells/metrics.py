@@ -21,6 +21,7 @@ from stages.cells.settings import Metrics
 from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.measurement import concentration
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -43,8 +44,7 @@ def metrics(proportions: pd.DataFrame, settings: Metrics) -> pd.DataFrame:
     """
     parts = []
     tissues = proportions.groupby(counts.TISSUE, sort=True)
-    streams = np.random.SeedSequence(settings.rarefaction.seed).spawn(len(tissues))
-    for (name, tissue), stream in zip(tissues, streams, strict=True):
+    for name, tissue in tissues:
         table = counts.matrix(tissue)
         matrix = _with_categories(table, settings)
         n_cells = matrix.sum(axis=1)
@@ -59,7 +59,7 @@ def metrics(proportions: pd.DataFrame, settings: Metrics) -> pd.DataFrame:
         components: concentration.Components = (
             "present" if settings.category_set == "present" else "all"
         )
-        rng = np.random.default_rng(stream)
+        rng = stream(settings.rarefaction.seed, *name)
         everything = measure(matrix, components=components)
         equal = rarefied(
             matrix, depth=depth, draws=settings.rarefaction.draws, components=components, rng=rng

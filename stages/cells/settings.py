@@ -65,6 +65,16 @@ class Aging(Section):
         return metrics
 
 
+class Medians(Section):
+    """The medians of both age groups as a measured system: intervals and draws over animals."""
+
+    confidence: Confidence
+    draws: Annotated[int, Field(ge=20)]
+    max_permutations: Count
+    """Arrangements of ages are counted up to this many, drawn at random beyond it."""
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Concordance(Section):
     """Which two platforms are compared, over which tissues."""
 
@@ -212,6 +222,7 @@ SECTIONS = {
     "proportions": Proportions,
     "metrics": Metrics,
     "aging": Aging,
+    "medians": Medians,
     "concordance": Concordance,
     "drivers": Drivers,
     "neighbours": Neighbours,

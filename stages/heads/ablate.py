@@ -25,6 +25,7 @@ from stages.base.errors import AblationError, StageError
 from stages.base.files import file_hash
 from stages.base.settings import PARAMS_FILE, load
 from stages.heads.attribution import read as read_attribution
+from stages.heads.components import UNIT
 from stages.heads.settings import Sweep
 from stages.heads.subset import subset_of
 from stages.heads.sweep import (
@@ -38,6 +39,7 @@ from stages.heads.sweep import (
     shares,
     write_effects,
 )
+from stages.measurement.effects import State
 from stages.models.architecture import load_model, weight_files
 from stages.models.engine import Engine, cast_blocks, check_tokens, matmul_precision
 from stages.models.perturbation import AblationType
@@ -285,8 +287,13 @@ def _run(args: argparse.Namespace) -> None:
             largest = deviation(args.checkpoint, tokens, sweep, on[0])
             cli.log.info("%s differs from float32 by up to %.2g nats", sweep.precision, largest)
             provenance["largest_deviation_nats"] = f"{largest:.3g}"
-        columns = assemble(tasks, shards.read, step=args.step, sequences=sequences)
-        write_effects(args.out, columns, provenance=provenance)
+        size = None
+        if args.attribution is not None:
+            size = read_attribution(args.attribution, args.step).size.mean(axis=0)
+        exposure = None if size is None else "size"
+        state = State("heads", f"step{args.step}", float(args.step), UNIT, exposure)
+        parts = assemble(tasks, shards.read, state=state, sequences=sequences, size=size)
+        write_effects(args.out, parts, provenance=provenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -300,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--attribution",
         type=Path,
-        help="which sequences to ablate for a control variate (.parquet)",
+        help="how much each head writes; which sequences a control variate ablates (.parquet)",
     )
     parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True, help="effects table (.parquet)")

@@ -17,9 +17,9 @@ from scipy import stats
 from stages.base import cli, tables
 from stages.base.errors import TableError
 from stages.heads.importance import rank
-from stages.heads.measures import measure
 from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.measurement.metrics import REGISTRY, measure
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +28,7 @@ N_SEQUENCES = 100
 NOISE_SEED = 42000
 """The published noise direction i has the seed 42000 + i."""
 
+_SHOWN = (REGISTRY["gini"], REGISTRY["effective_number"])
 _UNITS = {"head": "head", "layer": "layer", "type_a": "noise"}
 _PERTURBATIONS = {"head": "zero", "layer": "zero", "type_a": "gaussian"}
 _COLUMNS = [
@@ -80,15 +81,21 @@ def read_companion(path: Path) -> pd.DataFrame:
         )
         raise TableError(msg)
     _check_delta(table, path)
-    noise = table["perturbation_type"] == "type_a"
+    unit = table["perturbation_type"].map(_UNITS)
+    layer, head = table["layer_idx"], table["head_idx"]
+    names = {
+        "head": "L" + layer.astype(str) + "H" + head.astype(str),
+        "layer": "L" + layer.astype(str),
+        "noise": "N" + (table["seed"] - NOISE_SEED).astype(str),
+    }
     found = pd.DataFrame(
         {
             "step": table["checkpoint"],
-            "unit": table["perturbation_type"].map(_UNITS),
+            "unit": unit,
             "perturbation": table["perturbation_type"].map(_PERTURBATIONS),
-            "layer": table["layer_idx"].where(~noise, -1),
-            "head": table["head_idx"],
-            "draw": (table["seed"] - NOISE_SEED).where(noise, 0),
+            "component": np.select([unit == kind for kind in names], list(names.values()), ""),
+            "layer": layer.astype("Int64").where(unit != "noise"),
+            "head": head.astype("Int64").where(unit == "head"),
             "delta_loss_nats": table["perturbed_loss"] - table["baseline_loss"],
             "standard_error_nats": np.nan,
             "standard_error_draws_nats": np.nan,
@@ -146,8 +153,8 @@ def _agreement(rows: pd.DataFrame, step: int) -> dict[str, float]:
     theirs = rows["delta_loss_nats_companion"].to_numpy(float)
     difference = np.abs(ours - theirs)
     largest = rows.iloc[int(difference.argmax())]
-    gini, _, number, *_ = measure(ours)
-    gini_companion, _, number_companion, *_ = measure(theirs)
+    gini, number = measure(np.abs(ours), _SHOWN)
+    gini_companion, number_companion = measure(np.abs(theirs), _SHOWN)
     return {
         "step": step,
         "n_heads": len(rows),

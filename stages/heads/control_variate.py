@@ -35,24 +35,24 @@ References
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.base import cli, tables
 from stages.base.errors import AblationError
 from stages.base.files import atomic_path
 from stages.base.settings import load
-from stages.heads import attribution, effects
-from stages.heads.effects import Effects
+from stages.heads import attribution
 from stages.heads.settings import Sweep
 from stages.heads.subset import Subset, standardised, subset_of
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE
-from stages.heads.tables.effects import EFFECTS_PER_SEQUENCE, UNITS
+from stages.measurement import effects
+from stages.measurement.effects import Effects
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -176,7 +176,7 @@ def features_of(part: Effects, features: attribution.Features) -> Floats:
     columns = features.columns()  # (n, layer, head, feature)
     components = part.components
     found: Floats
-    match part.unit:
+    match part.kind:
         case "head":
             found = columns[:, components["layer"], components["head"]]
         case "layer":
@@ -197,37 +197,35 @@ def extend(
     AblationError
         The effects are not those of the subset, or of another model or text than the features.
     """
-    if not np.array_equal(part.sequences, subset.sequences):
+    if not np.array_equal(part.replicates, subset.sequences):
         msg = (
-            f"{part.name}: the ablated sequences are not those that the attribution chooses. "
+            f"{part.label}: the ablated sequences are not those that the attribution chooses. "
             "Run dvc repro ablate."
         )
         raise AblationError(msg)
-    apart = np.abs(part.loss_base - features.loss[part.sequences]).max()
+    base = np.full(part.n_replicates, np.nan) if part.baseline is None else part.baseline
+    apart = np.abs(base - features.loss[part.replicates]).max()
     # nan fails this as well.
     if not apart <= _TOLERANCE_NATS:
         msg = (
-            f"{part.name}: the baseline losses of effects and attribution differ by {apart:.2g} "
+            f"{part.label}: the baseline losses of effects and attribution differ by {apart:.2g} "
             f"nats, at most {_TOLERANCE_NATS:g} is allowed. Run dvc repro attribution ablate."
         )
         raise AblationError(msg)
     columns = features_of(part, features)
     own = sweep.control_variate
-    rng = np.random.default_rng([own.seed, part.step, UNITS.index(part.unit)])
-    found = [estimate(draw, subset, columns, least_r2=own.least_r2, rng=rng) for draw in part.delta]
+    rng = stream(own.seed, part.state.name, part.kind)
+    found = [estimate(draw, subset, columns, least_r2=own.least_r2, rng=rng) for draw in part.draws]
     loss_base = features.loss.copy()
-    loss_base[part.sequences] = part.loss_base
-    whole = Effects(
-        step=part.step,
-        unit=part.unit,
-        perturbation=part.perturbation,
-        components=part.components,
-        sequences=np.arange(subset.n),
-        loss_base=loss_base,
-        delta=np.stack([one.values for one in found]),
+    loss_base[part.replicates] = base
+    whole = replace(
+        part,
+        replicates=np.arange(subset.n),
+        baseline=loss_base,
+        draws=np.stack([one.values for one in found]),
     )
     return whole, Estimate(
-        values=whole.per_sequence,
+        values=whole.values,
         se_subset=np.mean([one.se_subset for one in found], axis=0),
         r2=np.mean([one.r2 for one in found], axis=0),
         fitted=np.all([one.fitted for one in found], axis=0),
@@ -236,15 +234,15 @@ def extend(
 
 def _summary(part: Effects, subset: Subset, found: Estimate) -> dict[str, object]:
     """Return how well the prediction did, over the removals of one kind at one step."""
-    total = part.per_sequence.var(axis=0, ddof=1)
+    total = part.values.var(axis=0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         # For the mean over all text: the exact sequences that would give the same error.
         alone = total / found.se**2
     able = alone[np.isfinite(alone)]
     return {
-        "step": part.step,
-        "unit": part.unit,
-        "perturbation": part.perturbation,
+        "step": int(part.state.position),
+        "unit": part.kind,
+        "perturbation": part.condition,
         "n_removals": len(part.components),
         "n_fitted": int(found.fitted.sum()),
         "n_sequences": subset.n,
@@ -259,7 +257,7 @@ def _summary(part: Effects, subset: Subset, found: Estimate) -> dict[str, object
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     sweep, steps = settings.sweep, settings.model.checkpoints
-    parts = effects.read(args.effects, steps)
+    parts = effects.read_states(args.effects, "step", steps)
     rows: list[dict[str, object]] = []
     for step in steps:
         source, out = args.effects / f"step{step}.parquet", args.out / f"step{step}.parquet"
@@ -270,20 +268,12 @@ def _run(args: argparse.Namespace) -> None:
         features = attribution.read(args.attribution / f"step{step}.parquet", step)
         subset = subset_of(sweep, features, step)
         whole = []
-        for part in (one for one in parts if one.step == step):
+        for part in (one for one in parts if one.state.name == f"step{step}"):
             extended, found = extend(part, subset, features, sweep)
-            whole.append(effects.to_table(extended))
+            whole.append(extended)
             rows.append(_summary(part, subset, found))
-        kept = pq.read_schema(source).metadata or {}
-        provenance = {
-            key.decode(): value.decode() for key, value in kept.items() if key != b"pandas"
-        }
-        tables.write_parquet(
-            pd.concat(whole, ignore_index=True),
-            EFFECTS_PER_SEQUENCE,
-            out,
-            metadata=provenance | {"estimator": "control_variate"},
-        )
+        provenance = effects.provenance(source) | {"estimator": "control_variate"}
+        effects.write(out, whole, provenance=provenance)
     summary = pd.DataFrame(rows) if rows else tables.empty(HEAD_CONTROL_VARIATE)
     tables.write(summary, HEAD_CONTROL_VARIATE, args.summary)
 

@@ -30,9 +30,9 @@ from stages.base import cli, tables
 from stages.base.settings import load
 from stages.heads.settings import Distribution
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION, HEAD_GRANULARITY
-from stages.heads.tables.effects import PERTURBATIONS, UNITS
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement import resampling
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -238,9 +238,8 @@ def distribution(importance: pd.DataFrame, params: Distribution) -> pd.DataFrame
     rows = []
     for (step, unit, perturbation), group in importance.groupby(_GROUP, sort=True):
         effects = group["delta_loss_nats"].to_numpy(float)
-        # A seed of its own: the interval of one step does not depend on which others there are.
-        kinds = (UNITS.index(unit), PERTURBATIONS.index(perturbation))
-        rng = np.random.default_rng([params.seed, int(step), *kinds])
+        # A stream of its own: the interval of one step does not depend on which others there are.
+        rng = stream(params.seed, int(step), unit, perturbation)
         cut = params.tail_min_relative * float(group["loss_base"].iloc[0])
         tails = [
             _gamma_row("gamma_tail", effects, 0.0, params, rng),

@@ -17,9 +17,9 @@ from scipy import stats
 
 from stages.base import cli, tables
 from stages.base.settings import load
-from stages.heads import effects
-from stages.heads.effects import Effects
 from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.measurement import effects
+from stages.measurement.effects import Effects
 
 
 def importance(parts: Sequence[Effects]) -> pd.DataFrame:
@@ -39,26 +39,32 @@ def importance(parts: Sequence[Effects]) -> pd.DataFrame:
 
 
 def _of(part: Effects) -> pd.DataFrame:
-    n_draws, n_sequences, _ = part.delta.shape
-    per_sequence = part.per_sequence
+    n_draws, n_sequences, _ = part.draws.shape
+    per_sequence = part.values
     mean = per_sequence.mean(axis=0)
-    draws = part.delta.mean(axis=1)  # (n_draws, n_components)
+    draws = part.draws.mean(axis=1)  # (n_draws, n_components)
     over_draws = draws.std(axis=0, ddof=1) / np.sqrt(n_draws) if n_draws > 1 else np.nan
     return pd.DataFrame(
         {
-            "step": part.step,
-            "unit": part.unit,
-            "perturbation": part.perturbation,
-            **{name: part.components[name] for name in effects.COMPONENT},
+            "step": int(part.state.position),
+            "unit": part.kind,
+            "perturbation": part.condition,
+            "component": part.components.index,
+            **{name: _attribute(part, name) for name in ("layer", "head")},
             "delta_loss_nats": mean,
             "standard_error_nats": per_sequence.std(axis=0, ddof=1) / np.sqrt(n_sequences),
             "standard_error_draws_nats": over_draws,
             "n_sequences": n_sequences,
             "n_draws": n_draws,
-            "loss_base": part.loss_base.mean(),
+            "loss_base": np.nan if part.baseline is None else part.baseline.mean(),
             "rank": rank(mean),
         }
     )
+
+
+def _attribute(part: Effects, name: str) -> "pd.api.extensions.ExtensionArray":
+    known = part.components[name] if name in part.components else [None] * len(part.components)
+    return pd.array(known, dtype="Int64")
 
 
 def rank(mean: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -73,7 +79,7 @@ def rank(mean: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    parts = effects.read(args.effects, load(args.params).model.checkpoints)
+    parts = effects.read_states(args.effects, "step", load(args.params).model.checkpoints)
     tables.write(importance(parts), HEAD_IMPORTANCE, args.out)
 
 

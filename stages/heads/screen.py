@@ -17,11 +17,12 @@ from scipy import stats
 from stages.base import cli, tables
 from stages.base.errors import TableError
 from stages.base.settings import load
-from stages.heads import attribution, effects
-from stages.heads.effects import Effects
+from stages.heads import attribution
 from stages.heads.settings import Screen
 from stages.heads.tables.attribution import HEAD_SCREEN
-from stages.measurement import concentration, resampling
+from stages.measurement import concentration, effects, resampling
+from stages.measurement.effects import Effects
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def screen(
     Parameters
     ----------
     parts
-        Effects of all steps (:func:`stages.heads.effects.read`).
+        Effects of all steps (:func:`stages.measurement.effects.read_states`).
     found
         Attribution by step, of the same sequences.
     params
@@ -79,13 +80,14 @@ def screen(
         Attribution and effects are not of the same heads and sequences.
     """
     rows = []
-    for perturbation, steps in effects.heads(parts).items():
+    for (_, perturbation), steps in effects.series(parts, ["head"]).items():
         for part in steps:
-            first_order = _same_heads(part, found[part.step])
-            row = _row(part.per_sequence, first_order, params, part.step)
+            step = int(part.state.position)
+            first_order = _same_heads(part, found[step])
+            row = _row(part.values, first_order, params, stream(params.seed, perturbation, step))
             if not measured:
                 row["r2_median"] = np.nan
-            rows.append({"step": part.step, "perturbation": perturbation} | row)
+            rows.append({"step": step, "perturbation": perturbation} | row)
     return pd.DataFrame(rows)
 
 
@@ -93,19 +95,20 @@ def _same_heads(part: Effects, found: attribution.Features) -> Floats:
     """Return the first-order effects of the heads and sequences of `part`, shaped as its own."""
     n, n_layers, n_heads = found.first_order.shape
     layer, head = (part.components[name].to_numpy(int) for name in ("layer", "head"))
-    if part.sequences[-1] >= n or layer.max() >= n_layers or head.max() >= n_heads:
+    if part.replicates[-1] >= n or layer.max() >= n_layers or head.max() >= n_heads:
         msg = (
-            f"{part.name}: the attribution is of {n} sequences, {n_layers} layers and {n_heads} "
+            f"{part.label}: the attribution is of {n} sequences, {n_layers} layers and {n_heads} "
             "heads, which the effects exceed. Run dvc repro attribution."
         )
         raise TableError(msg)
-    return found.first_order[part.sequences][:, layer, head]
+    return found.first_order[part.replicates][:, layer, head]
 
 
-def _row(exact: Floats, first_order: Floats, params: Screen, step: int) -> dict[str, object]:
+def _row(
+    exact: Floats, first_order: Floats, params: Screen, rng: np.random.Generator
+) -> dict[str, object]:
     n_sequences, n_heads = exact.shape
     mean, cheap = exact.mean(axis=0), first_order.mean(axis=0)
-    rng = np.random.default_rng([params.seed, step])
     weights = resampling.group_weights(n_sequences, params.draws, rng)
     drawn, drawn_cheap = weights @ exact, weights @ first_order
     row: dict[str, object] = {"n_heads": n_heads, "n_sequences": n_sequences}
@@ -137,7 +140,7 @@ def _squared_correlations(first: Floats, second: Floats) -> Floats:
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     steps = settings.model.checkpoints
-    parts = effects.read(args.effects, steps)
+    parts = effects.read_states(args.effects, "step", steps)
     found = {
         step: attribution.read(args.attribution / f"step{step}.parquet", step) for step in steps
     }

@@ -7,22 +7,6 @@ from pydantic import Field, model_validator
 from stages.base.sections import Confidence, Count, Section
 
 
-class NoiseFloor(Section):
-    """What the metrics of heads would be if no head had an effect."""
-
-    confidence: Confidence
-    draws: Count
-    seed: int
-
-
-class Trajectory(Section):
-    """The metrics of heads along training."""
-
-    confidence: Confidence
-    draws: Count
-    seed: int
-
-
 class Classes(Section):
     """When a head counts as critical, and when as silent."""
 
@@ -121,8 +105,6 @@ class Sweep(Section):
 
 SECTIONS = {
     "sweep": Sweep,
-    "noise_floor": NoiseFloor,
-    "trajectory": Trajectory,
     "classes": Classes,
     "distribution": Distribution,
     "screen": Screen,

@@ -15,38 +15,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from stages.base import cli
 from stages.base.errors import AblationError
 from stages.base.files import atomic_path
+from stages.heads.components import components
 from stages.heads.settings import Sweep
+from stages.measurement.effects import Effects, State, write
 from stages.models.engine import ENGINE_VERSION, Engine
 from stages.models.perturbation import COMPANION_HEADS, AblationType
 
 Losses = npt.NDArray[np.float64]
 
 BASELINE = "baseline"
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("unit", pa.string()),
-        ("perturbation", pa.string()),
-        ("layer", pa.int64()),
-        ("head", pa.int64()),
-        ("draw", pa.int64()),
-        ("sequence", pa.int64()),
-        ("loss_base", pa.float64()),
-        ("loss_ablated", pa.float64()),
-        ("delta_loss_nats", pa.float64()),
-    ]
-)
 
 
 @dataclass(frozen=True, order=True)
@@ -287,73 +272,76 @@ def assemble(
     tasks: Sequence[Task],
     read: Callable[[Task], Losses | None],
     *,
-    step: int,
+    state: State,
     sequences: npt.NDArray[np.int64],
-) -> dict[str, npt.NDArray[Any]]:
-    """Put finished shards together as the columns of the effects table, sorted by its keys.
+    size: Losses | None = None,
+) -> list[Effects]:
+    """Put finished shards together as effects, by kind and condition.
 
     Parameters
     ----------
     tasks, read
         All tasks of the checkpoint, and how to read the losses of one.
-    step
-        Its training step.
+    state
+        The checkpoint.
     sequences : (n_sequences,)
         Numbers of the sequences in the evaluated text.
+    size : (n_layers, n_heads)
+        How much each head writes, which alone could explain a large effect.
     """
-    base = read(next(task for task in tasks if task.unit == BASELINE))
-    if base is None:
-        msg = "the baseline's shard is missing. Run the sweep again."
-        raise AblationError(msg)
-    n_sequences = base.shape[1]
-    keys: list[tuple[str, str, int, int, int]] = []
-    parts: list[Losses] = []
+    base = _finished(next(task for task in tasks if task.unit == BASELINE), read)[0]
+    found: dict[tuple[str, str], dict[tuple[int, int, int], Losses]] = {}
     for task in tasks:
         if task.unit == BASELINE:
             continue
-        losses = read(task)
-        if losses is None:
-            msg = f"the shard {task.label} is missing. Run the sweep again."
-            raise AblationError(msg)
-        # A draw of noise is known by its number; its block is that number modulo the layers.
-        layer = -1 if task.unit == "noise" else task.layer
-        keys += [(task.unit, task.perturbation, layer, head, draw) for head, draw in task.rows]
-        parts.append(losses)
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    ablated = np.concatenate(parts)[order].ravel()
-    unit, perturbation, layer_, head_, draw_ = (
-        np.repeat(np.array([keys[index][field] for index in order]), n_sequences)
-        for field in range(5)
-    )
-    loss_base = np.tile(base[0], len(keys))
-    return {
-        "step": np.full(len(ablated), step, dtype=np.int64),
-        "unit": unit,
-        "perturbation": perturbation,
-        "layer": layer_,
-        "head": head_,
-        "draw": draw_,
-        "sequence": np.tile(sequences, len(keys)),
-        "loss_base": loss_base,
-        "loss_ablated": ablated,
-        "delta_loss_nats": ablated - loss_base,
-    }
+        losses = _finished(task, read).reshape(len(task.heads) or 1, -1, len(base))
+        of_kind = found.setdefault((task.unit, task.perturbation), {})
+        if task.unit == "noise":
+            # Every direction is a component; the draws of a head are repeats.
+            for (number, _, _), one in zip(task.draws, losses[0], strict=True):
+                of_kind[task.layer, 0, number] = one[np.newaxis]
+        else:
+            for head, drawn in zip(task.heads or (0,), losses, strict=True):
+                of_kind[task.layer, head, 0] = drawn
+    parts = []
+    for (kind, condition), removed in sorted(found.items()):
+        rows = sorted(removed, key=lambda row: (row[2], row[0], row[1]))
+        known = components(kind, rows)
+        if kind == "head" and size is not None:
+            known["size"] = [size[layer, head] for layer, head, _ in rows]
+        losses = np.stack([removed[row] for row in rows], axis=-1)  # (draw, sequence, component)
+        parts.append(
+            Effects(
+                state=state,
+                kind=kind,
+                condition=condition,
+                components=known,
+                replicates=sequences,
+                draws=losses - base[:, np.newaxis],
+                baseline=base,
+            )
+        )
+    return parts
 
 
-def write_effects(
-    path: Path, columns: dict[str, npt.NDArray[Any]], *, provenance: dict[str, str]
-) -> None:
-    """Write the effects table as Parquet, atomically; the same content makes the same bytes.
+def _finished(task: Task, read: Callable[[Task], Losses | None]) -> Losses:
+    losses = read(task)
+    if losses is None:
+        msg = f"the shard {task.label} is missing. Run the sweep again."
+        raise AblationError(msg)
+    return losses
+
+
+def write_effects(path: Path, parts: Sequence[Effects], *, provenance: dict[str, str]) -> None:
+    """Write the effects of a checkpoint as Parquet, atomically.
 
     Raises
     ------
     AblationError
         The disk is full or the folder cannot be written to.
     """
-    table = pa.table(columns, schema=SCHEMA.with_metadata(provenance))
     try:
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write(path, parts, provenance=provenance)
     except OSError as error:
         raise AblationError(_unwritten(path, error)) from None
 

@@ -1,4 +1,4 @@
-"""Lay the ageing of tissues and the training of heads into one plane, and compare directions.
+"""Lay all measured systems into one plane, and compare their directions.
 
 Original steps 07 and 14. What is compared was laid down before any of it was computed: the vectors
 in :mod:`stages.plane.vectors`, the tests in :mod:`stages.plane.same_direction`.
@@ -6,7 +6,7 @@ in :mod:`stages.plane.vectors`, the tests in :mod:`stages.plane.same_direction`.
 *Uncertainty.* Animals are resampled within their age group, with both metrics of an animal kept
 together; the intervals of single coordinates are those of the exact bootstrap
 (:func:`stages.measurement.resampling.bootstrap_median_change`). For heads, sequences are resampled
-and, separately, heads, the same ones at all checkpoints (:mod:`stages.heads.trajectory`). The
+and, separately, heads, the same ones at all checkpoints (:mod:`stages.measurement.measured`). The
 covariance of the draws makes the ellipse; angles have intervals of the turns from the estimate
 [1]_. Over 400 simulated tissues the nominal 95% intervals held the true coordinates and angle in
 0.93 to 0.94 with 4 and 3 animals, 0.96 to 0.97 with 6 and 5, 0.96 to 0.98 with 9 and 9. Over 200
@@ -33,109 +33,68 @@ import numpy as np
 import pandas as pd
 
 from stages.base import cli, tables
-from stages.base.errors import TableError
 from stages.base.settings import load
-from stages.cells import counts
-from stages.cells.tables.metrics import METRICS
-from stages.heads import effects, trajectory
-from stages.heads.tables.trajectory import HEAD_TRAJECTORY
-from stages.measurement import resampling
 from stages.measurement.concentration import quadrant
 from stages.plane import directions
 from stages.plane.directions import Floats
 from stages.plane.same_direction import same_direction
 from stages.plane.settings import Plane
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS
-from stages.plane.vectors import HEAD_AXES, Heads, Tissue, heads, tissues
+from stages.plane.vectors import AXES, KEY, Trail, read, trails
 
 
-def plane(
-    of_tissues: Sequence[Tissue],
-    of_heads: Sequence[Heads],
-    along: pd.DataFrame,
-    settings: Plane,
-) -> pd.DataFrame:
+def plane(found: Sequence[Trail], settings: Plane) -> pd.DataFrame:
     """Return every vector of the plane with its uncertainty (``PLANE``).
 
     Parameters
     ----------
-    of_tissues, of_heads
-        From :mod:`stages.plane.vectors`.
-    along
-        ``HEAD_TRAJECTORY`` of the same effects.
-
-    Raises
-    ------
-    TableError
-        The trajectory is not that of these effects.
+    found
+        From :func:`stages.plane.vectors.trails`.
     """
-    rows = [_tissue_row(tissue, settings) for tissue in of_tissues]
-    for moving in of_heads:
-        rows += _head_rows(moving, _noise_shares(along, moving), settings)
+    rows = [row for trail in found for row in _rows(trail, settings)]
     if not rows:
         return tables.empty(PLANE)
     table = pd.DataFrame(rows)
     table["quadrant"] = quadrant(table["d_gini"], table["d_effective"])
-    return table.reindex(columns=list(PLANE.columns))
+    return table[list(PLANE.columns)]
 
 
-def _tissue_row(tissue: Tissue, settings: Plane) -> dict[str, object]:
-    ends = [
-        resampling.bootstrap_median_change(
-            tissue.young[:, axis], tissue.old[:, axis], confidence=settings.confidence
-        )
-        for axis in (0, 1)
-    ]
-    return {
-        "system": "cells",
-        **dict(zip(counts.TISSUE, tissue.key, strict=True)),
-        "scale": tissue.scale,
-        "bootstrap": "animals",
-        "n_young": len(tissue.young),
-        "n_old": len(tissue.old),
-        **_coordinates(tissue.vector, [end.low for end in ends], [end.high for end in ends]),
-        **_spread(tissue.vector, tissue.draws, settings, mirrored=False),
-    }
-
-
-def _head_rows(
-    moving: Heads, noise_shares: Sequence[float], settings: Plane
-) -> list[dict[str, object]]:
-    """Return one row for each later checkpoint and each of the two bootstraps."""
+def _rows(trail: Trail, settings: Plane) -> list[dict[str, object]]:
+    """Return one row for each later state and each bootstrap."""
     rows = []
-    for i in range(1, len(moving.steps)):
-        vector = moving.values[i] - moving.values[0]
-        draws = {
-            "sequences": moving.sequences[i] - moving.sequences[0],
-            "heads": moving.heads[i] - moving.heads[0],
-        }
-        ends = trajectory.intervals(vector, draws["sequences"], draws["heads"], settings.confidence)
-        for bootstrap, (low, high) in zip(draws, (ends[:2], ends[4:]), strict=True):
+    for i in range(1, len(trail.states)):
+        vector = trail.values[i] - trail.values[0]
+        for bootstrap, drawn in trail.draws.items():
+            low, high = trail.ends[bootstrap, trail.states[i]]
             rows.append(
                 {
-                    "system": "heads",
-                    "perturbation": moving.perturbation,
-                    "step_first": moving.steps[0],
-                    "step": moving.steps[i],
-                    "scale": moving.scale,
+                    **dict(zip(KEY, trail.key, strict=True)),
+                    "state_first": trail.states[0],
+                    "state": trail.states[i],
+                    "position_first": trail.positions[0],
+                    "position": trail.positions[i],
+                    "scale": trail.scale,
                     "bootstrap": bootstrap,
+                    "n_first": trail.n[0],
+                    "n_last": trail.n[i],
                     **_coordinates(vector, low, high),
                     **_spread(
-                        vector, draws[bootstrap], settings, mirrored=bootstrap == "sequences"
+                        vector,
+                        drawn[i] - drawn[0],
+                        settings,
+                        mirrored=trail.is_mirrored(bootstrap),
                     ),
-                    "noise_share_first": noise_shares[0],
-                    "noise_share": noise_shares[i],
+                    "noise_share_first": trail.noise[0],
+                    "noise_share": trail.noise[i],
                 }
             )
     return rows
 
 
-def _coordinates(
-    vector: Floats, low: Sequence[float] | Floats, high: Sequence[float] | Floats
-) -> dict[str, object]:
+def _coordinates(vector: Floats, low: Floats, high: Floats) -> dict[str, object]:
     return {
         f"{axis}{end}": float(values[i])
-        for i, axis in enumerate(("d_gini", "d_effective"))
+        for i, axis in enumerate(AXES)
         for end, values in (("", vector), ("_low", low), ("_high", high))
     }
 
@@ -158,43 +117,21 @@ def _spread(vector: Floats, draws: Floats, settings: Plane, *, mirrored: bool) -
     }
 
 
-def _noise_shares(along: pd.DataFrame, moving: Heads) -> list[float]:
-    """Return the share of noise at each checkpoint, from the trajectory of the same effects."""
-    metric = HEAD_AXES[moving.scale][0]
-    chosen = (along["perturbation"] == moving.perturbation) & (along["metric"] == metric)
-    rows = along[chosen].set_index("step")
-    for step, value in zip(moving.steps, moving.values[:, 0], strict=True):
-        known = step in rows.index
-        if not known or not np.isclose(rows.loc[step, "value"], value, rtol=1e-9, atol=0):
-            shown = f"{rows.loc[step, 'value']:.6g}" if known else "nothing"
-            msg = (
-                f"the head_trajectory table says {shown} for {metric} at step {step} "
-                f"({moving.perturbation}), the effects {value:.6g}. Run dvc repro trajectory."
-            )
-            raise TableError(msg)
-    return [float(rows.loc[step, "noise_share"]) for step in moving.steps]
-
-
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    metrics = tables.read(args.metrics, METRICS)
-    along = tables.read(args.trajectory, HEAD_TRAJECTORY)
-    parts = effects.read(args.effects, settings.model.checkpoints)
-    of_tissues = tissues(metrics, settings.plane)
-    of_heads = heads(parts, settings.plane)
-    vectors = plane(of_tissues, of_heads, along, settings.plane)
-    compared = same_direction(of_tissues, of_heads, settings.plane)
-    tables.write(vectors, PLANE, args.out)
-    tables.write(compared, PLANE_DIRECTIONS, args.directions)
+    names = sorted({*settings.systems, *settings.plane.beside})
+    found = trails(read(names, args.measured, args.changes, args.draws), settings.plane)
+    tables.write(plane(found, settings.plane), PLANE, args.out)
+    tables.write(same_direction(found, settings.plane), PLANE_DIRECTIONS, args.directions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--trajectory", type=Path, required=True)
-    parser.add_argument("--effects", type=Path, required=True, help="folder of step<N>.parquet")
+    parser.add_argument("--measured", type=Path, required=True, help="folder of one CSV a system")
+    parser.add_argument("--changes", type=Path, required=True, help="the like of changes")
+    parser.add_argument("--draws", type=Path, required=True, help="the like of draws (.parquet)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--directions", type=Path, required=True)
     return cli.run(parser, _run, argv)

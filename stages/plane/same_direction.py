@@ -1,15 +1,16 @@
-"""Test whether tissues age the way in which heads are trained.
+"""Test whether two systems move the same way in the plane.
 
-The estimate is the angle between a tissue's vector v and the vector h of the heads from the first
-to the last checkpoint, 0 to 180 degrees, both sides resampled for its interval. The test statistic
-is the inner product v . h, large only where both vectors are long and point the same way,
-one-sided, under two nulls:
+The estimate is the angle between the vector v of a series, first to last state, and the vector h of
+the reference, 0 to 180 degrees, both sides resampled for its interval. The test statistic is the
+inner product v . h, large only where both vectors are long and point the same way, one-sided, under
+two nulls:
 
-* *permuted ages*: the tissue's animals are exchangeable between young and old. All arrangements are
-  counted where there are few, else some are drawn and the observed one is counted among them [1]_.
-* *permuted checkpoints*: the checkpoints are exchangeable, so that h may be the difference of any
-  two, in either order. All ordered pairs are counted; with K checkpoints no p-value is below
-  1 / (K (K - 1)).
+* *own*: the replicates of the series are exchangeable between its states (animals between young and
+  old). All arrangements are counted where there are few, else some are drawn and the observed one
+  is counted among them [1]_. Where the replicates are the same in all states, the states are
+  exchanged instead.
+* *reference*: the reference's states are exchangeable, so that h may be the difference of any two,
+  in either order. All ordered pairs are counted; with K states no p-value is below 1 / (K (K - 1)).
 
 `p` is the larger of both, since both must be rejected to speak of one direction (an
 intersection-union test [2]_); `q` is adjusted over the tissues of one cohort and platform. The same
@@ -26,21 +27,18 @@ References
    Technometrics 24:295-300.
 """
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from stages.base import tables
-from stages.cells import counts
-from stages.measurement import resampling
+from stages.measurement import nulls, resampling
 from stages.plane import directions
 from stages.plane.directions import Floats
 from stages.plane.settings import Plane
 from stages.plane.tables import PLANE_DIRECTIONS
-from stages.plane.vectors import Heads, Tissue
+from stages.plane.vectors import KEY, Trail
 
 # Statistics closer than this, relative to the largest, differ only in the order of summation.
 _TIE = 1e-12
@@ -48,129 +46,89 @@ _TIE = 1e-12
 _TIE_DEGREES = 1e-9
 
 
-def same_direction(
-    of_tissues: Sequence[Tissue], of_heads: Sequence[Heads], settings: Plane
-) -> pd.DataFrame:
-    """Return angle and tests of every tissue against the heads (``PLANE_DIRECTIONS``).
+def same_direction(found: Sequence[Trail], settings: Plane) -> pd.DataFrame:
+    """Return angle and tests of every series against the reference (``PLANE_DIRECTIONS``).
 
     Parameters
     ----------
-    of_tissues, of_heads
-        From :mod:`stages.plane.vectors`.
+    found
+        From :func:`stages.plane.vectors.trails`.
 
     Returns
     -------
     DataFrame
-        Without rows where there is no tissue or no heads to compare.
+        Without rows where there is nothing to compare.
     """
-    streams = np.random.SeedSequence([settings.seed, 1]).spawn(len(of_tissues))
+    references = [trail for trail in found if trail.key[0] == settings.reference]
     rows = [
-        _compare(tissue, moving, settings, np.random.default_rng(stream))
-        for tissue, stream in zip(of_tissues, streams, strict=True)
-        for moving in of_heads
-        if moving.scale == tissue.scale
+        _compare(trail, reference, settings)
+        for trail in found
+        for reference in references
+        if trail.key[0] != settings.reference and trail.scale == reference.scale
     ]
     if not rows:
         return tables.empty(PLANE_DIRECTIONS)
     table = pd.DataFrame(rows)
-    family = table.groupby(["cohort", "platform", "perturbation", "scale"])["p"]
+    own = ["system", "group", "condition", "scale"]
+    family = table.groupby(
+        [*own, "reference_group", "reference_series", "reference_condition"], sort=False
+    )["p"]
     table["q"] = family.transform(resampling.benjamini_hochberg)
     return table[list(PLANE_DIRECTIONS.columns)]
 
 
-def _compare(
-    tissue: Tissue, moving: Heads, settings: Plane, rng: np.random.Generator
-) -> dict[str, object]:
-    vector, reference = tissue.vector, moving.vector
-    turned = float(directions.turn(reference, vector))
-    by_ages = permuted_ages(
-        tissue.young, tissue.old, max_permutations=settings.max_permutations, rng=rng
-    )
-    by_steps = permuted_checkpoints(moving.values)
-    ages, ages_angle = one_sided(vector, reference, by_ages, exact=_exact(tissue, settings))
-    steps, steps_angle = one_sided(reference, vector, by_steps, exact=True)
+def _compare(trail: Trail, reference: Trail, settings: Plane) -> dict[str, object]:
+    vector, fixed = trail.vector, reference.vector
+    turned = float(directions.turn(fixed, vector))
+    exchanged = nulls.exchanged_states(reference.values)
+    own = nulls.exchanged_states(trail.values) if trail.permuted is None else trail.permuted
+    by_own, by_own_angle = one_sided(vector, fixed, own, exact=trail.is_complete)
+    by_reference, by_reference_angle = one_sided(fixed, vector, exchanged, exact=True)
     return {
-        **dict(zip(counts.TISSUE, tissue.key, strict=True)),
-        "perturbation": moving.perturbation,
-        "step_first": moving.steps[0],
-        "step_last": moving.steps[-1],
-        "scale": tissue.scale,
-        "n_young": len(tissue.young),
-        "n_old": len(tissue.old),
-        "n_steps": len(moving.steps),
+        **dict(zip(KEY, trail.key, strict=True)),
+        **dict(zip([f"reference_{name}" for name in KEY[1:]], reference.key[1:], strict=True)),
+        "scale": trail.scale,
+        "state_first": trail.states[0],
+        "state_last": trail.states[-1],
+        "n_first": trail.n[0],
+        "n_last": trail.n[-1],
+        "reference_first": reference.states[0],
+        "reference_last": reference.states[-1],
+        "position_first": reference.positions[0],
+        "position_last": reference.positions[-1],
+        "n_states": len(reference.states),
         "angle_degrees": abs(turned),
-        **_angle_ends("sequences", tissue, moving.sequences, turned, settings),
-        **_angle_ends("heads", tissue, moving.heads, turned, settings),
-        "product": ages.statistic,
-        "ages_p": ages.p,
-        "ages_p_smallest": ages.p_smallest,
-        "ages_exact": ages.exact,
-        "ages_angle_p": ages_angle.p,
-        "checkpoints_p": steps.p,
-        "checkpoints_p_smallest": steps.p_smallest,
-        "checkpoints_angle_p": steps_angle.p,
-        "p": max(ages.p, steps.p),
+        **_angle_ends("replicates", trail, reference, turned, settings),
+        **_angle_ends("components", trail, reference, turned, settings),
+        "product": by_own.statistic,
+        "own_p": by_own.p,
+        "own_p_smallest": by_own.p_smallest,
+        "own_exact": by_own.exact,
+        "own_angle_p": by_own_angle.p,
+        "reference_p": by_reference.p,
+        "reference_p_smallest": by_reference.p_smallest,
+        "reference_angle_p": by_reference_angle.p,
+        "p": max(by_own.p, by_reference.p),
     }
 
 
 def _angle_ends(
-    bootstrap: str, tissue: Tissue, drawn: Floats, turned: float, settings: Plane
+    bootstrap: str, trail: Trail, reference: Trail, turned: float, settings: Plane
 ) -> dict[str, float]:
     """Return the interval of the angle, both sides resampled."""
-    turns = directions.turn(drawn[-1] - drawn[0], tissue.draws)
-    ends = directions.interval(
-        turned, turns, confidence=settings.confidence, mirrored=bootstrap == "sequences"
-    )
+    ends = (np.nan, np.nan)
+    if bootstrap in reference.draws and "replicates" in trail.draws:
+        ours, theirs = trail.draws["replicates"], reference.draws[bootstrap]
+        n = min(ours.shape[1], theirs.shape[1])
+        turns = directions.turn(theirs[-1, :n] - theirs[0, :n], ours[-1, :n] - ours[0, :n])
+        ends = directions.interval(
+            turned,
+            turns,
+            confidence=settings.confidence,
+            mirrored=reference.is_mirrored(bootstrap),
+        )
     low, high = directions.unsigned(*ends)
     return {f"angle_{bootstrap}_low": low, f"angle_{bootstrap}_high": high}
-
-
-def _exact(tissue: Tissue, settings: Plane) -> bool:
-    n_old = len(tissue.old)
-    return math.comb(len(tissue.young) + n_old, n_old) <= settings.max_permutations
-
-
-def permuted_ages(
-    young: Floats, old: Floats, *, max_permutations: int, rng: np.random.Generator
-) -> Floats:
-    """Return the vectors of a tissue whose animals are exchanged between the age groups.
-
-    Parameters
-    ----------
-    young, old : shape (n, 2)
-    max_permutations
-        All arrangements are counted if there are at most this many, else this many are drawn.
-
-    Returns
-    -------
-    array of shape (n_arrangements, 2)
-    """
-    pooled = np.concatenate([young, old])
-    n, n_old = len(pooled), len(old)
-    if math.comb(n, n_old) <= max_permutations:
-        order = np.array(
-            [
-                [*taken, *sorted(set(range(n)) - set(taken))]
-                for taken in itertools.combinations(range(n), n_old)
-            ]
-        )
-    else:
-        order = rng.permuted(np.tile(np.arange(n), (max_permutations, 1)), axis=1)
-    medians = [np.median(pooled[part], axis=1) for part in (order[:, :n_old], order[:, n_old:])]
-    vectors: Floats = medians[0] - medians[1]
-    return vectors
-
-
-def permuted_checkpoints(values: Floats) -> Floats:
-    """Return the differences of all ordered pairs of checkpoints, of shape (K (K - 1), 2).
-
-    Parameters
-    ----------
-    values : shape (K, 2)
-    """
-    pairs = np.array(list(itertools.permutations(range(len(values)), 2)))
-    change: Floats = values[pairs[:, 0]] - values[pairs[:, 1]]
-    return change
 
 
 def one_sided(
@@ -198,8 +156,8 @@ def one_sided(
     angles = np.nan_to_num(np.abs(directions.turn(fixed, null)), nan=0.0)
     by_angle = (
         _test(angle, -angle, -angles, tie=_TIE_DEGREES, exact=exact)
-        if math.isfinite(angle)
-        else resampling.Test(math.nan, math.nan, math.nan, exact=exact)
+        if np.isfinite(angle)
+        else resampling.Test(np.nan, np.nan, np.nan, exact=exact)
     )
     return _test(product, product, products, tie=_TIE * scale, exact=exact), by_angle
 

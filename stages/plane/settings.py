@@ -1,22 +1,18 @@
 """Settings of the plane that systems share."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
-
-from stages.base.sections import Confidence, Count, Section
+from stages.base.sections import Confidence, Key, Section
 
 
 class Plane(Section):
-    """Vectors of tissues and heads in one plane, and the test of their direction."""
+    """Vectors of all measured systems in one plane, and the test of their direction."""
 
-    cells: Literal["all", "rarefied"]
-    """Metrics of all cells of a sample, or of equal numbers of cells."""
+    beside: list[Key]
+    """Measured systems that are not of component effects; those of `systems` are all shown."""
+    reference: Key
+    """The system that the others are compared with."""
+    conditions: dict[Key, list[str]] = {}
+    """Of a system only these conditions; of others all."""
     confidence: Confidence
-    draws: Annotated[int, Field(ge=2)]
-    max_permutations: Count
-    """Arrangements of ages are counted up to this many, drawn at random beyond it."""
-    seed: Annotated[int, Field(ge=0)]
 
 
 SECTIONS = {"plane": Plane}

@@ -1,38 +1,31 @@
-"""Schemas of the plane that systems share."""
+"""Schemas of the plane that all measured systems share."""
 
 from stages.base.columns import count, flag, number, schema, text
-from stages.heads.tables.effects import PERTURBATIONS
-from stages.inputs.tables import TISSUE
 from stages.measurement.concentration import QUADRANTS
+from stages.measurement.tables import SERIES
 
-PLANE_SYSTEMS = ("cells", "heads")
-
-
-PLANE_SCALES = ("raw", "corrected")
-
-
-PLANE_BOOTSTRAPS = ("animals", "sequences", "heads")
-
-
-_KEY = {
-    "system": text(isin=PLANE_SYSTEMS),
-    "cohort": text(nullable=True),
-    "platform": text(nullable=True),
-    "tissue": text(nullable=True),
-    "perturbation": text(nullable=True, isin=PERTURBATIONS),
-    "step_first": number(0, nullable=True),
-    "step": number(0, nullable=True),
-    "scale": text(isin=PLANE_SCALES),
-    "bootstrap": text(isin=PLANE_BOOTSTRAPS),
+SCALES = {
+    "raw": ("gini", "effective_number"),
+    "corrected": ("gini_corrected", "effective_share"),
 }
+"""The two metrics that are the axes of each scale."""
+RESAMPLED = ("replicates", "components")
 
+_KEY = SERIES | {
+    "state_first": text(),
+    "state": text(),
+    "scale": text(isin=tuple(SCALES)),
+    "bootstrap": text(isin=RESAMPLED),
+}
 
 PLANE = schema(
     "plane",
     _KEY
     | {
-        "n_young": number(2, nullable=True),
-        "n_old": number(2, nullable=True),
+        "position_first": number(nullable=True),
+        "position": number(nullable=True),
+        "n_first": count(1),
+        "n_last": count(1),
         "d_gini": number(),
         "d_gini_low": number(nullable=True),
         "d_gini_high": number(nullable=True),
@@ -52,42 +45,52 @@ PLANE = schema(
     },
     list(_KEY),
 )
-"""Vectors: old minus young of a tissue, a checkpoint minus the first of the heads. On the corrected
-scales `d_gini` is that of the corrected Gini, `d_effective` that of the effective number over the
-number of components. Angles are counter-clockwise from more Gini; `bootstrap` names what interval,
-covariance and angle are over. Empty are the columns of the other system."""
+"""Vectors: each state minus the first of its series. On the corrected scales `d_gini` is that of
+the corrected Gini, `d_effective` that of the effective number over the number of components. Angles
+are counter-clockwise from more Gini; `bootstrap` names what interval, covariance and angle are
+over. `n_first`, `n_last`: replicates of both states."""
 
+_COMPARED = SERIES | {
+    "reference_group": text(),
+    "reference_series": text(),
+    "reference_condition": text(),
+    "scale": text(isin=tuple(SCALES)),
+}
 
 PLANE_DIRECTIONS = schema(
     "plane_directions",
-    TISSUE
+    _COMPARED
     | {
-        "perturbation": text(isin=PERTURBATIONS),
-        "step_first": count(),
-        "step_last": count(),
-        "scale": text(isin=PLANE_SCALES),
-        "n_young": count(2),
-        "n_old": count(2),
-        "n_steps": count(2),
+        "state_first": text(),
+        "state_last": text(),
+        "n_first": count(1),
+        "n_last": count(1),
+        "reference_first": text(),
+        "reference_last": text(),
+        "position_first": number(nullable=True),
+        "position_last": number(nullable=True),
+        "n_states": count(2),
         "angle_degrees": number(0, 180, nullable=True),
-        "angle_sequences_low": number(0, 180, nullable=True),
-        "angle_sequences_high": number(0, 180, nullable=True),
-        "angle_heads_low": number(0, 180, nullable=True),
-        "angle_heads_high": number(0, 180, nullable=True),
+        "angle_replicates_low": number(0, 180, nullable=True),
+        "angle_replicates_high": number(0, 180, nullable=True),
+        "angle_components_low": number(0, 180, nullable=True),
+        "angle_components_high": number(0, 180, nullable=True),
         "product": number(),
-        "ages_p": number(0, 1),
-        "ages_p_smallest": number(0, 1),
-        "ages_exact": flag(),
-        "ages_angle_p": number(0, 1, nullable=True),
-        "checkpoints_p": number(0, 1),
-        "checkpoints_p_smallest": number(0, 1),
-        "checkpoints_angle_p": number(0, 1, nullable=True),
+        "own_p": number(0, 1),
+        "own_p_smallest": number(0, 1),
+        "own_exact": flag(),
+        "own_angle_p": number(0, 1, nullable=True),
+        "reference_p": number(0, 1),
+        "reference_p_smallest": number(0, 1),
+        "reference_angle_p": number(0, 1, nullable=True),
         "p": number(0, 1),
         "q": number(0, 1),
     },
-    [*TISSUE, "perturbation", "scale"],
+    list(_COMPARED),
 )
-"""The angle between each tissue's vector and that of the heads from first to last checkpoint, and
-the one-sided test that both point the same way. `angle_*` intervals: animals and sequences, or
-animals and heads, resampled; `product`: inner product of both vectors; `p`: the larger p-value of
-its two nulls. Empty where there is nothing to compare."""
+"""The angle between the vector of each series, first to last state, and that of each series of the
+reference system, and the one-sided test that both point the same way. `angle_*` intervals: the
+series' replicates and the reference's replicates, or its components, resampled; `product`: inner
+product of both vectors; `own_p`: the series' replicates exchanged between its states (or, where
+they are the same ones in all states, its states exchanged); `reference_p`: the reference's
+`n_states` states exchanged; `p`: the larger of both."""

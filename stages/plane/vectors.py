@@ -1,170 +1,193 @@
-"""Place animals and checkpoints in the plane, and return their vectors with draws of them.
+"""Read what was measured of all systems, and place it in the plane of both metrics.
 
-A tissue's vector is the difference of the medians of its old and young animals in both metrics; the
-heads' vectors are every checkpoint minus the first. On the *raw* scales the axes are Gini and
-effective number. On the *corrected* scales they are the Gini coefficient times n / (n - 1) and the
-effective number over n, n being the number of components: 384 heads and 15 cell types have no
-effective number in common, while both corrected axes run from 0 to 1. Directions on the raw scales
-depend on the units of the axes and are given for completeness; the statement rests on the corrected
-ones.
+A series (a tissue, the heads of a model) is a path of states; its vectors are each state minus the
+first. On the *raw* scales the axes are Gini and effective number. On the *corrected* scales they
+are the Gini coefficient times n / (n - 1) and the effective number over n, n being the number of
+components: 384 heads and 15 cell types have no effective number in common, while both corrected
+axes run from 0 to 1. Directions on the raw scales depend on the units of the axes and are given for
+completeness; the statement rests on the corrected ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from stages.base import cli
-from stages.cells import counts
-from stages.heads import effects, trajectory
-from stages.heads.effects import Effects
-from stages.heads.tables.effects import PERTURBATIONS
-from stages.heads.tables.trajectory import HEAD_METRICS
+from stages.base import cli, tables
+from stages.base.errors import TableError
+from stages.measurement.tables import CHANGES, MEASURED, SERIES
 from stages.plane.directions import Floats
 from stages.plane.settings import Plane
-from stages.plane.tables import PLANE_SCALES
+from stages.plane.tables import RESAMPLED, SCALES
 
-HEAD_AXES = {
-    "raw": ("gini", "effective_number"),
-    "corrected": ("gini_corrected", "effective_share"),
-}
-"""The axes of each scale among ``HEAD_METRICS``."""
+KEY = list(SERIES)
+AXES = ("d_gini", "d_effective")
 
 
-@dataclass(frozen=True)
-class Tissue:
-    """One tissue on one scale: its animals as points (gini, effective number) of the plane."""
+class System(NamedTuple):
+    """What was measured of one system."""
 
-    key: tuple[str, str, str]
-    scale: str
-    young: Floats  # (n_young, 2)
-    old: Floats  # (n_old, 2)
-    vector: Floats  # (2,)
-    draws: Floats  # (n_draws, 2)
+    measured: pd.DataFrame
+    changes: pd.DataFrame
+    draws: pd.DataFrame
 
 
 @dataclass(frozen=True)
-class Heads:
-    """The heads of one perturbation on one scale, along the checkpoints that have a place."""
+class Trail:
+    """One series on one scale: its states as points (Gini, effective number) of the plane."""
 
-    perturbation: str
+    key: tuple[str, str, str, str]
+    """System, group, series, condition."""
     scale: str
-    steps: list[int]
-    values: Floats  # (n_steps, 2)
-    sequences: Floats  # (n_steps, n_draws, 2)
-    heads: Floats  # (n_steps, n_draws, 2)
+    states: list[str]
+    positions: list[float]
+    values: Floats  # (n_states, 2)
+    draws: dict[str, Floats]
+    """By what is resampled: (n_states, n_draws, 2)."""
+    permuted: Floats | None
+    """Vectors first to last of exchanged replicates, (n, 2), where that can be done."""
+    ends: dict[tuple[str, str], Floats]
+    """Intervals of the vectors by bootstrap and state: rows low, high; (2, 2)."""
+    noise: list[float]
+    """Share of noise in each state; nan where absolute values play no part."""
+    n: list[int]
+    """Replicates of each state."""
 
     @property
     def vector(self) -> Floats:
-        """From the first checkpoint to the last, of shape (2,)."""
+        """From the first state to the last, of shape (2,)."""
         change: Floats = self.values[-1] - self.values[0]
         return change
 
+    def is_mirrored(self, bootstrap: str) -> bool:
+        """Whether an interval is the hull of the draws' and its mirror image.
 
-def points(samples: pd.DataFrame, scale: str) -> Floats:
-    """Return the place of each sample in the plane, of shape (n_samples, 2).
+        Absolute values make noise count (:mod:`stages.measurement.measured`); where they play no
+        part there is no share of noise.
+        """
+        return bootstrap == "replicates" and not math.isnan(self.noise[0])
 
-    The number of components n, whatever the category set, follows from the two Gini coefficients,
-    whose ratio is n / (n - 1); where both are zero all components are equal, hence present, and n
-    is the richness. With one component the corrected Gini is undefined, and so is the place.
+    @property
+    def is_complete(self) -> bool:
+        """Whether `permuted` holds every arrangement."""
+        return self.permuted is None or len(self.permuted) == math.comb(
+            self.n[0] + self.n[-1], self.n[-1]
+        )
 
-    Parameters
-    ----------
-    samples
-        Rows of ``METRICS``.
-    scale
-        ``raw`` or ``corrected``.
+
+def read(names: Sequence[str], measured: Path, changes: Path, draws: Path) -> dict[str, System]:
+    """Read what was measured of these systems.
+
+    The names come from the settings; a table of another system is refused.
+
+    Raises
+    ------
+    TableError
+        A table is missing or superfluous.
     """
-    gini, corrected, number = (
-        samples[name].to_numpy(float) for name in ("gini", "gini_corrected", "effective_number")
-    )
-    if scale == "raw":
-        return np.column_stack([gini, number])
-    n = samples["richness"].to_numpy(float)
-    n = np.divide(corrected, corrected - gini, out=n.copy(), where=corrected > gini)
-    return np.column_stack([corrected, number / n])
+    if extra := sorted(path.name for path in measured.glob("*.csv") if path.stem not in names):
+        msg = (
+            f"{measured} holds {', '.join(extra)}, which the settings name neither under systems "
+            "nor under plane.beside. Remove the file, or name its system."
+        )
+        raise TableError(msg)
+    return {
+        name: System(
+            tables.read(measured / f"{name}.csv", MEASURED),
+            tables.read(changes / f"{name}.csv", CHANGES),
+            pd.read_parquet(draws / f"{name}.parquet"),
+        )
+        for name in names
+    }
 
 
-def tissues(metrics: pd.DataFrame, settings: Plane) -> list[Tissue]:
-    """Return the vector of every tissue that has two young and two old animals, on both scales.
-
-    Parameters
-    ----------
-    metrics
-        ``METRICS``.
-    """
-    chosen = metrics[metrics["cells"] == settings.cells]
-    groups = chosen.groupby(counts.TISSUE, sort=True)
-    streams = np.random.SeedSequence(settings.seed).spawn(len(groups))
+def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
+    """Return the path of every series with two states that have a place, on both scales."""
     found = []
-    for (key, samples), stream in zip(groups, streams, strict=True):
-        for scale, own in zip(PLANE_SCALES, stream.spawn(2), strict=True):
-            place = points(samples, scale)
-            known = np.isfinite(place).all(axis=1)
-            young, old = (
-                place[known & (samples["age_group"] == group).to_numpy()]
-                for group in ("young", "old")
-            )
-            if min(len(young), len(old)) < counts.MIN_ANIMALS:
-                cli.log.info(
-                    "%s on the %s scales has no vector: %d young and %d old animals, %d of each "
-                    "are needed",
-                    " ".join(key),
-                    scale,
-                    len(young),
-                    len(old),
-                    counts.MIN_ANIMALS,
-                )
+    for name, system in systems.items():
+        asked = settings.conditions.get(name)
+        for key, rows in system.measured.groupby(KEY, sort=False):
+            if asked is not None and key[-1] not in asked:
                 continue
-            rng = np.random.default_rng(own)
-            draws = _medians(old, settings.draws, rng) - _medians(young, settings.draws, rng)
-            vector = np.median(old, axis=0) - np.median(young, axis=0)
-            found.append(Tissue(key, scale, young, old, vector, draws))
+            for scale in SCALES:
+                if (trail := _trail(key, rows, system, scale)) is not None:
+                    found.append(trail)
     return found
 
 
-def _medians(animals: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    """Return the medians of resampled animals, of shape (n_draws, 2)."""
-    chosen = rng.integers(len(animals), size=(draws, len(animals)))
-    medians: Floats = np.median(animals[chosen], axis=1)
-    return medians
+def _trail(
+    key: tuple[str, str, str, str], rows: pd.DataFrame, system: System, scale: str
+) -> Trail | None:
+    metrics = list(SCALES[scale])
+    states = list(dict.fromkeys(rows["state"]))
+    wide = rows.pivot(index="state", columns="metric", values="value").reindex(states)
+    if not set(metrics) <= set(wide.columns):
+        return None
+    # A state without any effect has no concentration, and no place.
+    placed = [state for state in states if np.isfinite(wide.loc[state, metrics]).all()]
+    if len(placed) < 2:
+        cli.log.info(
+            "%s has no vector on the %s scales: %d of %d states have a place, 2 are needed",
+            " ".join(key),
+            scale,
+            len(placed),
+            len(states),
+        )
+        return None
+    facts = rows[rows["metric"] == metrics[0]].set_index("state").loc[placed]
+    drawn = system.draws
+    drawn = drawn[(drawn[KEY[1:]] == list(key[1:])).all(axis=1)]
+    resampled = {
+        sampling: _draws(drawn[drawn["sampling"] == sampling], placed, metrics)
+        for sampling in RESAMPLED
+        if (drawn["sampling"] == sampling).any()
+    }
+    exchanged = drawn[drawn["sampling"] == "permuted"]
+    permuted = None
+    if len(exchanged):
+        first, last = _draws(exchanged, [placed[0], placed[-1]], metrics)
+        permuted = last - first
+    return Trail(
+        key=key,
+        scale=scale,
+        states=placed,
+        positions=facts["position"].tolist(),
+        values=wide.loc[placed, metrics].to_numpy(float),
+        draws=resampled,
+        permuted=permuted,
+        ends=_ends(system.changes, key, placed, metrics),
+        noise=facts["noise_share"].tolist(),
+        n=facts["n_replicates"].astype(int).tolist(),
+    )
 
 
-def heads(parts: Sequence[Effects], settings: Plane) -> list[Heads]:
-    """Return the checkpoints' places of every perturbation of heads, on both scales.
+def _draws(drawn: pd.DataFrame, states: Sequence[str], metrics: list[str]) -> Floats:
+    """Return the draws of each state, (n_states, n_draws, 2)."""
+    return np.stack(
+        [
+            drawn.loc[drawn["state"] == state].sort_values("draw")[metrics].to_numpy(float)
+            for state in states
+        ]
+    )
 
-    Checkpoints at which no head has an effect have no concentration and are left out. One that is
-    left has no vector, and neither has its perturbation.
 
-    Parameters
-    ----------
-    parts
-        Effects of all steps (:func:`stages.heads.effects.read`).
-    """
-    found = []
-    for perturbation, steps in effects.heads(parts).items():
-        moved = [part for part in steps if part.per_sequence.mean(axis=0).any()]
-        if len(moved) < 2:
-            cli.log.info(
-                "heads (%s) have no vector: %d of %d checkpoints have effects, 2 are needed",
-                perturbation,
-                len(moved),
-                len(steps),
-            )
-            continue
-        rng = np.random.default_rng([settings.seed, PERTURBATIONS.index(perturbation)])
-        drawn = trajectory.resample(moved, draws=settings.draws, rng=rng)
-        for scale, names in HEAD_AXES.items():
-            axes = [HEAD_METRICS.index(name) for name in names]
-            found.append(
-                Heads(
-                    perturbation,
-                    scale,
-                    [part.step for part in moved],
-                    drawn.values[:, axes],
-                    drawn.sequences[:, :, axes],
-                    drawn.heads[:, :, axes],
-                )
-            )
-    return found
+def _ends(
+    changes: pd.DataFrame, key: tuple[str, str, str, str], states: list[str], metrics: list[str]
+) -> dict[tuple[str, str], Floats]:
+    rows = changes[(changes[KEY] == list(key)).all(axis=1)]
+    rows = rows[rows["state_first"] == states[0]].set_index(["state_last", "metric"])
+    return {
+        (sampling, state): np.array(
+            [
+                [rows.loc[(state, metric), f"{sampling}_{end}"] for metric in metrics]
+                for end in ("low", "high")
+            ],
+            dtype=np.float64,
+        )
+        for state in states[1:]
+        for sampling in RESAMPLED
+    }

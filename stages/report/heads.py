@@ -6,7 +6,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from stages.base.settings import Settings
-from stages.heads.figures.heads import head_name, perturbation
+from stages.heads.components import head_name
+from stages.heads.figures.heads import perturbation
 from stages.heads.tables.classes import HEAD_CLASS_NAMES
 from stages.measurement.concentration import quadrant
 from stages.report import text
@@ -50,7 +51,7 @@ def variables(found: HeadTables, settings: Settings) -> dict[str, str]:
     change = _shown(found.head_change, shown).set_index("metric")
     by_metric = {name: rows.set_index("step") for name, rows in along.groupby("metric")}
     gini, number = by_metric["gini"], by_metric["effective_number"]
-    total = by_metric["sum_abs_delta_nats"]
+    total = by_metric["sum_abs"]
     first, last = int(gini.index.min()), int(gini.index.max())
     share = gini["noise_share"]
     top = gini["value"].idxmax()
@@ -248,8 +249,7 @@ def _trajectory_table(found: HeadTables) -> str:
     rows = []
     for step in sorted(along["step"].unique()):
         gini, number, total = (
-            wide.loc[(step, metric)]
-            for metric in ("gini", "effective_number", "sum_abs_delta_nats")
+            wide.loc[(step, metric)] for metric in ("gini", "effective_number", "sum_abs")
         )
         cells = [
             text.integer(int(step)),

@@ -132,7 +132,7 @@ def test_a_new_file_of_a_room_runs_no_stage_again():
         for module in _modules(stage):
             for dep in _deps(stage, module):
                 path = dep.relative_to(REPOSITORY).as_posix()
-                if path.startswith("stages/"):
+                if path.startswith("stages/") and "${" not in path:
                     assert dep.is_file() or path in whole, f"{name} depends on all of {path}"
                     n_checked += 1
     assert n_checked > 100
@@ -160,7 +160,8 @@ def test_settings_sections_are_named_by_stages():
     }
     # What `ablate` does over all checkpoints is a sweep; its settings go by that name. How clusters
     # are made and measured is one thing for all stages of the room.
-    assert sections - {"sweep", "leiden", "clusters"} <= set(STAGES)
+    # What is measured, and of which systems, are two sections of one stage.
+    assert sections - {"sweep", "leiden", "clusters", "systems"} <= set(STAGES)
 
 
 def test_the_paper_lists_every_table_that_comes_with_it():
@@ -169,7 +170,8 @@ def test_the_paper_lists_every_table_that_comes_with_it():
         for stage in STAGES.values()
         for out in stage.get("outs", [])
     }
-    written = {out.stem for out in outs if out.parent == Path("reports/tables")}
+    tables = [out.relative_to("reports/tables") for out in outs if "tables" in out.parts]
+    written = {Path(out.parts[0]).stem for out in tables}
     paper = (REPOSITORY / "reports" / "paper.qmd").read_text(encoding="utf-8")
     listed = paper.partition("| Table |")[2].partition("{#tbl-tables}")[0]
     first_column = [row.split("|")[1] for row in listed.splitlines() if row.startswith("| ")]

@@ -18,9 +18,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from stages.drawing import command, style
+from stages.heads.components import head_name
 from stages.heads.figures import heads
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.heads.tables.trajectory import HEAD_TRAJECTORY
+from stages.measurement.tables import MEASURED
 
 NAME = "head_trajectories"
 Floats = NDArray[np.float64]
@@ -42,7 +43,7 @@ LOOKS: tuple[tuple[str, style.LineStyle], ...] = tuple(
 METRICS = {
     "gini": "Gini coefficient",
     "effective_number": "Effective number\nof heads",
-    "sum_abs_delta_nats": f"Sum of |{heads.DELTA} loss|\n(nats per token)",
+    "sum_abs": f"Sum of |{heads.DELTA} loss|\n(nats per token)",
 }
 
 
@@ -55,7 +56,7 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
     importance
         ``HEAD_IMPORTANCE``; zero ablation is drawn where there is one.
     trajectory
-        ``HEAD_TRAJECTORY`` of the same effects.
+        ``MEASURED`` of the same effects.
 
     Raises
     ------
@@ -71,7 +72,9 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
         figure, left=LINES_LEFT_MM, top=TOP_MM, width=LINES_WIDTH_MM, height=height
     )
     _lines(lines, wide, steps, heads.noise_level(rows), height)
-    of_shown = trajectory[trajectory["perturbation"] == heads.perturbation(rows)]
+    of_shown = trajectory[
+        (trajectory["series"] == "head") & (trajectory["condition"] == heads.perturbation(rows))
+    ]
     each = (height - (len(METRICS) - 1) * GAP_MM) / len(METRICS)
     for i, (metric, label) in enumerate(METRICS.items()):
         axes = style.add_axes(
@@ -81,7 +84,7 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
             width=SIDE_WIDTH_MM,
             height=each,
         )
-        part = of_shown[of_shown["metric"] == metric].sort_values("step")
+        part = of_shown[of_shown["metric"] == metric].sort_values("position")
         _metric(axes, part, label, steps, last=i == len(METRICS) - 1)
     _legend(figure)
     return figure
@@ -152,7 +155,7 @@ def _names(axes: Axes, named: pd.DataFrame, x_end: float, height_mm: float) -> N
             linewidth=0.5,
             clip_on=False,
         )
-        axes.text(x_text, y, heads.head_name(layer, head), transform=axes.transAxes, va="center")
+        axes.text(x_text, y, head_name(layer, head), transform=axes.transAxes, va="center")
 
 
 def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:
@@ -190,21 +193,21 @@ def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:
 
 
 def _metric(axes: Axes, part: pd.DataFrame, label: str, steps: list[int], *, last: bool) -> None:
-    x = heads.positions([int(step) for step in part["step"]])
+    x = heads.positions([int(step) for step in part["position"]])
     colour = style.COLOURS["heads"]
     axes.fill_between(
         x, part["floor_low"], part["floor_high"], color=style.FAINT, linewidth=0, zorder=0
     )
     axes.plot(x, part["floor"], color=style.QUIET, linewidth=0.8, dashes=(3, 2), zorder=1)
-    for end in ("heads_low", "heads_high"):
+    for end in ("components_low", "components_high"):
         axes.plot(x, part[end], color=colour, linewidth=0.6, dashes=(1, 1.5), zorder=2)
     axes.fill_between(
-        x, part["sequences_low"], part["sequences_high"], color=colour, alpha=0.3, linewidth=0
+        x, part["replicates_low"], part["replicates_high"], color=colour, alpha=0.3, linewidth=0
     )
     axes.plot(x, part["value"], color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3)
     heads.step_axis(axes, steps, SIDE_WIDTH_MM * 0.92, labels=last)
     axes.margins(x=0.04)
-    if part["metric"].iloc[0] == "sum_abs_delta_nats" and (part["sequences_low"] > 0).all():
+    if part["metric"].iloc[0] == "sum_abs" and (part["replicates_low"] > 0).all():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(_power))
         axes.minorticks_off()
@@ -243,7 +246,7 @@ def _legend(figure: Figure) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"importance": HEAD_IMPORTANCE, "trajectory": HEAD_TRAJECTORY}
+    inputs = {"importance": HEAD_IMPORTANCE, "trajectory": MEASURED}
     return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.base.errors import FigureError
 from stages.drawing import style
-from stages.heads.tables.effects import PERTURBATIONS
+from stages.heads import components
 
 Floats = NDArray[np.float64]
 
@@ -40,23 +40,15 @@ def shown(importance: pd.DataFrame) -> pd.DataFrame:
 
 
 def perturbation(table: pd.DataFrame) -> str:
-    """Return the first perturbation, in the order of ``PERTURBATIONS``, that a table has."""
-    return str(min(table["perturbation"].unique(), key=PERTURBATIONS.index))
+    """Return the way of removal that figures show, of those that a table has."""
+    return components.shown(table["perturbation"])
 
 
 def effects(rows: pd.DataFrame) -> pd.DataFrame:
     """Return effects by (layer, head), one column a step."""
-    wide = rows.pivot(index=["layer", "head"], columns="step", values="delta_loss_nats")
+    whole = rows.astype({"layer": int, "head": int})
+    wide = whole.pivot(index=["layer", "head"], columns="step", values="delta_loss_nats")
     return wide.sort_index(axis=0).sort_index(axis=1)
-
-
-def head_name(layer: int, head: int) -> str:
-    """Return a head's name as people write it.
-
-    >>> head_name(8, 9)
-    'L8H9'
-    """
-    return f"L{layer}H{head}"
 
 
 def step_name(step: int) -> str:

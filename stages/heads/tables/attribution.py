@@ -1,7 +1,7 @@
 """Schemas of first-order attribution and of what is made of it."""
 
 from stages.base.columns import count, number, schema, text
-from stages.heads.tables.effects import PERTURBATIONS, UNITS
+from stages.heads.components import CONDITIONS, KINDS
 
 ATTRIBUTION = schema(
     "attribution",
@@ -24,8 +24,8 @@ residual stream. One Parquet file a checkpoint."""
 
 _COMPONENTS_AT_STEP = {
     "step": count(),
-    "unit": text(isin=UNITS),
-    "perturbation": text(isin=PERTURBATIONS),
+    "unit": text(isin=KINDS),
+    "perturbation": text(isin=CONDITIONS),
 }
 
 
@@ -49,7 +49,7 @@ over the removals, and the median number of exact sequences with the same standa
 where every effect is exact."""
 
 
-_HEADS_AT_STEP = {"step": count(), "perturbation": text(isin=PERTURBATIONS)}
+_HEADS_AT_STEP = {"step": count(), "perturbation": text(isin=CONDITIONS)}
 
 
 HEAD_SCREEN = schema(

@@ -1,7 +1,7 @@
 """Schema of when heads begin to matter."""
 
 from stages.base.columns import count, number, schema, text
-from stages.heads.tables.effects import PERTURBATIONS
+from stages.heads.components import CONDITIONS
 
 HEAD_CLASS_NAMES = ("born_critical", "emergent", "growing", "transient", "never_critical")
 
@@ -9,7 +9,7 @@ HEAD_CLASS_NAMES = ("born_critical", "emergent", "growing", "transient", "never_
 HEAD_CLASSES = schema(
     "head_classes",
     {
-        "perturbation": text(isin=PERTURBATIONS),
+        "perturbation": text(isin=CONDITIONS),
         "layer": count(),
         "head": count(),
         "head_class": text(isin=HEAD_CLASS_NAMES),

@@ -1,15 +1,15 @@
 """Schemas of how effects are distributed."""
 
 from stages.base.columns import count, number, schema, text
-from stages.heads.tables.effects import PERTURBATIONS, UNITS
+from stages.heads.components import CONDITIONS, KINDS
 
 FAMILIES = ("normal", "laplace", "student_t", "gamma_tail", "gamma_tail_cut")
 
 
 _COMPONENTS_AT_STEP = {
     "step": count(),
-    "unit": text(isin=UNITS),
-    "perturbation": text(isin=PERTURBATIONS),
+    "unit": text(isin=KINDS),
+    "perturbation": text(isin=CONDITIONS),
 }
 
 

@@ -1,15 +1,13 @@
 """Schema of the mean effect of each removal."""
 
-from stages.base.columns import count, number, schema, text
-from stages.heads.tables.effects import PERTURBATIONS, UNITS
+from stages.base.columns import count, number, optional_count, schema, text
+from stages.heads.components import CONDITIONS, KINDS
 
 _COMPONENT = {
     "step": count(),
-    "unit": text(isin=UNITS),
-    "perturbation": text(isin=PERTURBATIONS),
-    "layer": count(-1),
-    "head": count(-1),
-    "draw": count(),
+    "unit": text(isin=KINDS),
+    "perturbation": text(isin=CONDITIONS),
+    "component": text(),
 }
 
 
@@ -17,6 +15,8 @@ HEAD_IMPORTANCE = schema(
     "head_importance",
     _COMPONENT
     | {
+        "layer": optional_count(),
+        "head": optional_count(),
         "delta_loss_nats": number(),
         "standard_error_nats": number(0, nullable=True),
         "standard_error_draws_nats": number(0, nullable=True),
@@ -29,4 +29,4 @@ HEAD_IMPORTANCE = schema(
 )
 """Mean effect of each removal, with its standard error over sequences and, for random
 perturbations, over draws. `rank` 1 has the largest absolute effect of its step, unit and
-perturbation; `draw` numbers the directions of the distributed noise and is 0 elsewhere."""
+perturbation; a whole layer has no `head`, and noise neither `layer` nor `head`."""

@@ -17,10 +17,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from stages.drawing import command, labels, style
+from stages.heads import components
 from stages.heads.figures import heads
 from stages.measurement.resampling import SIGNIFICANT
 from stages.plane import directions
-from stages.plane.tables import PLANE, PLANE_DIRECTIONS, PLANE_SCALES, PLANE_SYSTEMS
+from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES
 
 NAME = "pythia_overlay_v2"
 Floats = NDArray[np.float64]
@@ -61,16 +62,21 @@ def draw(plane: pd.DataFrame, same: pd.DataFrame, *, confidence: float) -> Figur
     """
     if plane.empty:
         return style.message("No tissue was compared and no two checkpoints were measured.")
-    cells, moving = (plane[plane["system"] == system] for system in PLANE_SYSTEMS)
+    cells = _named(plane[plane["system"] == "cells"])
+    moving = plane[plane["system"] == "heads"]
+    others = plane[~plane["system"].isin(("cells", "heads"))]
     if not moving.empty:
-        shown = heads.perturbation(moving)
-        moving, same = (rows[rows["perturbation"] == shown] for rows in (moving, same))
+        shown = components.shown(moving["condition"])
+        moving = moving[moving["condition"] == shown]
+        same = same[same["reference_condition"] == shown]
+    same = same[same["system"] == "cells"]
     height = 2 * PANEL_MM + LEGEND_MM + style.STRIP_MM
     figure = style.figure(style.DOUBLE_MM, height, constrained=True)
     panels = []
-    for axes, scale in zip(figure.subplots(2, 1), PLANE_SCALES, strict=True):
+    for axes, scale in zip(figure.subplots(2, 1), SCALES, strict=True):
         of_cells, of_heads = (rows[rows["scale"] == scale] for rows in (cells, moving))
         _panel(axes, of_cells, of_heads, confidence)
+        _others(axes, others[others["scale"] == scale])
         axes.set_title(TITLES[scale], loc="left", weight="bold")
         axes.set_title(
             _agreement(same[same["scale"] == scale]), loc="right", size=style.SMALLEST_PT
@@ -79,7 +85,7 @@ def draw(plane: pd.DataFrame, same: pd.DataFrame, *, confidence: float) -> Figur
         axes.set_xlabel(f"{heads.DELTA} {across}")
         axes.set_ylabel(f"{heads.DELTA} {along}{_compressed(axes)}")
         panels.append((axes, of_cells, of_heads))
-    handles = _legend(cells, moving, confidence)
+    handles = _legend(cells, moving, others, confidence)
     figure.legend(
         handles=handles,
         loc="outside upper left",
@@ -114,7 +120,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame, confidence: fl
                 zorder=4,
             )
     near = float(np.abs(np.concatenate(drawn)[:, 1]).max())
-    for bootstrap, line in (("sequences", "-"), ("heads", "--")):
+    for bootstrap, line in (("replicates", "-"), ("components", "--")):
         rows = moving[moving["bootstrap"] == bootstrap]
         if rows.empty:
             continue
@@ -122,7 +128,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame, confidence: fl
         drawn.append(outline)
         colour = style.COLOURS["heads"]
         axes.plot(*outline.T, color=colour, linewidth=0.8, linestyle=line, zorder=2)
-        if bootstrap == "sequences":
+        if bootstrap == "replicates":
             axes.fill(*outline.T, color=colour, alpha=0.12, linewidth=0, zorder=1)
             path = np.vstack([np.zeros(2), _places(rows)])
             drawn.append(path)
@@ -147,6 +153,28 @@ def _panel(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame, confidence: fl
         )
 
 
+def _named(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of tissues with their cohort, platform and tissue."""
+    arm = cells["group"].str.split(" ", n=1)
+    return cells.assign(cohort=arm.str[0], platform=arm.str[1], tissue=cells["series"])
+
+
+def _lines_of(others: pd.DataFrame) -> list[tuple[tuple[str, ...], style.LineStyle]]:
+    """Return the series of further systems, each with a line of its own."""
+    names = others[["group", "series", "condition"]].drop_duplicates().itertuples(index=False)
+    lines: tuple[style.LineStyle, ...] = ("-", "--", "-.", ":")
+    return [(tuple(name), lines[i % len(lines)]) for i, name in enumerate(names)]
+
+
+def _others(axes: Axes, others: pd.DataFrame) -> None:
+    """Draw the path of every further system: one that is measured needs no change here."""
+    for series, line in _lines_of(others):
+        of_series = (others[["group", "series", "condition"]] == list(series)).all(axis=1)
+        rows = others[of_series & (others["bootstrap"] == "replicates")]
+        path = np.vstack([np.zeros(2), _places(rows)])
+        axes.plot(*path.T, color=style.GREY, linestyle=line, marker=".", markersize=3, zorder=3)
+
+
 def _outline(row: pd.Series, confidence: float) -> Floats:
     shared = row["covariance"]
     covariance = np.array([[row["variance_gini"], shared], [shared, row["variance_effective"]]])
@@ -155,7 +183,7 @@ def _outline(row: pd.Series, confidence: float) -> Floats:
 
 
 def _places(rows: pd.DataFrame) -> Floats:
-    places: Floats = rows.sort_values("step")[["d_gini", "d_effective"]].to_numpy(float)
+    places: Floats = rows.sort_values("position")[["d_gini", "d_effective"]].to_numpy(float)
     return places
 
 
@@ -209,7 +237,9 @@ def _agreement(same: pd.DataFrame) -> str:
     return f"Less than 90° from the heads: {close} of {n} tissues; p < {SIGNIFICANT:g} in {sure}"
 
 
-def _legend(cells: pd.DataFrame, moving: pd.DataFrame, confidence: float) -> list[Line2D | Patch]:
+def _legend(
+    cells: pd.DataFrame, moving: pd.DataFrame, others: pd.DataFrame, confidence: float
+) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
         Line2D(
             [],
@@ -226,13 +256,17 @@ def _legend(cells: pd.DataFrame, moving: pd.DataFrame, confidence: float) -> lis
     ]
     level = f"{100 * confidence:g}% ellipse"
     if not moving.empty:
-        colour, first = style.COLOURS["heads"], int(moving["step_first"].iloc[0])
+        colour, first = style.COLOURS["heads"], int(moving["position_first"].iloc[0])
         since = f"Heads, since step {heads.step_name(first)}"
         handles += [
             Line2D([], [], color=colour, marker="o", markersize=2.6, label=since),
             Patch(facecolor="#f7edf2", edgecolor=colour, label=f"{level} over sequences"),
             Line2D([], [], color=colour, linestyle="--", label=f"{level} over heads"),
         ]
+    handles += [
+        Line2D([], [], color=style.GREY, linestyle=line, label=" ".join(series))
+        for series, line in _lines_of(others)
+    ]
     if not cells.empty:
         handles.append(
             Patch(facecolor="#f4f4f4", edgecolor=style.GREY, label=f"{level} over animals")
@@ -242,14 +276,15 @@ def _legend(cells: pd.DataFrame, moving: pd.DataFrame, confidence: float) -> lis
 
 def _names(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame) -> None:
     """Name every tissue, and a few checkpoints, clear of the path and of the quadrants' names."""
-    path = moving[moving["bootstrap"] == "sequences"].sort_values("step")
-    named = path[path["step"].isin(heads.spread(path["step"].astype(int).tolist(), MAX_STEPS))]
+    path = moving[moving["bootstrap"] == "replicates"].sort_values("position")
+    chosen = heads.spread(path["position"].astype(int).tolist(), MAX_STEPS)
+    named = path[path["position"].isin(chosen)]
     x, y = (
         np.concatenate([rows[column].to_numpy(float) for rows in (cells, named)])
         for column in ("d_gini", "d_effective")
     )
     names = [style.name(tissue) for tissue in cells["tissue"]]
-    names += [f"step {heads.step_name(int(step))}" for step in named["step"]]
+    names += [f"step {heads.step_name(int(step))}" for step in named["position"]]
     if not names:
         return
     places = np.vstack([np.zeros(2), _places(path)])

@@ -261,7 +261,7 @@ class HeadsClaim(_Claim):
     where: Heads
     published: Plane
     tolerance: PlaneTolerance
-    beside = ("head_change.csv",)
+    beside = ("changes/heads.csv",)
 
     @property
     def quantities(self) -> list[Quantity]:

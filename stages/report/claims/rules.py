@@ -42,9 +42,9 @@ from stages.base import tables
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.cells.tables.restriction import CALORIC_RESTRICTION
-from stages.heads.measures import measure
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.heads.tables.trajectory import HEAD_CHANGE, HEAD_METRICS
+from stages.measurement.metrics import REGISTRY, measure
+from stages.measurement.tables import CHANGES
 from stages.report import text
 from stages.report.claims.published import (
     PLANE,
@@ -68,7 +68,7 @@ SCHEMAS = {
     "substates.csv": CLUSTER_AGING,
     "caloric_restriction.csv": CALORIC_RESTRICTION,
     "head_importance.csv": HEAD_IMPORTANCE,
-    "head_change.csv": HEAD_CHANGE,
+    "changes/heads.csv": CHANGES,
 }
 """The tables that a rule may read."""
 
@@ -260,16 +260,18 @@ def _heads(claim: HeadsClaim, of: Tables) -> Found:
                 missing=f"{claim.table} has {len(chosen)} of the {where.n_heads} heads, set to "
                 f"zero, at step {text.integer(step)}"
             )
-        values.append(measure(chosen["delta_loss_nats"].to_numpy(float)))
+        effects = chosen["delta_loss_nats"].abs().to_numpy(float)
+        values.append(measure(effects, [REGISTRY[metric] for metric in PLANE]))
         n_all = max(n_all, len(at))
-    moved = dict(zip(HEAD_METRICS, values[1] - values[0], strict=True))
-    change = of["head_change.csv"]
+    moved = dict(zip(PLANE, values[1] - values[0], strict=True))
+    change = of["changes/heads.csv"]
     change = change[
-        (change["perturbation"] == "zero")
-        & (change["step_first"] == where.step_first)
-        & (change["step_last"] == where.step_last)
+        (change["series"] == "head")
+        & (change["condition"] == "zero")
+        & (change["position_first"] == where.step_first)
+        & (change["position_last"] == where.step_last)
     ].set_index("metric")
-    ends = ("change", "sequences_low", "sequences_high")
+    ends = ("change", "replicates_low", "replicates_high")
     over_all = {
         f"{metric}_change": Ours(*(float(change.loc[metric, end]) for end in ends))
         for metric in PLANE

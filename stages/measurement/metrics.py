@@ -1,0 +1,218 @@
+"""The registry of metrics: what each is called, computes, can be, and is measured in.
+
+A room lists those that its effects are measured by in a module ``metrics`` of its own, as
+``METRICS``, and may define others there: a metric of one room is nothing that another runs for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.measurement import concentration
+from stages.measurement.concentration import Components
+
+Floats = NDArray[np.float64]
+# Bootstrap draws measured at a time: 200 x 384 components stay in the cache.
+_CHUNK = 200
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a vector of weights."""
+
+    name: str
+    """The column or key that holds it."""
+    of: Callable[[Floats, Components], Floats]
+    """From weights of shape (..., n), at least 0, and what counts as a component."""
+    least: Callable[[int], float]
+    """The smallest value that n components can have."""
+    most: Callable[[int], float]
+    """The largest."""
+    unit: str
+    """``1`` for a pure number, ``components``, or ``effect`` for that of the weights."""
+    words: str
+    """As a figure names it."""
+
+
+def _plain(function: Callable[..., float | Floats], **more: object) -> Callable[..., Floats]:
+    return lambda weights, _: np.asarray(function(weights, **more))
+
+
+def _share(weights: Floats, components: Components) -> Floats:
+    n = weights.shape[-1] if components == "all" else (weights > 0).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share: Floats = np.asarray(concentration.effective_number(weights)) / n
+    return share
+
+
+def _hill(order: float) -> Callable[..., Floats]:
+    return _plain(concentration.hill_number, order=order)
+
+
+REGISTRY = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "gini",
+            lambda x, components: np.asarray(concentration.gini(x, components=components)),
+            lambda _: 0.0,
+            lambda n: 1 - 1 / n,
+            "1",
+            "Gini coefficient",
+        ),
+        Metric(
+            "gini_corrected",
+            lambda x, components: np.asarray(
+                concentration.gini_corrected(x, components=components)
+            ),
+            lambda _: 0.0,
+            lambda _: 1.0,
+            "1",
+            "Gini coefficient, corrected",
+        ),
+        Metric(
+            "effective_number",
+            _plain(concentration.effective_number),
+            lambda _: 1.0,
+            float,
+            "components",
+            "Effective number",
+        ),
+        Metric(
+            "effective_share",
+            _share,
+            lambda n: 1 / n,
+            lambda _: 1.0,
+            "1",
+            "Effective number / number",
+        ),
+        Metric(
+            "effective_number_miller_madow",
+            _plain(concentration.effective_number, estimator="miller_madow"),
+            lambda _: 1.0,
+            lambda _: np.inf,
+            "components",
+            "Effective number (Miller-Madow)",
+        ),
+        Metric(
+            "effective_number_chao_shen",
+            _plain(concentration.effective_number, estimator="chao_shen"),
+            lambda _: 1.0,
+            lambda _: np.inf,
+            "components",
+            "Effective number (Chao-Shen)",
+        ),
+        Metric(
+            "richness",
+            _plain(concentration.richness),
+            lambda _: 1.0,
+            float,
+            "components",
+            "Number of components",
+        ),
+        Metric(
+            "evenness",
+            _plain(concentration.evenness),
+            lambda _: 0.0,
+            lambda _: 1.0,
+            "1",
+            "Evenness",
+        ),
+        *(
+            Metric(
+                f"hill_{order:g}".replace(".", "_"),
+                _hill(order),
+                lambda _: 1.0,
+                float,
+                "components",
+                f"Hill number of order {order:g}",
+            )
+            for order in (0.0, 0.5, 1.0, 2.0)
+        ),
+        Metric(
+            "sum_abs",
+            lambda x, _: x.sum(axis=-1),
+            lambda _: 0.0,
+            lambda _: np.inf,
+            "effect",
+            "Sum of absolute effects",
+        ),
+    )
+}
+"""By name."""
+
+SUM = REGISTRY["sum_abs"]
+OF_EFFECTS = tuple(
+    REGISTRY[name]
+    for name in ("gini", "gini_corrected", "effective_number", "effective_share", "sum_abs")
+)
+"""What the effects of components are measured by, unless a room says otherwise."""
+
+
+def measure(
+    weights: Floats, metrics: Sequence[Metric] = OF_EFFECTS, *, components: Components = "all"
+) -> Floats:
+    """Return the metrics of vectors of weights along the last axis, in the order of `metrics`.
+
+    Parameters
+    ----------
+    weights : shape (..., n)
+        At least 0: counts, or absolute effects.
+    components
+        Whether a weight of zero is a component.
+
+    Returns
+    -------
+    array of shape (..., n_metrics)
+        Concentrations are nan where every weight is zero.
+
+    Examples
+    --------
+    >>> measure(np.array([50.0, 30.0, 15.0, 5.0])).round(3).tolist()
+    [0.375, 0.5, 3.133, 0.783, 100.0]
+    """
+    return np.stack([metric.of(weights, components) for metric in metrics], axis=-1)
+
+
+def measure_weighted(
+    weights: Floats, effects: Floats, metrics: Sequence[Metric] = OF_EFFECTS
+) -> Floats:
+    """Return the metrics of weighted mean effects, one row a draw.
+
+    Parameters
+    ----------
+    weights : shape (n_draws, n_replicates)
+        Bootstrap weights; see :func:`stages.measurement.resampling.group_weights`.
+    effects : shape (n_replicates, n_components)
+        Signed; it is their absolute mean that is measured.
+    """
+    starts = range(0, len(weights), _CHUNK)
+    return np.concatenate(
+        [measure(np.abs(weights[i : i + _CHUNK] @ effects), metrics) for i in starts]
+    )
+
+
+def measure_resampled(
+    chosen: NDArray[np.int64], effects: Floats, metrics: Sequence[Metric] = OF_EFFECTS
+) -> Floats:
+    """Return the metrics of resampled components, one row a draw.
+
+    Parameters
+    ----------
+    chosen : shape (n_draws, n_components)
+        Which components each draw takes.
+    effects : shape (n_components,)
+        Signed.
+    """
+    starts = range(0, len(chosen), _CHUNK)
+    return np.concatenate(
+        [measure(np.abs(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts]
+    )
+
+
+def bounds(metrics: Sequence[Metric], n: int) -> tuple[Floats, Floats]:
+    """Return the smallest and the largest value of each metric of `n` components."""
+    least = np.array([metric.least(n) for metric in metrics])
+    return least, np.array([metric.most(n) for metric in metrics])

@@ -1,0 +1,125 @@
+r"""Say what numbers would be if nothing were there, or only what is known already.
+
+*Noise.* A measured effect is a mean over a finite number of replicates. Were every true effect
+zero, the measured ones would still differ: as draws from a normal distribution whose covariance is
+that of the effects over n. Independent components of equal standard error then have the Gini
+coefficient of the half-normal distribution, :math:`\sqrt 2 - 1 = 0.4142`, and an effective number
+near 0.79 n. A Gini near 0.4 to 0.5 therefore says nothing by itself; the sum of the absolute
+effects, beside the sum that noise alone gives, does.
+
+*Exposure.* A component may have a large effect only because there is much of it: a head that
+writes much, a feature that fires often, a pair whose two parts matter each by itself. What the
+exposure alone predicts, and what is left when it is taken out, are measured like the effects.
+
+*Exchange of states.* Were the states exchangeable, a change between the first and the last would be
+the difference of any two of them.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.measurement import resampling
+from stages.measurement.metrics import OF_EFFECTS, Metric, measure, measure_weighted
+
+Floats = NDArray[np.float64]
+
+MIN_FITTED = 3
+"""Components of non-zero effect and exposure that the line of :func:`by_exposure` needs."""
+
+
+def floor_draws(
+    effects: Floats,
+    metrics: Sequence[Metric] = OF_EFFECTS,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> Floats:
+    r"""Return draws of the metrics of components without effect, of shape (draws, n_metrics).
+
+    Each component's effects are centred at zero and the replicates resampled, all components
+    together, so that these keep their correlation and their skewness. A resampled mean of n values
+    has (n - 1) / n of the variance of the mean, which the factor :math:`\sqrt{n / (n - 1)}` makes
+    good.
+
+    Parameters
+    ----------
+    effects : shape (n_replicates, n_components)
+        Of two replicates at least.
+    """
+    n = len(effects)
+    centred = (effects - effects.mean(axis=0)) * math.sqrt(n / (n - 1))
+    return measure_weighted(resampling.group_weights(n, draws, rng), centred, metrics)
+
+
+def independent_draws(
+    standard_error: Floats,
+    metrics: Sequence[Metric] = OF_EFFECTS,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> Floats:
+    """Return draws of the metrics of independent normal effects with these standard errors.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> floor = independent_draws(np.ones(400), draws=400, rng=rng)
+    >>> bool(abs(floor[:, 0].mean() - (2**0.5 - 1)) < 0.003)
+    True
+    """
+    normal = rng.normal(size=(draws, standard_error.size))
+    return measure(np.abs(normal * standard_error), metrics)
+
+
+def by_exposure(effect: Floats, exposure: Floats) -> tuple[Floats, Floats]:
+    """Return what exposure alone predicts of absolute effects, and what is left of these.
+
+    A least-squares line of log absolute effect on log exposure, over the components where neither
+    is zero; a prediction is its exponential, what is left the effect over its prediction. Where
+    either is zero, prediction and rest are zero.
+
+    Parameters
+    ----------
+    effect, exposure : shape (n_components,)
+        The exposure is at least 0.
+
+    Returns
+    -------
+    predicted, left : arrays of shape (n_components,)
+        nan throughout where fewer than ``MIN_FITTED`` components can be fitted, or where all of
+        these have one exposure.
+
+    Examples
+    --------
+    >>> predicted, left = by_exposure(np.array([2.0, -4.0, 8.0]), np.array([1.0, 2.0, 4.0]))
+    >>> predicted.round(9).tolist(), left.round(9).tolist()
+    ([2.0, 4.0, 8.0], [1.0, 1.0, 1.0])
+    """
+    size = np.abs(effect)
+    fitted = (size > 0) & (exposure > 0)
+    x = np.log(exposure[fitted])
+    if fitted.sum() < MIN_FITTED or np.ptp(x) == 0:
+        return np.full(size.shape, np.nan), np.full(size.shape, np.nan)
+    y = np.log(size[fitted])
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    predicted, left = np.zeros(size.shape), np.zeros(size.shape)
+    predicted[fitted] = np.exp(y.mean() + slope * (x - x.mean()))
+    left[fitted] = size[fitted] / predicted[fitted]
+    return predicted, left
+
+
+def exchanged_states(values: Floats) -> Floats:
+    """Return the differences of all ordered pairs of states, of shape (K (K - 1), ...).
+
+    Parameters
+    ----------
+    values : shape (K, ...)
+        One row a state.
+    """
+    pairs = np.array(list(itertools.permutations(range(len(values)), 2)))
+    change: Floats = values[pairs[:, 0]] - values[pairs[:, 1]]
+    return change

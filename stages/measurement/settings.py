@@ -1,0 +1,34 @@
+"""Settings of what is measured of component effects."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.base.sections import Confidence, Key, Section
+
+
+class System(Section):
+    """A system whose component effects are measured; its key is that of its room."""
+
+    group: str
+    """What its series are of: the name of a model, say."""
+    effects: Path
+    """Folder of one file a state, ``<axis><state>.parquet``."""
+    axis: Annotated[str, Field(pattern=r"^[a-z]*$")]
+    states: Annotated[list[int], Field(min_length=1)]
+    kinds: list[str] = []
+    """Kinds of components that are measured; empty: all."""
+    untrained: int | None = None
+    """The state that has learnt nothing, if it is among them."""
+
+
+class Measured(Section):
+    """Bootstrap and floors of what is measured."""
+
+    confidence: Confidence
+    draws: Annotated[int, Field(ge=20)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+SECTIONS = {"systems": dict[Key, System], "measured": Measured}
