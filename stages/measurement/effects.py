@@ -118,7 +118,8 @@ def write(
         msg = f"{path} was to hold the effects of {len(states)} states; a file holds those of one."
         raise TableError(msg)
     (state,) = states
-    table = pa.concat_tables([_rows(part) for part in parts], promote_options="default")
+    ordered = sorted(parts, key=lambda part: (part.kind, part.condition))
+    table = pa.concat_tables([_rows(part) for part in ordered], promote_options="default")
     table = table.sort_by([(name, "ascending") for name in _KEY])
     facts = {
         "system": state.system,

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from stages.base import tables
-from stages.heads.tables.effects import EFFECTS_PER_SEQUENCE
+from stages.measurement.effects import read
 
 STEP = 512
 HEADS = [(0, 0), (11, 7), (12, 3), (23, 15)]
@@ -150,7 +149,8 @@ def study(request, repository, real_input, tmp_path_factory):
 @pytest.fixture(scope="module")
 def effects(study):
     path = study / "data/interim/pythia-410m-deduped/effects" / f"step{STEP}.parquet"
-    return tables.read_parquet(path, EFFECTS_PER_SEQUENCE)
+    (part,) = read(path)
+    return part
 
 
 def test_the_checkpoint_is_of_the_published_size_and_recorded_by_its_sha256(study):
@@ -167,11 +167,10 @@ def test_the_checkpoint_is_of_the_published_size_and_recorded_by_its_sha256(stud
 
 
 def test_the_effects_are_those_of_the_asked_heads_on_every_sequence(effects):
-    assert set(effects["step"]) == {STEP}
-    assert set(effects["unit"]) == {"head"}
-    assert set(effects["perturbation"]) == {"zero"}
-    found = sorted(zip(effects["layer"], effects["head"], effects["sequence"], strict=True))
-    assert found == [(*head, sequence) for head in HEADS for sequence in range(N_SEQUENCES)]
+    assert (effects.state.name, effects.kind, effects.condition) == (f"step{STEP}", "head", "zero")
+    known = effects.components
+    assert list(zip(known["layer"], known["head"], strict=True)) == list(HEADS)
+    assert effects.values.shape == (N_SEQUENCES, len(HEADS))
 
 
 def test_the_effects_are_those_of_zeroed_columns_in_the_whole_model(study, effects):
@@ -195,8 +194,8 @@ def test_the_effects_are_those_of_zeroed_columns_in_the_whole_model(study, effec
         weight[:, columns] = 0
         expected = (losses() - base).numpy()
         weight[:, columns] = saved
-        of_head = effects[(effects["layer"] == layer) & (effects["head"] == head)]
-        found = of_head.sort_values("sequence")["delta_loss_nats"].to_numpy()
+        at = effects.components.index.get_loc(f"L{layer}H{head}")
+        found = effects.values[:, at]
         # Observed: 4e-7, of effects of up to 2e-2.
         assert found == pytest.approx(expected, abs=5e-6)
         assert np.abs(expected).max() > 1e-3

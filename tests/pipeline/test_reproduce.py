@@ -14,12 +14,12 @@ from stages.cells.tables.describe import SAMPLES
 from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
 from stages.cells.tables.recovery import RECOVERY
 from stages.heads import attribution, control_variate, subset
-from stages.heads.measures import measure
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.heads.tables.trajectory import HEAD_TRAJECTORY
 from stages.inputs.mini.corpus import SEPARATOR, spread
 from stages.inputs.mini.tokenizer import encode
 from stages.inputs.tokens import tokenizer_of
+from stages.measurement.concentration import gini as gini_of
+from stages.measurement.tables import MEASURED
 from stages.models.architecture import load_model
 from stages.models.engine import Engine
 from stages.models.perturbation import AblationType
@@ -87,8 +87,8 @@ def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
     heads = found[found["unit"] == "head"]
     assert heads.groupby("step").size().to_dict() == {16: 48, 128: 48}
     assert (heads["n_sequences"] == 24).all()
-    along = tables.read(clone / "reports/tables/head_trajectory.csv", HEAD_TRAJECTORY)
-    loss = along.drop_duplicates("step").set_index("step")["loss_base"]
+    along = tables.read(clone / "reports/tables/measured/heads.csv", MEASURED)
+    loss = along.drop_duplicates("position").set_index("position")["baseline"]
     # Training lowers the loss; before training it would be ln 2048 = 7.62.
     assert 7.62 > loss[16] > loss[128] > 3
 
@@ -104,7 +104,7 @@ def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
     exact = (torch.cat(losses) - engine.baseline()).numpy().T  # (sequences, heads)
     columns = attribution.features(model, tokens, batch_size=8).columns().reshape(96, 48, -1)
     truth, rng = exact.mean(axis=0), np.random.default_rng(0)
-    gini = measure(truth)[0]
+    gini = gini_of(np.abs(truth))
     covered, errors, plain = [], [], []
     for _ in range(200):
         chosen = subset.choose(columns, 32, certain_share=0.25, rng=rng)
@@ -112,8 +112,9 @@ def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
             exact[chosen.sequences], chosen, columns, least_r2=0.1, rng=rng
         )
         covered.append(np.abs(found.mean - truth) < 1.96 * found.se_subset)
-        errors.append(measure(found.mean)[0] - gini)
-        plain.append(measure(exact[rng.choice(96, 32, replace=False)].mean(axis=0))[0] - gini)
+        errors.append(gini_of(np.abs(found.mean)) - gini)
+        some = exact[rng.choice(96, 32, replace=False)].mean(axis=0)
+        plain.append(gini_of(np.abs(some)) - gini)
     # Nominal 95%, on all heads and draws together; one head may have a heavier tail.
     assert 0.91 <= np.mean(covered) <= 0.98
     assert np.mean(covered, axis=0).min() > 0.7

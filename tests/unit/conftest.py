@@ -21,6 +21,7 @@ from stages.cells import (
     describe,
     drivers,
     granularity,
+    medians,
     metrics,
     proportions,
     stability,
@@ -41,15 +42,14 @@ from stages.heads import (
     control_variate,
     distribution,
     importance,
-    noise_floor,
     screen,
-    trajectory,
 )
+from stages.heads.components import components
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE
 from stages.heads.tables.companion import COMPANION_AGREEMENT
-from stages.heads.tables.effects import EFFECTS_PER_SEQUENCE
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.tables import COUNTS, TRUTH
+from stages.measurement import effects, measured
 from stages.plane import plane
 from stages.report.claims import __main__ as claims
 from stages.report.clusters import ClusterTables
@@ -220,20 +220,31 @@ def _cells(platforms, tissue="Limb_Muscle"):
     return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
+def _measured_words(folder, system):
+    """Return the options of a stage that measures a system."""
+    words = ["--out", f"{folder}/measured/{system}.csv"]
+    words += ["--changes", f"{folder}/changes/{system}.csv"]
+    return [*words, "--draws", f"draws/{system}.parquet"]
+
+
 def _write_head_tables(folder):
     """Run the analysis of heads on effects in which head L1H2 grows and all else is noise."""
     rng = np.random.default_rng(0)
     for step, size in ((1, 0.0), (8, 0.3)):
-        rows = []
-        for layer in range(2):
-            for head in range(4):
-                effect = rng.normal(0, 0.01, 12) + size * ((layer, head) == (1, 2))
-                for sequence, delta in enumerate(effect):
-                    key = [step, "head", "zero", layer, head, 0, sequence]
-                    rows.append([*key, 3.0, 3.0 + delta, (3.0 + delta) - 3.0])
-        table = pd.DataFrame(rows, columns=list(EFFECTS_PER_SEQUENCE.columns))
-        Path("effects").mkdir(exist_ok=True)
-        table.to_parquet(f"effects/step{step}.parquet")
+        heads = [(layer, head, 0) for layer in range(2) for head in range(4)]
+        delta = np.stack(
+            [rng.normal(0, 0.01, 12) + size * (head == (1, 2, 0)) for head in heads], axis=-1
+        )
+        part = effects.Effects(
+            effects.State("heads", f"step{step}", float(step), "nats per token"),
+            "head",
+            "zero",
+            components("head", heads),
+            np.arange(12),
+            delta[np.newaxis],
+            np.full(12, 3.0),
+        )
+        effects.write(Path(f"effects/step{step}.parquet"), [part])
         first_order = np.random.default_rng(step).normal(0, 0.01, (12, 2, 4))
         features = attribution.Features(
             first_order, first_order**2, np.ones((12, 2, 4)), np.full(12, 3.0)
@@ -243,9 +254,7 @@ def _write_head_tables(folder):
         tables.write_parquet(made_table, ATTRIBUTION, out, metadata={})
     found, made = "--effects effects".split(), f"{folder}/head_"
     assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
-    assert noise_floor.main([*found, "--out", f"{made}noise_floor.csv"]) == 0
-    words = [*found, "--noise-floor", f"{made}noise_floor.csv", "--out", f"{made}trajectory.csv"]
-    assert trajectory.main([*words, "--change", f"{made}change.csv"]) == 0
+    assert measured.main(["--system", "heads", *_measured_words(folder, "heads")]) == 0
     words = ["--importance", f"{made}importance.csv", "--out"]
     assert classes.main([*words, f"{made}classes.csv"]) == 0
     fits = [f"{made}distribution.csv", "--granularity", f"{made}granularity.csv"]
@@ -319,6 +328,7 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
             changed["atlas"] |= {"source": "local", "acquire": {}}
             del changed["atlas"]["seed"]
         changed["model"]["checkpoints"] = [1, 8]
+        changed["systems"]["heads"] |= {"effects": "effects", "states": [1, 8]}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
         _write_head_tables(folder)
@@ -339,9 +349,10 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
                     folder / f"{name}.csv",
                 )
         else:
-            words = ["--metrics", f"{folder}/metrics.csv", "--effects", "effects"]
-            words += ["--trajectory", f"{folder}/head_trajectory.csv"]
-            words += ["--out", f"{folder}/plane.csv"]
+            words = ["--metrics", f"{folder}/metrics.csv"]
+            assert medians.main([*words, *_measured_words(folder, "cells")]) == 0
+            words = ["--measured", f"{folder}/measured", "--changes", f"{folder}/changes"]
+            words += ["--draws", "draws", "--out", f"{folder}/plane.csv"]
             assert plane.main([*words, "--directions", f"{folder}/plane_directions.csv"]) == 0
         words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
         words += ["--cells", "cells.json", "--heads", "heads.json"]

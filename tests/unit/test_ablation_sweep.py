@@ -1,6 +1,7 @@
 """The sweep: what is planned, what survives a kill, what is said when a shard or the disk fails."""
 
 import fcntl
+import itertools
 import resource
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from stages.base.errors import AblationError
 from stages.heads import ablate, sweep
 from stages.heads.settings import Sweep
 from stages.heads.sweep import Inputs, Task, plan, shares
+from stages.measurement.effects import read
 from stages.models.architecture import load_model
 from stages.models.engine import Engine
 from stages.models.perturbation import AblationType
@@ -89,7 +91,7 @@ def whole(study, tmp_path_factory):
 def effects(whole, tmp_path):
     path = tmp_path / "whole.parquet"
     path.write_bytes(whole)
-    return pq.read_table(path).to_pandas()
+    return {(part.kind, part.condition): part for part in read(path)}
 
 
 class TestPlan:
@@ -183,24 +185,25 @@ class TestKey:
 
 
 class TestTable:
-    def test_it_holds_every_row_once_in_order(self, effects):
-        assert list(effects.columns) == sweep.SCHEMA.names
-        keys = ["step", "unit", "perturbation", "layer", "head", "draw", "sequence"]
-        assert effects.equals(effects.sort_values(keys, ignore_index=True))
-        assert not effects.duplicated(keys).any()
-        units = effects.groupby(["unit", "perturbation"]).size() // N_SEQUENCES
+    def test_it_holds_every_removal_on_every_sequence(self, effects):
         heads = N_LAYERS * N_HEADS
-        assert units.to_dict() == {
-            ("head", "zero"): heads,
-            ("head", "mean"): heads,
-            ("head", "mean_positional"): heads,
-            ("head", "resample"): 2 * heads,
-            ("layer", "zero"): N_LAYERS,
-            ("noise", "gaussian"): 8,
+        assert {key: part.draws.shape for key, part in effects.items()} == {
+            ("head", "zero"): (1, N_SEQUENCES, heads),
+            ("head", "mean"): (1, N_SEQUENCES, heads),
+            ("head", "mean_positional"): (1, N_SEQUENCES, heads),
+            ("head", "resample"): (2, N_SEQUENCES, heads),
+            ("layer", "zero"): (1, N_SEQUENCES, N_LAYERS),
+            ("noise", "gaussian"): (1, N_SEQUENCES, 8),
         }
-        assert (effects.loc[effects.unit != "head", "head"] == -1).all()
-        assert (effects.loc[effects.unit == "noise", "layer"] == -1).all()
-        assert (effects.delta_loss_nats == effects.loss_ablated - effects.loss_base).all()
+        zero = effects["head", "zero"].components
+        assert zero.index.tolist() == [
+            f"L{layer}H{head}" for layer in range(N_LAYERS) for head in range(N_HEADS)
+        ]
+        assert zero["layer"].tolist() == [i // N_HEADS for i in range(heads)]
+        assert effects["layer", "zero"].components.index.tolist() == ["L0", "L1", "L2"][:N_LAYERS]
+        noise = effects["noise", "gaussian"].components
+        assert noise.index.tolist() == [f"N{i}" for i in range(8)]
+        assert noise["block"].tolist() == [i % 4 % N_LAYERS for i in range(8)]
 
     def test_its_values_are_the_engines(self, effects, study):
         engine = Engine(
@@ -209,33 +212,34 @@ class TestTable:
             reference=ablate.read_tokens(study / "reference.npy", "reference"),
         )
         n_checked = 0
+        removed, noised = [], []
+        heads = {"zero": [], "resample": []}
         for layer in range(N_LAYERS):
-            for kind in ("zero", "resample"):
+            for kind, drawn in heads.items():
                 for draw in range(2 if kind == "resample" else 1):
-                    expected = engine.without_heads(
-                        layer,
-                        range(N_HEADS),
-                        AblationType(kind),
-                        generator=torch.Generator().manual_seed(7 + draw),
+                    generator = torch.Generator().manual_seed(7 + draw)
+                    losses = engine.without_heads(
+                        layer, range(N_HEADS), AblationType(kind), generator=generator
                     )
-                    rows = effects.query(
-                        f"unit == 'head' and perturbation == {kind!r} "
-                        f"and layer == {layer} and draw == {draw}"
-                    )
-                    found = rows.loss_ablated.to_numpy().reshape(N_HEADS, -1)
-                    assert np.array_equal(found, expected.numpy())
-                    n_checked += 1
-            removed = engine.without_layer(layer).numpy()
-            rows = effects.query(f"unit == 'layer' and layer == {layer}")
-            assert np.array_equal(rows.loss_ablated, removed)
+                    drawn.append((kind, layer, draw, losses.numpy()))
+            removed.append(engine.without_layer(layer).numpy())
             # Draws 0 to 3 have alpha 0.5, draws 4 to 7 alpha 1; draw 4 + i has the seed of i.
-            for draw, alpha in ((layer, 0.5), (4 + layer, 1.0)):
-                noised = engine.with_noise(layer, alpha=alpha, seed=42_000 + layer).numpy()
-                rows = effects.query(f"unit == 'noise' and draw == {draw}")
-                assert np.array_equal(rows.loss_ablated, noised)
-        assert n_checked == 9
+            noised += [
+                (number, engine.with_noise(layer, alpha=alpha, seed=42_000 + layer).numpy())
+                for number, alpha in ((layer, 0.5), (4 + layer, 1.0))
+            ]
         base = engine.baseline().numpy()
-        assert np.array_equal(effects.loss_base.to_numpy().reshape(-1, N_SEQUENCES)[0], base)
+        for kind, layer, draw, losses in itertools.chain(*heads.values()):
+            columns = slice(layer * N_HEADS, (layer + 1) * N_HEADS)
+            found = effects["head", kind].draws[draw, :, columns].T
+            assert np.array_equal(found, losses - base)
+            n_checked += 1
+        assert n_checked == 9
+        for layer, losses in enumerate(removed):
+            assert np.array_equal(effects["layer", "zero"].values[:, layer], losses - base)
+        for number, losses in noised:
+            assert np.array_equal(effects["noise", "gaussian"].values[:, number], losses - base)
+        assert np.array_equal(effects["head", "zero"].baseline, base)
 
     def test_provenance_travels_with_it(self, tmp_path, whole):
         (tmp_path / "table").write_bytes(whole)

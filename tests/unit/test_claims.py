@@ -15,10 +15,12 @@ from stages.base.study import Study
 from stages.cells import aging, metrics, proportions
 from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.restriction import CALORIC_RESTRICTION
-from stages.heads import companion, measures
+from stages.heads import companion
+from stages.heads.components import head_name
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.heads.tables.trajectory import HEAD_CHANGE
 from stages.inputs import cells
+from stages.measurement import concentration
+from stages.measurement.tables import CHANGES
 from stages.report import claims, text
 from stages.report import tables as schemas
 from stages.report.claims import __main__ as command
@@ -78,8 +80,9 @@ def heads(n_layers, n_per_layer, *, of_last):
     for step, effects in ((512, np.ones(n)), (143000, of_last(np.arange(n)))):
         where = {"step": step, "unit": "head", "perturbation": "zero"}
         part = pd.DataFrame(where, index=range(n))
-        part["layer"], part["head"] = np.divmod(np.arange(n), n_per_layer)
-        part["draw"], part["delta_loss_nats"] = 0, effects
+        layer, head = np.divmod(np.arange(n), n_per_layer)
+        part["component"] = [head_name(*each) for each in zip(layer, head, strict=True)]
+        part["layer"], part["head"], part["delta_loss_nats"] = layer, head, effects
         part["standard_error_nats"] = part["standard_error_draws_nats"] = np.nan
         part["n_sequences"], part["n_draws"], part["loss_base"] = 100, 1, 3.0
         parts.append(part.assign(rank=1))
@@ -89,12 +92,14 @@ def heads(n_layers, n_per_layer, *, of_last):
 def change_of_all(gini, effective_number, n_heads):
     rows = []
     for metric, change in (("gini", gini), ("effective_number", effective_number)):
-        ends = {f"{kind}_low": change - 0.1 for kind in ("sequences", "percentile", "heads")}
+        ends = {f"{kind}_low": change - 0.1 for kind in ("replicates", "percentile", "components")}
         ends |= {name.replace("low", "high"): change + 0.1 for name in ends}
-        row = {"perturbation": "zero", "metric": metric, "step_first": 512, "step_last": 143000}
+        row = {"system": "heads", "group": "pythia", "series": "head", "condition": "zero"}
+        row |= {"metric": metric, "state_first": "step512", "state_last": "step143000"}
+        row |= {"position_first": 512.0, "position_last": 143000.0}
         row |= {"value_first": 1.0, "value_last": 1.0, "change": change} | ends
-        row |= {"n_heads": n_heads, "n_sequences": 100}
-        rows.append({name: row[name] for name in HEAD_CHANGE.columns})
+        row |= {"n_components": n_heads, "n_first": 100, "n_last": 100}
+        rows.append({name: row[name] for name in CHANGES.columns})
     return pd.DataFrame(rows)
 
 
@@ -138,7 +143,7 @@ def as_published(**signs):
     }
     found = {name: pd.DataFrame(rows) for name, rows in made.items()}
     found["head_importance.csv"] = tables.empty(HEAD_IMPORTANCE)
-    found["head_change.csv"] = tables.empty(HEAD_CHANGE)
+    found["changes/heads.csv"] = tables.empty(CHANGES)
     return {name: claims.SCHEMAS[name].validate(table) for name, table in found.items()}
 
 
@@ -368,12 +373,12 @@ def test_only_the_published_heads_are_judged_and_all_are_noted():
     last = heads(24, 16, of_last=lambda n: np.where(n % 16 % 3 == 0, np.exp(-n / 30), 50.0))
     of = as_published() | {
         "head_importance.csv": last,
-        "head_change.csv": change_of_all(0.2, -120.0, 384),
+        "changes/heads.csv": change_of_all(0.2, -120.0, 384),
     }
     table = judged(of)
     rows = table[table["id"] == "pythia-410m"].set_index(["case", "quantity"])
     mine = last[(last["step"] == 143000) & (last["head"] % 3 == 0)]["delta_loss_nats"]
-    expected = measures.measure(mine.to_numpy(float))[0]
+    expected = concentration.gini(mine.abs())
     assert len(mine) == 144
     assert rows.loc[("144 heads", "gini_change"), "ours"] == pytest.approx(expected, abs=1e-12)
     noted = rows.loc["all 384 heads"]
@@ -387,7 +392,7 @@ def test_the_interval_of_the_same_heads_is_that_of_the_claim():
     last = last[last["head"] % 3 == 0]
     of = as_published() | {
         "head_importance.csv": last,
-        "head_change.csv": change_of_all(0.2, -50.0, 144),
+        "changes/heads.csv": change_of_all(0.2, -50.0, 144),
     }
     table = judged(of)
     rows = table[table["id"] == "pythia-410m"].set_index("quantity")

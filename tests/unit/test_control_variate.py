@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,9 +11,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base import tables
 from stages.base.errors import AblationError, TableError
-from stages.heads import ablate, attribution, control_variate, effects, screen, subset
+from stages.heads import ablate, attribution, control_variate, screen, subset
+from stages.heads.components import components
 from stages.heads.settings import Screen, Sweep
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE, HEAD_SCREEN
+from stages.measurement import effects
 
 REPOSITORY = Path(__file__).parents[2]
 SCREEN = Screen(confidence=0.95, draws=200, seed=1, top_share=0.25)
@@ -329,20 +330,20 @@ def test_exact_effects_are_passed_on_as_they_are(study, tmp_path):
 def test_the_stage_estimates_every_sequence_from_the_ablated_ones(study, tmp_path):
     assert _sweep(tmp_path / "exact", study) == 0
     assert _sweep(tmp_path / "few", study, estimator="control_variate") == 0
-    exact = effects.read(tmp_path / "exact" / "estimates", STEPS)
-    few = effects.read(tmp_path / "few" / "effects", STEPS)
-    found = effects.read(tmp_path / "few" / "estimates", STEPS)
-    assert {part.n_sequences for part in few} == {N_EXACT}
-    assert {part.n_sequences for part in found} == {N_SEQUENCES}
+    exact = effects.read_states(tmp_path / "exact" / "estimates", "step", STEPS)
+    few = effects.read_states(tmp_path / "few" / "effects", "step", STEPS)
+    found = effects.read_states(tmp_path / "few" / "estimates", "step", STEPS)
+    assert {part.n_replicates for part in few} == {N_EXACT}
+    assert {part.n_replicates for part in found} == {N_SEQUENCES}
     for whole, ablated, one in zip(exact, few, found, strict=True):
         # What was ablated is what the exact sweep found there, bit for bit.
-        np.testing.assert_array_equal(ablated.delta, whole.delta[:, ablated.sequences])
-        np.testing.assert_allclose(one.loss_base, whole.loss_base, atol=1e-5)
+        np.testing.assert_array_equal(ablated.draws, whole.draws[:, ablated.replicates])
+        np.testing.assert_allclose(one.baseline, whole.baseline, atol=1e-5)
         assert one.components.equals(whole.components)
-    heads = [(a, b) for a, b in zip(exact, found, strict=True) if a.unit == "head"]
+    heads = [(a, b) for a, b in zip(exact, found, strict=True) if a.kind == "head"]
     for whole, one in heads:
-        error = one.per_sequence.mean(axis=0) - whole.per_sequence.mean(axis=0)
-        se = one.per_sequence.std(axis=0, ddof=1) / np.sqrt(N_SEQUENCES)
+        error = one.values.mean(axis=0) - whole.values.mean(axis=0)
+        se = one.values.std(axis=0, ddof=1) / np.sqrt(N_SEQUENCES)
         assert np.abs(error / se).max() < 4
     summary = tables.read(tmp_path / "few" / "summary.csv", HEAD_CONTROL_VARIATE)
     assert set(summary["unit"]) == {"head", "layer", "noise"}
@@ -378,12 +379,13 @@ def test_a_control_variate_without_attribution_is_refused():
 
 def test_the_screen_finds_what_is_planted(study):
     found = attribution.read(study / "attribution" / "step8.parquet", 8)
-    keys = pd.DataFrame({"layer": np.repeat([0, 1], 4), "head": np.tile(range(4), 2), "draw": 0})
+    state = effects.State("heads", "step8", 8.0, "nats per token")
+    keys = components("head", [(layer, head, 0) for layer in range(2) for head in range(4)])
     n = N_SEQUENCES
     exact = found.first_order.reshape(n, 8)
 
     def row(values):
-        part = effects.Effects(8, "head", "zero", keys, np.arange(n), np.ones(n), values[None])
+        part = effects.Effects(state, "head", "zero", keys, np.arange(n), values[None], np.ones(n))
         table = screen.screen([part], {8: found}, SCREEN)
         return HEAD_SCREEN.validate(table).iloc[0]
 
@@ -395,6 +397,6 @@ def test_the_screen_finds_what_is_planted(study):
     against = row(-exact)
     assert against["spearman"] == pytest.approx(-1)
     assert against["spearman_low"] <= against["spearman"] <= against["spearman_high"]
-    few = effects.Effects(8, "head", "zero", keys, np.arange(n + 1), np.ones(n + 1), exact[None])
+    few = effects.Effects(state, "head", "zero", keys, np.arange(n + 1), exact[None])
     with pytest.raises(TableError, match="which the effects exceed"):
         screen.screen([few], {8: found}, SCREEN)

@@ -12,15 +12,18 @@ from stages.base import tables
 from stages.base.errors import FigureError
 from stages.base.study import Study
 from stages.cells.tables.proportions import PROPORTIONS
-from stages.heads import distribution, noise_floor, trajectory
-from stages.heads.effects import Effects
+from stages.heads import distribution
+from stages.heads.components import components
 from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
 from stages.heads.importance import importance
-from stages.heads.settings import Distribution, NoiseFloor, Trajectory
+from stages.heads.metrics import METRICS
+from stages.heads.settings import Distribution
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.heads.tables.trajectory import HEAD_TRAJECTORY
-from stages.measurement import concentration
+from stages.measurement import concentration, measured
+from stages.measurement.effects import Effects, State
+from stages.measurement.settings import Measured, System
+from stages.measurement.tables import MEASURED
 from stages.plane.figures import lorenz
 
 DEMO = Study(
@@ -47,14 +50,15 @@ def head_parts(n_layers, n_heads, steps):
     size = np.exp(rng.normal(-6.5, 1.3, n)) * np.where(rng.random(n) < 0.85, 1, -1)
     size[rng.integers(n)] = 0.3
     wake = rng.uniform(0.1, 0.9, n)
-    layer, head = np.divmod(np.arange(n), n_heads)
-    keys = pd.DataFrame({"layer": layer, "head": head, "draw": 0})
+    keys = components("head", [(*divmod(i, n_heads), 0) for i in range(n)])
     parts = []
     for step, time in zip(steps, np.linspace(0, 1, len(steps)), strict=True):
         mean = size / (1 + np.exp(-12 * (time - wake)))
         delta = mean + (0.002 + 0.5 * np.abs(mean)) * rng.normal(size=(16, n))
         base = np.full(16, 4.0)
-        parts.append(Effects(step, "head", "zero", keys, np.arange(16), base, delta[np.newaxis]))
+        state = State("heads", f"step{step}", float(step), "nats per token")
+        drawn = delta[np.newaxis]
+        parts.append(Effects(state, "head", "zero", keys, np.arange(16), drawn, base))
     return parts
 
 
@@ -64,11 +68,9 @@ class Inputs:
     def __init__(self, case):
         parts = head_parts(*CASES[case])
         self.importance = HEAD_IMPORTANCE.validate(importance(parts))
-        floor = noise_floor.noise_floor(parts, NoiseFloor(confidence=0.95, draws=50, seed=1))
-        along, _ = trajectory.trajectory(
-            parts, floor, Trajectory(confidence=0.95, draws=50, seed=2)
-        )
-        self.trajectory = HEAD_TRAJECTORY.validate(along)
+        system = System(group="m", effects="effects", axis="step", states=list(CASES[case][2]))
+        params = Measured(confidence=0.95, draws=50, seed=1)
+        self.trajectory = MEASURED.validate(measured.measured(parts, system, METRICS, params)[0])
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
         fitted = distribution.distribution(self.importance, fits)
         self.distribution = HEAD_DISTRIBUTION.validate(fitted)
@@ -101,7 +103,7 @@ OPTIONS = {
 }
 SCHEMAS = {
     "importance": HEAD_IMPORTANCE,
-    "trajectory": HEAD_TRAJECTORY,
+    "trajectory": MEASURED,
     "distribution": HEAD_DISTRIBUTION,
     "proportions": PROPORTIONS,
 }

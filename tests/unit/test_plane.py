@@ -9,21 +9,27 @@ import pandas as pd
 import pytest
 
 from stages.base import tables
-from stages.base.errors import TableError
-from stages.cells import aging
-from stages.cells.settings import Aging
+from stages.cells import aging, medians
+from stages.cells.settings import Aging, Medians
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import style
-from stages.heads import effects, measures, noise_floor, trajectory
-from stages.heads.settings import NoiseFloor, Trajectory
-from stages.heads.tables.trajectory import HEAD_METRICS, HEAD_TRAJECTORY
+from stages.heads.components import components
+from stages.heads.metrics import METRICS as OF_HEADS
+from stages.measurement import measured, nulls
+from stages.measurement.effects import Effects, State
+from stages.measurement.metrics import measure
+from stages.measurement.settings import Measured, System
+from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import directions, plane, same_direction, vectors
 from stages.plane.figures import pythia_overlay_v2
 from stages.plane.settings import Plane
-from stages.plane.tables import PLANE, PLANE_DIRECTIONS
+from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES
 
-SETTINGS = Plane(cells="all", confidence=0.95, draws=400, max_permutations=20000, seed=1)
+SETTINGS = Plane(beside=["cells"], reference="heads", confidence=0.95)
+MEDIANS = Medians(confidence=0.95, draws=400, max_permutations=20000, seed=1)
+MEASURE = Measured(confidence=0.95, draws=400, seed=1)
 STEPS = (16, 64, 256, 1024)
+SYSTEM = System(group="mini", effects="effects", axis="step", states=list(STEPS))
 
 
 def samples(young, old, tissue="T", platform="facs"):
@@ -45,37 +51,63 @@ def animals(rng, n, centre, spread=0.05):
     return np.column_stack([gini, np.clip(number, 1, 10)])
 
 
-def tissue(young, old, scale="raw", settings=SETTINGS):
-    found = vectors.tissues(samples(young, old), settings)
+def read_as(measured_tables):
+    """Return what was measured as the plane reads it."""
+    return vectors.System(*measured_tables)
+
+
+def tissue(young, old, scale="raw", settings=MEDIANS):
+    system = read_as(medians.medians(samples(young, old), settings))
+    found = vectors.trails({"cells": system}, SETTINGS)
     return next(one for one in found if one.scale == scale)
 
 
-def head_parts(steps=STEPS, n_layers=2, n_heads=8, n_sequences=24):
+def part(step, delta, base=4.0):
+    """Return effects of heads of one step, (n_sequences, n_heads) or with draws before."""
+    delta = delta if delta.ndim == 3 else delta[np.newaxis]
+    _, n, n_heads = delta.shape
+    return Effects(
+        State("heads", f"step{step}", float(step), "nats"),
+        "head",
+        "zero",
+        components("head", [(i // 8, i % 8, 0) for i in range(n_heads)]),
+        np.arange(n),
+        delta,
+        np.full(n, base),
+    )
+
+
+def head_parts(steps=STEPS, n_heads=16, n_sequences=24):
     """Simulate heads that become unequal along training."""
     rng = np.random.default_rng(0)
-    n = n_layers * n_heads
-    layer, head = np.divmod(np.arange(n), n_heads)
-    keys = pd.DataFrame({"layer": layer, "head": head, "draw": 0})
-    size = np.exp(rng.normal(0, 1.5, n))
-    parts = []
-    for step, power in zip(steps, np.linspace(0.1, 1, len(steps)), strict=True):
-        delta = 0.1 * size**power + 0.01 * rng.normal(size=(n_sequences, n))
-        base = np.full(n_sequences, 4.0)
-        order = np.arange(n_sequences)
-        parts.append(effects.Effects(step, "head", "zero", keys, order, base, delta[np.newaxis]))
-    return parts
+    size = np.exp(rng.normal(0, 1.5, n_heads))
+    return [
+        part(step, 0.1 * size**power + 0.01 * rng.normal(size=(n_sequences, n_heads)))
+        for step, power in zip(steps, np.linspace(0.1, 1, len(steps)), strict=True)
+    ]
 
 
-def along(parts):
-    floor = noise_floor.noise_floor(parts, NoiseFloor(confidence=0.95, draws=50, seed=1))
-    return trajectory.trajectory(parts, floor, Trajectory(confidence=0.95, draws=50, seed=2))
+def along(parts, settings=MEASURE):
+    return measured.measured(parts, SYSTEM, OF_HEADS, settings)
 
 
 def heads_at(*values, scale="raw"):
     """Return heads without uncertainty at these places."""
     places = np.array(values, dtype=float)
-    drawn = np.repeat(places[:, np.newaxis], SETTINGS.draws, axis=1)
-    return vectors.Heads("zero", scale, list(range(len(places))), places, drawn, drawn)
+    drawn = np.repeat(places[:, np.newaxis], MEDIANS.draws, axis=1)
+    n = len(places)
+    return vectors.Trail(
+        key=("heads", "mini", "head", "zero"),
+        scale=scale,
+        states=[f"step{i}" for i in range(n)],
+        positions=list(map(float, range(n))),
+        values=places,
+        draws={"replicates": drawn, "components": drawn},
+        permuted=None,
+        ends={},
+        noise=[0.0] * n,
+        n=[5] * n,
+    )
 
 
 def made(n_tissues=4, parts=None):
@@ -95,14 +127,17 @@ def made(n_tissues=4, parts=None):
         ],
         ignore_index=True,
     )
-    of_tissues, of_heads = vectors.tissues(metrics, SETTINGS), vectors.heads(parts, SETTINGS)
+    systems = {"cells": medians.medians(metrics, MEDIANS), "heads": along(parts)}
+    for table, change, _ in systems.values():
+        MEASURED.validate(table)
+        CHANGES.validate(change)
+    found = vectors.trails({name: read_as(one) for name, one in systems.items()}, SETTINGS)
     return SimpleNamespace(
         metrics=metrics,
         parts=parts,
-        plane=PLANE.validate(plane.plane(of_tissues, of_heads, along(parts)[0], SETTINGS)),
-        same=PLANE_DIRECTIONS.validate(
-            same_direction.same_direction(of_tissues, of_heads, SETTINGS)
-        ),
+        systems=systems,
+        plane=PLANE.validate(plane.plane(found, SETTINGS)),
+        same=PLANE_DIRECTIONS.validate(same_direction.same_direction(found, SETTINGS)),
     )
 
 
@@ -121,12 +156,12 @@ def both():
 def test_angles_of_known_vectors(vector, angle, signed):
     young = np.array([[0.4, 5.0]] * 3)
     change = tissue(young, young + 0.1 * np.array(vector))
-    row = same_direction.same_direction([change], [heads_at((0, 0), (2, 0))], SETTINGS).iloc[0]
+    row = same_direction.same_direction([change, heads_at((0, 0), (2, 0))], SETTINGS).iloc[0]
     # Differences of floats near 5: observed below 1e-12 degrees.
     assert row["angle_degrees"] == pytest.approx(angle, abs=1e-9)
-    assert row["angle_sequences_low"] == pytest.approx(angle, abs=1e-6)
-    assert row["angle_heads_high"] == pytest.approx(angle, abs=1e-6)
-    one = plane.plane([change], [], pd.DataFrame(), SETTINGS).iloc[0]
+    assert row["angle_replicates_low"] == pytest.approx(angle, abs=1e-6)
+    assert row["angle_components_high"] == pytest.approx(angle, abs=1e-6)
+    one = plane.plane([change], SETTINGS).iloc[0]
     assert one["angle_degrees"] == pytest.approx(signed, abs=1e-9)
     assert one["resultant_length"] == pytest.approx(1)
 
@@ -153,12 +188,12 @@ def test_an_interval_runs_over_the_half_circle_and_not_the_long_way_round():
 def test_a_zero_vector_has_no_direction():
     young = np.array([[0.3, 5.0]] * 3)
     still = tissue(young, young)
-    row = plane.plane([still], [], pd.DataFrame(), SETTINGS).iloc[0]
+    row = plane.plane([still], SETTINGS).iloc[0]
     assert np.isnan(row[["angle_degrees", "angle_low", "resultant_length"]].to_numpy(float)).all()
     assert row["quadrant"] == "mixed"
-    same = same_direction.same_direction([still], [heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
+    same = same_direction.same_direction([still, heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
     assert np.isnan(same["angle_degrees"])
-    assert np.isnan(same["ages_angle_p"])
+    assert np.isnan(same["own_angle_p"])
     assert same["p"] == 1
 
 
@@ -193,8 +228,9 @@ def test_vectors_are_the_changes_of_the_ageing_table(both):
         ("raw", "effective_number", "d_effective"),
         ("corrected", "gini_corrected", "d_gini"),
     ):
-        ours = cells[cells["scale"] == scale].set_index(["platform", "tissue"])
-        theirs = table[table["metric"] == metric].set_index(["platform", "tissue"])
+        ours = cells[cells["scale"] == scale].set_index(["group", "series"])
+        theirs = table[table["metric"] == metric]
+        theirs = theirs.assign(group="tms " + theirs["platform"]).set_index(["group", "tissue"])
         for end in ("", "_low", "_high"):
             expected = theirs[f"change{end}"].loc[ours.index].tolist()
             assert ours[f"{column}{end}"].tolist() == expected
@@ -207,13 +243,10 @@ def test_vectors_are_the_changes_of_the_ageing_table(both):
 def test_components_of_any_category_set_follow_from_both_ginis():
     young = np.array([[0.3, 5.0], [0.0, 10.0], [0.5, 2.0]])
     table = samples(young, young)
-    place = vectors.points(table, "corrected")
-    assert place[:3, 1] == pytest.approx(young[:, 1] / 10)
+    assert medians.effective_share(table)[:3] == pytest.approx(young[:, 1] / 10)
     # 15 categories of which 10 have cells: the Gini is over all of them.
     padded = table.assign(gini=0.42, gini_corrected=0.42 * 15 / 14)
-    assert vectors.points(padded, "corrected")[:, 1] == pytest.approx(
-        table["effective_number"] / 15
-    )
+    assert medians.effective_share(padded) == pytest.approx(table["effective_number"] / 15)
 
 
 def test_draws_keep_both_metrics_of_an_animal_together():
@@ -221,8 +254,9 @@ def test_draws_keep_both_metrics_of_an_animal_together():
     gini = rng.uniform(0.2, 0.6, 7)
     line = np.column_stack([gini, 9 - 10 * gini])
     one = tissue(line, line[:5] + np.array([0.1, -1]))
-    assert one.draws[:, 1] == pytest.approx(-10 * one.draws[:, 0])
-    row = plane.plane([one], [], pd.DataFrame(), SETTINGS).iloc[0]
+    drawn = one.draws["replicates"][1] - one.draws["replicates"][0]
+    assert drawn[:, 1] == pytest.approx(-10 * drawn[:, 0])
+    row = plane.plane([one], SETTINGS).iloc[0]
     assert row["covariance"] == pytest.approx(-10 * row["variance_gini"])
     assert row["variance_effective"] == pytest.approx(100 * row["variance_gini"])
 
@@ -232,12 +266,12 @@ def test_intervals_of_coordinates_and_angles_cover_a_known_vector():
     rng = np.random.default_rng(5)
     truth = np.array([0.15, -1.5])
     angle = float(directions.direction(truth))
-    settings = SETTINGS.model_copy(update={"draws": 300})
+    settings = MEDIANS.model_copy(update={"draws": 300})
     held = []
     for _ in range(300):
         young = animals(rng, 9, (0.4, 6))
         old = animals(rng, 9, (0.4 + truth[0], 6 + truth[1]))
-        row = plane.plane([tissue(young, old, settings=settings)], [], pd.DataFrame(), settings)
+        row = plane.plane([tissue(young, old, settings=settings)], SETTINGS)
         found = row.iloc[0]
         turned = float(directions.wrap(np.array(angle - found["angle_degrees"])))
         held.append(
@@ -257,17 +291,20 @@ def test_intervals_of_coordinates_and_angles_cover_a_known_vector():
 
 
 def test_vectors_of_heads_are_those_of_the_trajectory(both):
-    moved = both.plane[(both.plane["system"] == "heads") & (both.plane["bootstrap"] == "heads")]
-    table, change = along(both.parts)
-    value = table.set_index(["metric", "step"])["value"]
+    moved = both.plane[
+        (both.plane["system"] == "heads") & (both.plane["bootstrap"] == "components")
+    ]
+    table, change, _ = along(both.parts)
+    change = change[change["state_first"] == "step16"].set_index(["state_last", "metric"])
+    value = table.set_index(["metric", "position"])["value"]
     n_checked = 0
-    for scale, axes in vectors.HEAD_AXES.items():
-        rows = moved[moved["scale"] == scale].set_index("step")
+    for scale, axes in SCALES.items():
+        rows = moved[moved["scale"] == scale].set_index("position")
         assert rows.index.tolist() == list(STEPS[1:])
         for column, metric in zip(("d_gini", "d_effective"), axes, strict=True):
             expected = [value[metric, step] - value[metric, STEPS[0]] for step in STEPS[1:]]
             assert rows[column].tolist() == pytest.approx(expected, rel=1e-12)
-            total = change.set_index("metric").loc[metric, "change"]
+            total = change.loc[("step1024", metric), "change"]
             assert rows[column].iloc[-1] == pytest.approx(total, rel=1e-12)
             n_checked += 1
     assert n_checked == 4
@@ -281,28 +318,19 @@ def test_intervals_over_sequences_cover_a_known_vector_of_heads():
     rng = np.random.default_rng(12)
     n = 48
     size = [0.1 * np.exp(rng.normal(0, 1.5, n)) ** power for power in (0.3, 1)]
-    truth = measures.measure(size[1]) - measures.measure(size[0])
-    known = truth[[HEAD_METRICS.index(name) for name in vectors.HEAD_AXES["corrected"]]]
+    truth = measure(size[1]) - measure(size[0])
+    known = truth[[[one.name for one in OF_HEADS].index(name) for name in SCALES["corrected"]]]
     angle = float(directions.direction(known))
-    keys = pd.DataFrame({"layer": 0, "head": range(n), "draw": 0})
-    settings = SETTINGS.model_copy(update={"draws": 200})
+    settings = MEASURE.model_copy(update={"draws": 200})
     held = []
     for _ in range(100):
         parts = [
-            effects.Effects(
-                step,
-                "head",
-                "zero",
-                keys,
-                np.arange(32),
-                np.full(32, 4.0),
-                (mean + (0.05 + mean) * rng.normal(size=(1, 32, n))),
-            )
+            part(step, mean + (0.05 + mean) * rng.normal(size=(1, 32, n)))
             for step, mean in zip((1, 2), size, strict=True)
         ]
-        moving = next(one for one in vectors.heads(parts, settings) if one.scale == "corrected")
-        rows = pd.DataFrame(plane._head_rows(moving, [0.2, 0.2], settings))
-        found = rows[rows["bootstrap"] == "sequences"].iloc[0]
+        trails = vectors.trails({"heads": read_as(along(parts, settings))}, SETTINGS)
+        rows = plane.plane([one for one in trails if one.scale == "corrected"], SETTINGS)
+        found = rows[rows["bootstrap"] == "replicates"].iloc[0]
         turned = float(directions.wrap(np.array(angle - found["angle_degrees"])))
         held.append(
             [
@@ -315,30 +343,11 @@ def test_intervals_over_sequences_cover_a_known_vector_of_heads():
     assert (np.mean(held, axis=0) > 0.86).all()
 
 
-def test_a_trajectory_of_other_effects_is_refused(both):
-    table, _ = along(both.parts)
-    moving = vectors.heads(both.parts, SETTINGS)
-    for other in (table.assign(value=table["value"] + 1e-3), table[table["step"] > STEPS[0]]):
-        with pytest.raises(TableError, match=r"at step 16 .*Run dvc repro trajectory\.") as error:
-            plane.plane([], moving, other, SETTINGS)
-        assert "\n" not in str(error.value)
-
-
 def test_checkpoints_without_any_effect_have_no_place():
     parts = head_parts()
-    silent = [
-        effects.Effects(
-            8,
-            "head",
-            "zero",
-            parts[0].components,
-            parts[0].sequences,
-            parts[0].loss_base,
-            0 * parts[0].delta,
-        )
-    ]
-    moving = vectors.heads([*silent, *parts], SETTINGS)
-    assert [one.steps for one in moving] == [list(STEPS)] * 2
+    silent = part(8, 0 * parts[0].draws)
+    moving = vectors.trails({"heads": read_as(along([silent, *parts]))}, SETTINGS)
+    assert [one.positions for one in moving] == [list(STEPS)] * 2
 
 
 # The test of one direction
@@ -347,14 +356,14 @@ def test_checkpoints_without_any_effect_have_no_place():
 def test_permuted_vectors_are_those_of_a_loop():
     rng = np.random.default_rng(6)
     young, old = rng.normal(size=(3, 2)), rng.normal(size=(2, 2))
-    found = same_direction.permuted_ages(young, old, max_permutations=10, rng=rng)
+    found = np.subtract(*medians.permuted(young, old, MEDIANS, rng)[::-1])
     pooled = np.concatenate([young, old])
     expected = []
     for taken in itertools.combinations(range(5), 2):
         rest = [i for i in range(5) if i not in taken]
         expected.append(np.median(pooled[list(taken)], 0) - np.median(pooled[rest], 0))
     assert found == pytest.approx(np.array(expected))
-    pairs = same_direction.permuted_checkpoints(np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+    pairs = nulls.exchanged_states(np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
     assert sorted(pairs[:, 0]) == [-3, -2, -1, 1, 2, 3]
 
 
@@ -362,17 +371,17 @@ def test_p_values_of_known_arrangements():
     """Gini of 2 against 3 animals: only the observed of 10 arrangements is as extreme."""
     young, old = np.array([[0.1, 5], [0.2, 5], [0.3, 5]]), np.array([[0.7, 5], [0.8, 5]])
     row = same_direction.same_direction(
-        [tissue(young, old)], [heads_at((0, 0), (1, 0), (2, 0))], SETTINGS
+        [tissue(young, old), heads_at((0, 0), (1, 0), (2, 0))], SETTINGS
     ).iloc[0]
-    assert row["ages_p"] == row["ages_p_smallest"] == 0.1
-    assert row["ages_exact"]
+    assert row["own_p"] == row["own_p_smallest"] == 0.1
+    assert row["own_exact"]
     # Last minus first is the longest of 6 ordered pairs; half of them point the same way.
-    assert row["checkpoints_p"] == row["checkpoints_p_smallest"] == pytest.approx(1 / 6)
-    assert row["checkpoints_angle_p"] == 0.5
-    assert row["p"] == row["q"] == row["checkpoints_p"]
+    assert row["reference_p"] == row["reference_p_smallest"] == pytest.approx(1 / 6)
+    assert row["reference_angle_p"] == 0.5
+    assert row["p"] == row["q"] == row["reference_p"]
     assert row["product"] == pytest.approx(1.1)
     away = same_direction.same_direction(
-        [tissue(old, young)], [heads_at((0, 0), (1, 0))], SETTINGS
+        [tissue(old, young), heads_at((0, 0), (1, 0))], SETTINGS
     ).iloc[0]
     assert away["angle_degrees"] == pytest.approx(180)
     assert away["p"] == 1
@@ -381,14 +390,16 @@ def test_p_values_of_known_arrangements():
 def test_drawn_arrangements_agree_with_counted_ones_and_are_never_zero():
     rng = np.random.default_rng(7)
     young, old = animals(rng, 8, (0.4, 6)), animals(rng, 8, (0.45, 5.5))
-    heads = [heads_at(*((i, -10 * i) for i in range(5)))]
-    counted = same_direction.same_direction([tissue(young, old)], heads, SETTINGS).iloc[0]
-    few = SETTINGS.model_copy(update={"max_permutations": 12000})
-    drawn = same_direction.same_direction([tissue(young, old)], heads, few).iloc[0]
-    assert counted["ages_exact"]
-    assert not drawn["ages_exact"]
+    heads = heads_at(*((i, -10 * i) for i in range(5)))
+    few = MEDIANS.model_copy(update={"max_permutations": 12000})
+    counted, drawn = (
+        same_direction.same_direction([tissue(young, old, settings=one), heads], SETTINGS).iloc[0]
+        for one in (MEDIANS, few)
+    )
+    assert counted["own_exact"]
+    assert not drawn["own_exact"]
     # Of 12,000 draws a share has a standard error of at most 0.005.
-    assert drawn["ages_p"] == pytest.approx(counted["ages_p"], abs=0.02)
+    assert drawn["own_p"] == pytest.approx(counted["own_p"], abs=0.02)
     apart = same_direction.one_sided(
         np.array([9.0, 0]), np.array([1.0, 0]), np.zeros((99, 2)), exact=False
     )[0]
@@ -402,7 +413,7 @@ def test_level_without_a_change_and_power_with_one():
 
     def p(shift):
         young, old = animals(rng, 5, (0.4, 6)), animals(rng, 5, (0.4 + shift, 6 - 10 * shift))
-        null = same_direction.permuted_ages(young, old, max_permutations=252, rng=rng)
+        null = np.subtract(*medians.permuted(young, old, MEDIANS, rng)[::-1])
         observed = np.median(old, 0) - np.median(young, 0)
         return [test.p for test in same_direction.one_sided(observed, reference, null, exact=True)]
 
@@ -419,55 +430,81 @@ def test_level_without_a_change_and_power_with_one():
 
 def test_q_is_adjusted_within_an_arm(both):
     n_checked = 0
-    for _, rows in both.same.groupby(["platform", "scale"]):
+    for _, rows in both.same.groupby(["group", "scale"]):
         assert (rows["q"] >= rows["p"] - 1e-12).all()
         assert rows["q"].min() <= len(rows) * rows["p"].min() + 1e-12
         n_checked += 1
     assert n_checked == 4
-    assert (both.same["p"] == both.same[["ages_p", "checkpoints_p"]].max(axis=1)).all()
+    assert (both.same["p"] == both.same[["own_p", "reference_p"]].max(axis=1)).all()
 
 
 # What cannot be compared
 
 
-def test_a_tissue_with_one_animal_is_left_out_and_said(caplog):
-    caplog.set_level("INFO")
+def test_a_tissue_with_one_animal_is_left_out():
     young = np.array([[0.3, 5.0], [0.4, 4.0]])
-    assert vectors.tissues(samples(young, young[:1], "Heart"), SETTINGS) == []
-    assert len(caplog.messages) == 2
-    assert "tms facs Heart" in caplog.messages[0]
-    assert "2 young and 1 old animals, 2 of each are needed" in caplog.messages[0]
+    table, changes, draws = medians.medians(samples(young, young[:1], "Heart"), MEDIANS)
+    assert table.empty
+    assert changes.empty
+    assert draws.empty
+
+
+def test_a_system_that_is_added_needs_no_change_here(both):
+    """Three components of a kind that nobody foresaw, in two states: a path like any other."""
+    rng = np.random.default_rng(9)
+    parts = [
+        Effects(
+            State("toy", f"step{step}", step, "widgets"),
+            "toy",
+            "none",
+            pd.DataFrame(index=pd.Index(["a", "b", "c"], name="component")),
+            np.arange(6),
+            np.array(mean) + 0.01 * rng.normal(size=(1, 6, 3)),
+        )
+        for step, mean in ((1, [1.0, 1.0, 1.0]), (2, [9.0, 1.0, 1.0]))
+    ]
+    toy = System(group="box", effects="effects", axis="step", states=[1, 2])
+    systems = both.systems | {"toy": measured.measured(parts, toy, OF_HEADS, MEASURE)}
+    found = vectors.trails({name: read_as(one) for name, one in systems.items()}, SETTINGS)
+    rows = PLANE.validate(plane.plane(found, SETTINGS))
+    added = rows[(rows["system"] == "toy") & (rows["bootstrap"] == "replicates")]
+    assert added["scale"].tolist() == ["raw", "corrected"]
+    assert (added["quadrant"] == "crystallize").all()
+    same = PLANE_DIRECTIONS.validate(same_direction.same_direction(found, SETTINGS))
+    beside = same[same["system"] == "toy"]
+    # Two states can be exchanged in two ways only.
+    assert beside["own_p_smallest"].tolist() == [0.5, 0.5]
+    others = same[same["system"] != "toy"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, both.same, check_dtype=False)
+    legend = pythia_overlay_v2.draw(rows, same, confidence=0.95).legends[0]
+    assert "box toy none" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_one_checkpoint_leaves_the_tissues_alone(caplog):
     caplog.set_level("INFO")
     alone = made(1, head_parts(STEPS[:1]))
-    assert "1 of 1 checkpoints have effects, 2 are needed" in " ".join(caplog.messages)
+    assert "1 of 1 states have a place, 2 are needed" in " ".join(caplog.messages)
     assert set(alone.plane["system"]) == {"cells"}
     assert alone.same.empty
 
 
 def test_nothing_to_compare_makes_empty_tables():
-    assert PLANE.validate(plane.plane([], [], pd.DataFrame(), SETTINGS)).empty
-    assert PLANE_DIRECTIONS.validate(same_direction.same_direction([], [], SETTINGS)).empty
+    assert PLANE.validate(plane.plane([], SETTINGS)).empty
+    assert PLANE_DIRECTIONS.validate(same_direction.same_direction([], SETTINGS)).empty
 
 
 def written(folder, both, params):
-    """Write what both stages read, and return their options."""
-    tables.write(both.metrics, METRICS, folder / "metrics.csv")
-    tables.write(along(both.parts)[0], HEAD_TRAJECTORY, folder / "head_trajectory.csv")
-    (folder / "effects").mkdir()
-    for part in both.parts:
-        path = folder / "effects" / f"step{part.step}.parquet"
-        effects.to_table(part).to_parquet(path, index=False)
-    own = params | {"plane": SETTINGS.model_dump()}
-    own["model"] = own["model"] | {"checkpoints": list(STEPS)}
-    (folder / "params.yaml").write_text(json.dumps(own))
+    """Write what the stage reads, and return its options."""
+    for name, (table, changes, draws) in both.systems.items():
+        tables.write(table, MEASURED, folder / "measured" / f"{name}.csv")
+        tables.write(changes, CHANGES, folder / "changes" / f"{name}.csv")
+        measured.write_draws(draws, folder / "draws" / f"{name}.parquet")
+    (folder / "params.yaml").write_text(json.dumps(params | {"plane": SETTINGS.model_dump()}))
     options = {
         "params": "params.yaml",
-        "metrics": "metrics.csv",
-        "trajectory": "head_trajectory.csv",
-        "effects": "effects",
+        "measured": "measured",
+        "changes": "changes",
+        "draws": "draws",
         "out": "plane.csv",
         "directions": "plane_directions.csv",
     }
@@ -485,7 +522,7 @@ def test_stage_writes_the_same_tables_twice_and_names_what_is_missing(
     pd.testing.assert_frame_equal(read, both.plane, check_dtype=False)
     assert plane.main(words) == 0
     assert [path.read_bytes() for path in outs] == first
-    for gone in ("metrics.csv", "head_trajectory.csv", "effects/step64.parquet"):
+    for gone in ("measured/cells.csv", "changes/heads.csv"):
         moved = (tmp_path / gone).rename(tmp_path / "away")
         caplog.clear()
         assert plane.main(words) == 1
@@ -493,6 +530,10 @@ def test_stage_writes_the_same_tables_twice_and_names_what_is_missing(
         assert gone.rsplit("/", maxsplit=1)[-1] in caplog.messages[0]
         assert "dvc repro" in caplog.messages[0]
         moved.rename(tmp_path / gone)
+    (tmp_path / "measured" / "left.csv").touch()
+    caplog.clear()
+    assert plane.main(words) == 1
+    assert "holds left.csv, which the settings name neither" in caplog.messages[0]
 
 
 # The figure
@@ -560,7 +601,7 @@ def test_points_and_path_are_those_of_the_table(both):
         offsets = [tuple(p.get_offsets()[0]) for p in axes.collections if len(p.get_offsets()) == 1]
         drawn = set(offsets)
         assert set(zip(cells["d_gini"], cells["d_effective"], strict=True)) <= drawn
-        path = rows[rows["bootstrap"] == "sequences"]
+        path = rows[(rows["bootstrap"] == "replicates") & (rows["system"] == "heads")]
         lines = [line.get_xydata() for line in axes.lines]
         expected = np.vstack([np.zeros(2), path[["d_gini", "d_effective"]]])
         assert any(line.shape == expected.shape and (line == expected).all() for line in lines)
