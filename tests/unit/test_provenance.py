@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from stages.audit.provenance import described, locked, printed
+from stages.audit import printed, provenance
+from stages.audit.lock import Output, Stage
+from stages.audit.provenance import Described
 from stages.base import record
 from stages.base.errors import ProvenanceError
 
@@ -188,11 +190,11 @@ def test_code_that_changes_while_a_stage_runs_is_an_error(tiny):
 
 
 def _stage(name="one", *, md5="1", params=None):
-    return locked.Stage(
+    return Stage(
         name=name,
         command="python -m x",
         inputs={"stages/x": "d", "data.csv": "2"},
-        outputs={"out.csv": {"md5": md5, "size": 3}},
+        outputs=(Output("out.csv", md5, size=3),),
         params={"x": {"seed": 1}} if params is None else params,
     )
 
@@ -222,7 +224,11 @@ def _note(**changes):
 
 
 def _described(stages, notes):
-    return described.provenance(stages, notes, described.Described(), {}, own="provenance.json")
+    return provenance.provenance(stages, notes, Described(), {}, own="provenance.json")
+
+
+def _entries(found):
+    return {name: entry for name, (entry,) in found.stages.items()}
 
 
 def test_a_setting_that_changes_while_a_stage_runs_is_an_error():
@@ -248,7 +254,7 @@ def test_groups_of_unlike_members_say_so():
     found = _described(stages, notes)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in printed.table(stages, found).splitlines()[2:]
+        for line in printed.table(_entries(found)).splitlines()[2:]
     ]
     assert [row[:2] for row in rows] == [["`g` (3)", "several"], ["`h`", "0123456"]]
     assert rows[0][2] == record.short_hash({"stages/x": "d"}, 7)
@@ -257,7 +263,7 @@ def test_groups_of_unlike_members_say_so():
     shown = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in rows[0][5:]]
     assert shown == ["1", "02 Jan 03:04", "2.5 s"]
     assert (rows[1][3], rows[1][5]) == ("\N{EN DASH}", "\N{EN DASH}")
-    said = printed.sentences(found)
+    said = printed.sentences(_entries(found), found.environments)
     assert "CPU, 4 cores, 8 GiB of memory, no graphics card, Linux x86_64, Python 3.11.1 with" in (
         said
     )
@@ -269,20 +275,21 @@ def test_groups_of_unlike_members_say_so():
 def test_two_machines_are_both_described():
     other = _note()["environment"] | {"gpus": ["NVIDIA H200"], "cores": 16}
     stages = [_stage("one"), _stage("two")]
-    said = printed.sentences(_described(stages, {"one": _note(), "two": _note(environment=other)}))
+    found = _described(stages, {"one": _note(), "two": _note(environment=other)})
+    said = printed.sentences(_entries(found), found.environments)
     assert "on 2 machines or sets of packages: CPU, 4 cores" in said
     assert "16 cores, 8 GiB of memory, NVIDIA H200, Linux" in said
 
 
 def test_a_damaged_record_is_one_line(tmp_path):
     path = tmp_path / "provenance.json"
-    assert described.read(path) == described.Described()
+    assert provenance.read(path) == Described()
     found = _described([_stage()], {"one": _note()})
-    described.write(found, path)
-    assert described.read(path) == found
+    provenance.write(found, path)
+    assert provenance.read(path) == found
     text = path.read_text(encoding="utf-8")
     assert text.endswith("}\n")
     for damaged in ("<<<<<<< HEAD\n" + text, text.replace('"run"', '"ran"'), "[]"):
         path.write_text(damaged, encoding="utf-8")
         with pytest.raises(ProvenanceError, match=r"is damaged .*git checkout"):
-            described.read(path)
+            provenance.read(path)
