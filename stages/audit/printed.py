@@ -99,7 +99,7 @@ def _duration(seconds: float) -> str:
     return text.NBSP.join(parts[:2])
 
 
-def sentences(entries: Mapping[str, Entry], environments: Mapping[str, Any]) -> str:
+def sentences(entries: Mapping[str, Entry]) -> str:
     """Return what the table does not show: how long, on what, from which checkout."""
     runs = _runs(entries)
     if not runs:
@@ -108,9 +108,8 @@ def sentences(entries: Mapping[str, Entry], environments: Mapping[str, Any]) -> 
     first, last = (f"{moment:%d %B %Y}" for moment in (min(started), max(started)))
     begun = f"on {first}" if first == last else f"from {first} to {last}"
     wall = _duration(sum(run["wall_seconds"] for run in runs))
-    machines = _machines(Counter(run["environment"] for run in runs), environments)
     what = f"The {text.plural(len(runs), 'run')}, begun {begun},"
-    parts = [f"{what} took {wall}, imports included, on {machines}.", *_checkouts(runs)]
+    parts = [f"{what} took {wall}, imports included, on {_machines(runs)}.", *_checkouts(runs)]
     if used := Counter(run["gpu"] for run in runs if run["gpu"]):
         cards = text.listed([f"{name} ({count})" for name, count in used.items()])
         parts.append(f"Stages that computed on a graphics card: {cards}.")
@@ -123,8 +122,10 @@ def sentences(entries: Mapping[str, Entry], environments: Mapping[str, Any]) -> 
     return " ".join(parts)
 
 
-def _machines(counted: Mapping[str, int], environments: Mapping[str, Any]) -> str:
-    described = {key: _machine(environments[key]) for key in counted}
+def _machines(runs: Sequence[Mapping[str, Any]]) -> str:
+    counted = Counter(record.short_hash(run["environment"]) for run in runs)
+    environments = {record.short_hash(run["environment"]): run["environment"] for run in runs}
+    described = {key: _machine(environment) for key, environment in environments.items()}
     if len(described) == 1:
         return f"one machine: {next(iter(described.values()))}"
     each = [f"{described[key]} ({text.plural(n, 'run')})" for key, n in counted.items()]

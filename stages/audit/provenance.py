@@ -15,7 +15,6 @@ import functools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,50 +37,17 @@ CODE_FOLDER = "stages/"
 KEYS = {"code", "command", "inputs", "outputs", "params", "precision", "run", "seeds"}
 
 Entry = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Described:
-    """Descriptions of stages, each by the run that first wrote its outputs."""
-
-    environments: dict[str, Any] = field(default_factory=dict)
-    """Machines with their packages, by a short hash, which the runs refer to."""
-    stages: dict[str, list[Entry]] = field(default_factory=dict)
-    """By stage one entry for each of the outputs it is known to have had."""
-
-    def add(self, name: str, entry: Entry, environments: Mapping[str, Any]) -> None:
-        """Add the entry of a stage with the environment that it refers to."""
-        entries = self.stages.setdefault(name, [])
-        if entry not in entries:
-            entries.append(entry)
-        if entry["run"] is not None:
-            key = entry["run"]["environment"]
-            self.environments[key] = environments[key]
-
-    def update(self, other: "Described") -> None:
-        """Add all entries of another that tell of a run."""
-        for name, entries in other.stages.items():
-            for entry in entries:
-                if entry["run"] is not None:
-                    self.add(name, entry, other.environments)
-
-    def find(self, stage: lock.Stage) -> Entry | None:
-        """Return the entry of these very outputs, if there is one that tells of a run."""
-        outputs = _outputs(stage)
-        for entry in self.stages.get(stage.name, []):
-            if entry["run"] is not None and entry["outputs"] == outputs:
-                return entry
-        return None
+"""What is said of one stage; its run is None if nobody described it."""
 
 
 def provenance(
     stages: Sequence[lock.Stage],
     notes: Mapping[str, Mapping[str, Any]],
-    described: Described,
+    described: Mapping[str, Sequence[Entry]],
     now: Mapping[str, str],
     *,
     own: str,
-) -> Described:
+) -> dict[str, Entry]:
     """Describe every stage by the run that first wrote the bytes of its outputs.
 
     Parameters
@@ -91,7 +57,7 @@ def provenance(
     notes
         By stage, what it noted when it last ran here.
     described
-        What is known of outputs that were written before.
+        By stage the entries with a run that are known, one for each of the outputs it has had.
     now
         md5 of the files of code and settings as they are now, by path.
     own
@@ -99,27 +65,24 @@ def provenance(
 
     Returns
     -------
-    Described
-        One entry a stage.
+    dict
+        The entry of each stage.
 
     Raises
     ------
     ProvenanceError
         The code or the settings of a stage changed while it ran.
     """
-    found = Described()
+    found = {}
     # What a run of the graph changes among the files that git tracks is no change of what runs.
     written = {lock.FILE, own}.union(*(_outputs(stage) for stage in stages))
     for stage in stages:
-        entry, environments = described.find(stage), described.environments
-        if entry is None:
-            run, note = None, notes.get(stage.name)
-            if note is not None and _wrote(note, stage):
-                _check_unchanged(stage, note, now)
-                run = _run_of(note, written)
-                environments = {run["environment"]: note["environment"]}
-            entry = _entry(stage, run)
-        found.add(stage.name, entry, environments)
+        known = [e for e in described.get(stage.name, []) if e["outputs"] == _outputs(stage)]
+        run, note = None, notes.get(stage.name)
+        if not known and note is not None and _wrote(note, stage):
+            _check_unchanged(stage, note, now)
+            run = _run_of(note, written)
+        found[stage.name] = known[0] if known else _entry(stage, run)
     return found
 
 
@@ -194,30 +157,32 @@ def _entry(stage: lock.Stage, run: dict[str, Any] | None) -> Entry:
 
 
 def _run_of(note: Mapping[str, Any], written: set[str]) -> dict[str, Any]:
-    keys = ("commit", "gpu", "peak_memory_mib", "started", "wall_seconds")
+    keys = ("commit", "environment", "gpu", "peak_memory_mib", "started", "wall_seconds")
     changed = note["changed"]
-    return {
-        "changed": None if changed is None else [path for path in changed if path not in written],
-        "environment": record.short_hash(note["environment"], printed.DIGITS),
-    } | {key: note[key] for key in keys}
+    if changed is not None:
+        changed = [path for path in changed if path not in written]
+    return {"changed": changed} | {key: note[key] for key in keys}
 
 
-def read(path: Path) -> Described:
-    """Read what :func:`write` wrote; nothing, if there is no such file.
+def read(path: Path) -> dict[str, list[Entry]]:
+    """Read the entries with a run that :func:`write` wrote, by stage; none without the file.
 
     Raises
     ------
     ProvenanceError
         The file is damaged, for example by a merge.
     """
-    found = Described()
+    found: dict[str, list[Entry]] = {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         for name, entries in content["stages"].items():
             for entry in entries if isinstance(entries, list) else [entries]:
-                found.add(name, {key: entry[key] for key in KEYS}, content["environments"])
+                if (run := entry["run"]) is not None:
+                    run = run | {"environment": content["environments"][run["environment"]]}
+                    whole = {key: entry[key] for key in KEYS} | {"run": run}
+                    found.setdefault(name, []).append(whole)
     except FileNotFoundError:
-        return found
+        return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = (
             f"{path} is damaged ({type(error).__name__}: {error}). If git keeps it, take the "
@@ -227,10 +192,25 @@ def read(path: Path) -> Described:
     return found
 
 
-def write(found: Described, path: Path, *, single: bool = True) -> None:
-    """Write the one entry of each stage, or the list of all, atomically, keys sorted for git."""
-    stages = {name: entries[0] if single else entries for name, entries in found.stages.items()}
-    content = {"environments": found.environments, "stages": stages}
+def write(found: Mapping[str, Entry | Sequence[Entry]], path: Path) -> None:
+    """Write the entries of each stage, or the only one, atomically, keys sorted as git keeps them.
+
+    Machines with their packages stand apart, by a short hash, which the runs refer to.
+    """
+    environments = {}
+
+    def referring(entry: Entry) -> Entry:
+        if (run := entry["run"]) is None:
+            return entry
+        key = record.short_hash(run["environment"], printed.DIGITS)
+        environments[key] = run["environment"]
+        return entry | {"run": run | {"environment": key}}
+
+    stages = {
+        name: referring(made) if isinstance(made, dict) else [referring(entry) for entry in made]
+        for name, made in found.items()
+    }
+    content = {"environments": environments, "stages": stages}
     made = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
     write_text(path, made + "\n")
 
@@ -265,20 +245,21 @@ def _read_notes(stages: Iterable[lock.Stage]) -> dict[str, dict[str, Any]]:
 def _run(args: argparse.Namespace) -> None:
     root = Path.cwd()
     stages = _read_stages(root)
-    described = Described()
-    for path in (args.record, MEMORY):
-        described.update(read(path))
+    kept, known = read(args.record), read(MEMORY)
+    for name, entries in kept.items():
+        known[name] = entries + [entry for entry in known.get(name, []) if entry not in entries]
     notes, now = _read_notes(stages), record.code_hashes(root)
-    found = provenance(stages, notes, described, now, own=args.record.as_posix())
-    described.update(found)
+    found = provenance(stages, notes, known, now, own=args.record.as_posix())
+    for name, entry in found.items():
+        if entry["run"] is not None and entry not in known.setdefault(name, []):
+            known[name].append(entry)
     try:
-        write(described, MEMORY, single=False)
+        write(known, MEMORY)
     except OSError as error:
         log.warning("warning: cannot write %s (%s). Make it writable.", MEMORY, error.strerror)
-    entries = {name: entry for name, (entry,) in found.stages.items()}
     with atomic_folder(args.out) as folder:
-        write_text(folder / "table.md", printed.table(entries) + "\n")
-        write_text(folder / "runs.md", printed.sentences(entries, found.environments) + "\n")
+        write_text(folder / "table.md", printed.table(found) + "\n")
+        write_text(folder / "runs.md", printed.sentences(found) + "\n")
     write(found, args.record)
 
 
