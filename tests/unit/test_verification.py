@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.repo import Repo
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from stages.audit import verdicts
 from stages.audit.compare import KINDS, SCHEMAS, compare, tables_side_by_side
-from stages.audit.lock import Output, Stage, Store, files_below
+from stages.audit.lock import LockError, Output, Stage, Store, files_below, read
 from stages.audit.verdicts import (
     Allowed,
     Finding,
@@ -405,6 +406,28 @@ def test_a_page_follows_numbers_within_tolerance_and_nothing_else(study):
     moved["t.csv"] = "x\n9.0\n"
     found = {v.file: v for v in study(committed, moved, groups=[group], inputs=inputs)}
     assert found["page.md"].status is Status.DIFFERS
+
+
+def test_an_output_that_the_lock_does_not_know_cannot_be_compared(tmp_path):
+    (tmp_path / "a.csv").write_text("x\n1\n", encoding="utf-8")
+    outputs = (Output("a.csv", files_below(tmp_path)["a.csv"]), Output("b.csv", ""))
+    stage = Stage(name="a", command="", inputs={}, outputs=outputs, params={})
+    found = verify([stage], Store(tmp_path, tuple), tmp_path, Tolerances(factor=2, groups=[]))
+    assert [verdict.status for verdict in found] == [Status.IDENTICAL, Status.NOT_STORED]
+    assert found[1].finding.detail == "dvc.lock of the commit does not know it"
+
+
+@pytest.mark.parametrize("content", ["stages: [", "- 1\n", "stages: 3\n", ""])
+def test_a_damaged_lock_is_one_line(tmp_path, content):
+    Repo.init(str(tmp_path), no_scm=True).close()
+    graph = "stages: {a: {cmd: echo 1 > a.txt, outs: [a.txt]}}\n"
+    (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    (stage,) = read(tmp_path)
+    assert (stage.name, stage.outputs) == ("a", (Output("a.txt", ""),))
+    (tmp_path / "dvc.lock").write_text(content, encoding="utf-8")
+    with pytest.raises(LockError, match=r"restore dvc\.lock by `git checkout dvc\.lock`") as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_copy_in_a_cache_is_not_believed(tmp_path):
