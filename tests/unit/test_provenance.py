@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from stages.audit.provenance import described, locked, printed
+from stages.audit import printed, provenance
+from stages.audit.lock import Output, Stage
 from stages.base import record
 from stages.base.errors import ProvenanceError
 
@@ -188,11 +189,11 @@ def test_code_that_changes_while_a_stage_runs_is_an_error(tiny):
 
 
 def _stage(name="one", *, md5="1", params=None):
-    return locked.Stage(
+    return Stage(
         name=name,
         command="python -m x",
         inputs={"stages/x": "d", "data.csv": "2"},
-        outputs={"out.csv": {"md5": md5, "size": 3}},
+        outputs=(Output("out.csv", md5, size=3),),
         params={"x": {"seed": 1}} if params is None else params,
     )
 
@@ -222,7 +223,7 @@ def _note(**changes):
 
 
 def _described(stages, notes):
-    return described.provenance(stages, notes, described.Described(), {}, own="provenance.json")
+    return provenance.provenance(stages, notes, {}, {}, own="provenance.json")
 
 
 def test_a_setting_that_changes_while_a_stage_runs_is_an_error():
@@ -233,13 +234,12 @@ def test_a_setting_that_changes_while_a_stage_runs_is_an_error():
 def test_a_note_of_other_outputs_is_not_taken():
     other = {"out.csv": {"md5": "0", "size": 3}}
     found = _described([_stage()], {"one": _note(outputs=other)})
-    assert found.stages["one"][0]["run"] is None
-    assert found.environments == {}
+    assert found["one"]["run"] is None
     # Of a large output only the size was noted.
     large = {"out.csv": {"md5": None, "size": 3}}
-    assert _described([_stage()], {"one": _note(outputs=large)}).stages["one"][0]["run"]
+    assert _described([_stage()], {"one": _note(outputs=large)})["one"]["run"]
     none = _described([_stage()], {"one": _note(outputs={})})
-    assert none.stages["one"][0]["run"] is None
+    assert none["one"]["run"] is None
 
 
 def test_groups_of_unlike_members_say_so():
@@ -248,11 +248,11 @@ def test_groups_of_unlike_members_say_so():
     found = _described(stages, notes)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in printed.table(stages, found).splitlines()[2:]
+        for line in printed.table(found).splitlines()[2:]
     ]
     assert [row[:2] for row in rows] == [["`g` (3)", "several"], ["`h`", "0123456"]]
     assert rows[0][2] == record.short_hash({"stages/x": "d"}, 7)
-    of_params = {name: found.stages[name][0]["params"] for name in ("g@a", "g@b", "g@c")}
+    of_params = {name: found[name]["params"] for name in ("g@a", "g@b", "g@c")}
     assert rows[0][3] == record.short_hash(of_params, 7)
     shown = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in rows[0][5:]]
     assert shown == ["1", "02 Jan 03:04", "2.5 s"]
@@ -269,20 +269,21 @@ def test_groups_of_unlike_members_say_so():
 def test_two_machines_are_both_described():
     other = _note()["environment"] | {"gpus": ["NVIDIA H200"], "cores": 16}
     stages = [_stage("one"), _stage("two")]
-    said = printed.sentences(_described(stages, {"one": _note(), "two": _note(environment=other)}))
+    found = _described(stages, {"one": _note(), "two": _note(environment=other)})
+    said = printed.sentences(found)
     assert "on 2 machines or sets of packages: CPU, 4 cores" in said
     assert "16 cores, 8 GiB of memory, NVIDIA H200, Linux" in said
 
 
 def test_a_damaged_record_is_one_line(tmp_path):
     path = tmp_path / "provenance.json"
-    assert described.read(path) == described.Described()
+    assert provenance.read(path) == {}
     found = _described([_stage()], {"one": _note()})
-    described.write(found, path)
-    assert described.read(path) == found
+    provenance.write(found, path)
+    assert provenance.read(path) == {"one": [found["one"]]}
     text = path.read_text(encoding="utf-8")
     assert text.endswith("}\n")
     for damaged in ("<<<<<<< HEAD\n" + text, text.replace('"run"', '"ran"'), "[]"):
         path.write_text(damaged, encoding="utf-8")
         with pytest.raises(ProvenanceError, match=r"is damaged .*git checkout"):
-            described.read(path)
+            provenance.read(path)

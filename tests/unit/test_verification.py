@@ -7,17 +7,25 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.repo import Repo
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
-from stages.audit.verification import report, tolerances
-from stages.audit.verification.commit import Output, Store, files_below
-from stages.audit.verification.compare import KINDS, SCHEMAS, compare, tables_side_by_side
-from stages.audit.verification.tolerances import Allowed, Group, Tolerances
-from stages.audit.verification.verdicts import Status, Verdict, VerificationError
-from stages.audit.verification.verify import verify
+from stages.audit import verdicts
+from stages.audit.compare import KINDS, SCHEMAS, compare, tables_side_by_side
+from stages.audit.lock import LockError, Output, Stage, Store, files_below, read
+from stages.audit.verdicts import (
+    Allowed,
+    Finding,
+    Group,
+    Status,
+    Tolerances,
+    Verdict,
+    VerificationError,
+)
+from stages.audit.verification import verify
 from stages.base import tables
 from stages.base.files import folder_hash
 from stages.cells.tables.recovery import RECOVERY
@@ -69,7 +77,7 @@ def test_a_number_within_its_tolerance_is_within_and_one_beyond_is_not(both):
     wide = Allowed(columns={"change/gini": 2**-10, "truth/gini": 2**-20})
     found = both(_recovery(), moved, wide)
     assert found.status is Status.WITHIN
-    sizes = {d.column: d.size for d in found.deviations}
+    sizes = {d.column: d.difference for d in found.deviations}
     assert sizes == {"change/gini": 2**-10, "truth/gini": 2**-20}
     narrow = Allowed(columns={"change/gini": 2**-11, "truth/gini": 2**-20})
     assert both(_recovery(), moved, narrow).status is Status.DIFFERS
@@ -80,7 +88,7 @@ def test_a_number_within_its_tolerance_is_within_and_one_beyond_is_not(both):
 def test_the_last_digit_counts(both):
     found = both(_recovery(), _recovery(truth=[np.nextafter(0.25, 1), -0.5]))
     assert found.status is Status.DIFFERS
-    assert found.deviations[0].size == 2**-54
+    assert found.deviations[0].difference == 2**-54
 
 
 def test_a_flag_has_no_tolerance(both):
@@ -128,7 +136,7 @@ def test_nan_is_nan_infinite_is_infinite_and_neither_is_a_number():
         changed.loc[at, "x"] = value
         found = tables_side_by_side(table, changed, wide, key=[])
         assert found.status is Status.DIFFERS, (at, value)
-        assert found.deviations[0].size == np.inf
+        assert found.deviations[0].difference == np.inf
         assert found.deviations[0].row == str(at + 1)
 
 
@@ -328,18 +336,25 @@ def study(tmp_path):
 
     def go(committed, recomputed, *, groups=(), lost=(), inputs=None):
         checkout = tmp_path / "commit"
-        outputs = []
+        stages = []
         for root, content in ((checkout, committed), (tmp_path / "again", recomputed)):
             for name, text in content.items():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_text(text, encoding="utf-8")
         for name in committed:
-            md5 = files_below(checkout)[name]
-            outputs.append(Output(name, f"makes {name}", md5, tuple((inputs or {}).get(name, ()))))
+            stages.append(
+                Stage(
+                    name=f"makes {name}",
+                    command="",
+                    inputs=dict.fromkeys((inputs or {}).get(name, ()), ""),
+                    outputs=(Output(name, files_below(checkout)[name]),),
+                    params={},
+                )
+            )
         for name in lost:
             (checkout / name).unlink()
         rules = Tolerances(factor=2, groups=list(groups))
-        return verify(outputs, Store(checkout, tuple), tmp_path / "again", rules)
+        return verify(stages, Store(checkout, tuple), tmp_path / "again", rules)
 
     return go
 
@@ -393,6 +408,28 @@ def test_a_page_follows_numbers_within_tolerance_and_nothing_else(study):
     assert found["page.md"].status is Status.DIFFERS
 
 
+def test_an_output_that_the_lock_does_not_know_cannot_be_compared(tmp_path):
+    (tmp_path / "a.csv").write_text("x\n1\n", encoding="utf-8")
+    outputs = (Output("a.csv", files_below(tmp_path)["a.csv"]), Output("b.csv", ""))
+    stage = Stage(name="a", command="", inputs={}, outputs=outputs, params={})
+    found = verify([stage], Store(tmp_path, tuple), tmp_path, Tolerances(factor=2, groups=[]))
+    assert [verdict.status for verdict in found] == [Status.IDENTICAL, Status.NOT_STORED]
+    assert found[1].finding.detail == "dvc.lock of the commit does not know it"
+
+
+@pytest.mark.parametrize("content", ["stages: [", "- 1\n", "stages: 3\n", ""])
+def test_a_damaged_lock_is_one_line(tmp_path, content):
+    Repo.init(str(tmp_path), no_scm=True).close()
+    graph = "stages: {a: {cmd: echo 1 > a.txt, outs: [a.txt]}}\n"
+    (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    (stage,) = read(tmp_path)
+    assert (stage.name, stage.outputs) == ("a", (Output("a.txt", ""),))
+    (tmp_path / "dvc.lock").write_text(content, encoding="utf-8")
+    with pytest.raises(LockError, match=r"restore dvc\.lock by `git checkout dvc\.lock`") as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_copy_in_a_cache_is_not_believed(tmp_path):
     md5 = "900150983cd24fb0d6963f7d28e17f72"  # of "abc" (RFC 1321)
     kept = tmp_path / "cache" / "files" / "md5" / md5[:2] / md5[2:]
@@ -404,16 +441,16 @@ def test_a_damaged_copy_in_a_cache_is_not_believed(tmp_path):
     assert store.find(md5, "a.csv") is None
 
 
-def test_the_report_has_the_worst_first_and_survives_numbers_that_json_lacks(tmp_path):
+def test_the_report_has_the_worst_first_and_survives_numbers_that_json_lacks():
     table = pd.DataFrame({"x": [np.nan, 1.0]})
     other = pd.DataFrame({"x": [2.0, 1.0]})
     bad = tables_side_by_side(table, other, NONE, key=[])
-    verdicts = [Verdict("a", "a", "s"), Verdict("b", "b", "s", bad)]
-    lines = report.table(verdicts[::-1]).splitlines()
+    found = [Verdict("a", "a", "s", Finding(Status.IDENTICAL)), Verdict("b", "b", "s", bad)]
+    lines = verdicts.table(found[::-1]).splitlines()
     assert lines[0].split() == ["differs", "b"]
     assert lines[-1] == "2 outputs: 1 differs, 1 identical"
-    report.write(verdicts, tmp_path / "r.json", about={"commit": "abc"})
-    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    content = json.loads(verdicts.as_json(found, about={"commit": "abc"}))
+    assert content["commit"] == "abc"
     assert content["counts"]["differs"] == 1
     assert content["outputs"][0]["columns"][0]["committed"] == "nan"
     assert content["outputs"][0]["columns"][0]["recomputed"] == 2.0
@@ -428,7 +465,7 @@ def test_a_folder_is_named_as_dvc_names_it(tmp_path):
 
 
 def test_the_stated_tolerances_are_of_columns_that_exist():
-    stated = tolerances.load()
+    stated = verdicts.load_tolerances()
     known = {column for schema in SCHEMAS for column in schema.columns} | {"*"}
     known |= {"train_loss_nats", "heldout_loss_nats"}  # of the log of a training
     n_checked = 0
@@ -450,4 +487,4 @@ def test_what_was_observed_of_one_model_says_nothing_of_another():
 def test_a_fault_in_the_tolerances_is_one_line(tmp_path):
     (tmp_path / "t.yaml").write_text("factor: 4\ngroups: [{rests_on: x}]\n", encoding="utf-8")
     with pytest.raises(VerificationError, match=r"t\.yaml does not state tolerances"):
-        tolerances.load(tmp_path / "t.yaml")
+        verdicts.load_tolerances(tmp_path / "t.yaml")

@@ -3,8 +3,7 @@
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from difflib import SequenceMatcher
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from itertools import zip_longest
 from pathlib import Path
@@ -23,8 +22,7 @@ from pypdf.errors import PyPdfError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from stages.audit.verification.tolerances import Allowed
-from stages.audit.verification.verdicts import Deviation, Finding, Status, judged
+from stages.audit.verdicts import Allowed, Deviation, Finding, Status, judged
 from stages.base import tables
 from stages.base.errors import TableError
 
@@ -68,15 +66,16 @@ def compare(committed: Path, recomputed: Path, allowed: Allowed, *, suffix: str)
     Finding
         Never :attr:`Status.IDENTICAL`. A file that cannot be read as its kind differs.
     """
-    comparison = KINDS.get(suffix)
-    if comparison is None:
-        return Finding(
-            Status.DIFFERS, "other bytes; files of this kind are compared by bytes alone"
-        )
+    if suffix not in KINDS:
+        return _differs("other bytes; files of this kind are compared by bytes alone")
     try:
-        return comparison(committed, recomputed, allowed)
+        return KINDS[suffix](committed, recomputed, allowed)
     except UNREADABLE as error:
-        return Finding(Status.DIFFERS, f"other bytes, and not readable: {_line(error)}")
+        return _differs(f"other bytes, and not readable: {' '.join(str(error).split())[:200]}")
+
+
+def _differs(detail: str) -> Finding:
+    return Finding(Status.DIFFERS, detail)
 
 
 def tables_side_by_side(
@@ -100,10 +99,10 @@ def tables_side_by_side(
         nan equals nan, and an infinite number itself; rows in another order are the same content.
     """
     if fault := _different("column", list(committed.columns), list(recomputed.columns)):
-        return Finding(Status.DIFFERS, fault)
+        return _differs(fault)
     left, right = _names_of_rows(committed, key), _names_of_rows(recomputed, key)
     if fault := _different("row", left, right):
-        return Finding(Status.DIFFERS, fault)
+        return _differs(fault)
     note = ""
     recomputed = recomputed[list(committed.columns)]
     if left != right:
@@ -166,29 +165,27 @@ def deviation(
     return Deviation(column, name(at), a[at], b[at], largest, tolerance, int((~same).sum()), len(a))
 
 
-def _csv(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
-    columns = [list(_plain(path).columns) for path in (committed, recomputed)]
-    schema = next((s for s in SCHEMAS if [list(s.columns)] * 2 == columns), None)
-    if schema is None:
-        # Of another commit, perhaps, whose columns were others, or no table of this study.
-        return tables_side_by_side(_plain(committed), _plain(recomputed), allowed, key=[])
-    left, right = (tables.read(path, schema) for path in (committed, recomputed))
-    return tables_side_by_side(left, right, allowed, key=_key(schema))
-
-
-def _parquet(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
-    left, right = (pd.read_parquet(path) for path in (committed, recomputed))
-    columns = [list(left.columns), list(right.columns)]
-    schema = next((s for s in SCHEMAS if [list(s.columns)] * 2 == columns), None)
-    return tables_side_by_side(left, right, allowed, key=_key(schema) if schema else [])
-
-
-def _plain(path: Path) -> pd.DataFrame:
+def _csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
 
 
-def _key(schema: pa.DataFrameSchema) -> list[str]:
-    return [str(name) for name in schema.unique or []]
+def _rows(
+    read: Callable[[Path], pd.DataFrame],
+    check: Callable[[Path, pa.DataFrameSchema], pd.DataFrame] | None = None,
+) -> Comparison:
+    """Return what compares two tables; a schema that is theirs is checked and names the rows."""
+
+    def comparison(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
+        paths = (committed, recomputed)
+        left, right = (read(path) for path in paths)
+        columns = [list(left.columns), list(right.columns)]
+        schema = next((s for s in SCHEMAS if [list(s.columns)] * 2 == columns), None)
+        if schema and check:
+            left, right = (check(path, schema) for path in paths)
+        key = [str(name) for name in schema.unique or []] if schema else []
+        return tables_side_by_side(left, right, allowed, key=key)
+
+    return comparison
 
 
 def _names_of_rows(table: pd.DataFrame, key: list[str]) -> list[str]:
@@ -226,23 +223,20 @@ def _different(what: str, committed: list[str], recomputed: list[str]) -> str:
     return "; ".join(parts) or f"{len(committed)} {what}s committed, {len(recomputed)} recomputed"
 
 
-def _arrays(read: Callable[[Path], Mapping[str, npt.NDArray[Any]]]) -> Comparison:
-    """Return what compares two files of named arrays."""
+def _named(what: str, read: Callable[[Path], Mapping[str, npt.NDArray[Any]]]) -> Comparison:
+    """Return what compares two files of named arrays, or of values of shape ()."""
 
     def comparison(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
         left, right = read(committed), read(recomputed)
-        if fault := _different("array", list(left), list(right)):
-            return Finding(Status.DIFFERS, fault)
+        if fault := _different(what, list(left), list(right)):
+            return _differs(fault)
         found = []
         for name, a in left.items():
             b = right[name]
-            if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
-                fault = (
-                    f"array {name} is {a.dtype} {a.shape} committed, {b.dtype} {b.shape} recomputed"
-                )
-                return Finding(Status.DIFFERS, fault)
-            place = _place(a.shape)
-            found.append(deviation(name, a, b, allowed.column(name), place))
+            if a.shape != b.shape or (what == "array" and a.dtype.kind != b.dtype.kind):
+                both = f"{a.dtype} {a.shape} committed, {b.dtype} {b.shape} recomputed"
+                return _differs(f"{what} {name} is {both}")
+            found.append(deviation(name, a, b, allowed.column(name), _place(a.shape)))
         return judged(found)
 
     return comparison
@@ -279,59 +273,28 @@ def _png(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
     a, b = (np.atleast_3d(imread(str(path), format="png")) for path in (committed, recomputed))
     if a.shape != b.shape:
         sizes = [f"{x.shape[1]} x {x.shape[0]} pixels of {x.shape[2]} channels" for x in (a, b)]
-        return Finding(Status.DIFFERS, f"{sizes[0]} committed, {sizes[1]} recomputed")
+        return _differs(f"{sizes[0]} committed, {sizes[1]} recomputed")
     differ = (a != b).any(axis=2)
     if not differ.any():
         return Finding(Status.SAME_CONTENT, "the same pixels")
-    row, column = (int(i) for i in np.argwhere(differ)[0])
-    return Finding(
-        Status.DIFFERS,
-        f"{differ.mean():.3%} of the pixels differ, the first in row {row}, column {column}",
+    row, column = np.argwhere(differ)[0]
+    return _differs(
+        f"{differ.mean():.3%} of the pixels differ, the first in row {row}, column {column}"
     )
 
 
-def _tree(read: Callable[[str], Any]) -> Comparison:
+def _tree(parse: Callable[[str], Any]) -> Comparison:
     """Return what compares two files of nested mappings and lists, leaf by leaf."""
-
-    def comparison(committed: Path, recomputed: Path, allowed: Allowed) -> Finding:
-        left, right = (
-            dict(_leaves(read(path.read_text("utf-8")))) for path in (committed, recomputed)
-        )
-        if fault := _different("key", list(left), list(right)):
-            return Finding(Status.DIFFERS, fault)
-        found = [
-            deviation(
-                key,
-                _single(value),
-                _single(right[key]),
-                allowed.column(key),
-                lambda _: "",
-            )
-            for key, value in left.items()
-        ]
-        return judged(found)
-
-    return comparison
+    return _named("key", lambda path: _leaves(parse(path.read_text("utf-8"))))
 
 
-def _single(value: Any) -> npt.NDArray[Any]:
-    kind = type(value) if isinstance(value, int | float) and not isinstance(value, bool) else object
-    return np.array([value], dtype=kind)
-
-
-def _leaves(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    children = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else None
-    )
-    if children is None or not content:
-        yield prefix, None if isinstance(content, dict | list) else content
-        return
-    for key, value in children:
-        yield from _leaves(value, f"{prefix}.{key}".lstrip("."))
+def _leaves(content: Any, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
+    inside = dict(enumerate(content)) if isinstance(content, list) else content
+    if isinstance(inside, dict) and inside:
+        found = (_leaves(inner, f"{prefix}.{key}".lstrip(".")) for key, inner in inside.items())
+        return {key: value for leaves in found for key, value in leaves.items()}
+    kind = type(inside) if type(inside) in (int, float) else object
+    return {prefix: np.array(None if isinstance(inside, dict) else inside, dtype=kind)}
 
 
 def _text(read: Callable[[Path], str]) -> Comparison:
@@ -344,13 +307,12 @@ def _text(read: Callable[[Path], str]) -> Comparison:
         pairs = list(zip_longest(left, right, fillvalue=""))
         differ = [number for number, (a, b) in enumerate(pairs) if a != b]
         a, b = pairs[differ[0]]
-        start = max(
-            SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()[0].size - 12, 0
-        )
-        return Finding(
-            Status.DIFFERS,
+        first = next(at for at, (x, y) in enumerate(zip_longest(a, b)) if x != y)
+        start = max(first - 12, 0)
+        shown = [text[start : start + _SHOWN] for text in (a, b)]
+        return _differs(
             f"{len(differ)} of {len(pairs)} lines differ; line {differ[0] + 1}: "
-            f"{a[start : start + _SHOWN]!r} committed, {b[start : start + _SHOWN]!r} recomputed",
+            f"{shown[0]!r} committed, {shown[1]!r} recomputed"
         )
 
     return comparison
@@ -386,7 +348,8 @@ def _html(path: Path) -> str:
 
 def _svg(path: Path) -> str:
     """Return a drawing in canonical form, without what says who made it and when."""
-    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    # What the study drew itself.
+    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))  # noqa: S314
     for parent in list(root.iter()):
         for child in [c for c in parent if str(c.tag).endswith("}metadata")]:
             parent.remove(child)
@@ -407,16 +370,12 @@ def _unzipped(path: Path) -> str:
         return file.read()
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 KINDS: dict[str, Comparison] = {
-    ".csv": _csv,
-    ".parquet": _parquet,
-    ".npy": _arrays(_npy),
-    ".safetensors": _arrays(load_file),
-    ".h5ad": _arrays(_h5),
+    ".csv": _rows(_csv, tables.read),
+    ".parquet": _rows(pd.read_parquet),
+    ".npy": _named("array", _npy),
+    ".safetensors": _named("array", load_file),
+    ".h5ad": _named("array", _h5),
     ".png": _png,
     ".json": _tree(json.loads),
     ".yml": _tree(yaml.safe_load),

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from stages.audit.provenance.described import DIGITS, Described, Entry
-from stages.audit.provenance.locked import Stage
 from stages.base import record
 from stages.report import text
 
+DIGITS = 7
+"""Of a hash, where a person reads it."""
 # Named in the text; the whole list is in the file.
 PACKAGES_SHOWN = ("numpy", "scipy", "pandas", "scanpy", "leidenalg", "torch", "matplotlib", "dvc")
 N_FILES_SHOWN = 5
@@ -17,33 +17,44 @@ CHANGED_MARK = "+"
 FETCHED = "fetched"
 
 
-def table(stages: Sequence[Stage], found: Described) -> str:
+Entry = Mapping[str, Any]
+
+
+def table(entries: Mapping[str, Entry]) -> str:
     """Return the table of the paper: a row a stage, the members of a group together.
 
     The hash over several members is one over theirs.
     """
-    groups: dict[str, list[tuple[str, Entry]]] = {}
-    for stage in stages:
-        groups.setdefault(stage.group, []).append((stage.name, found.stages[stage.name][0]))
+    groups: dict[str, dict[str, Entry]] = {}
+    for name, entry in entries.items():
+        groups.setdefault(name.partition("@")[0], {})[name] = entry
     rows = [_row(group, members) for group, members in groups.items()]
     header = ["Stage", "Commit", "Code", "Settings", "Inputs", "Seed", "Start", "Time"]
     return text.pipe_table(header, rows, align="llllllrr")
 
 
-def _row(group: str, members: Sequence[tuple[str, Entry]]) -> list[str]:
-    runs = [entry["run"] for _, entry in members if entry["run"] is not None]
-    commits = {_commit(entry["run"]) for _, entry in members}
+def _row(group: str, members: Mapping[str, Entry]) -> list[str]:
+    runs = _runs(members)
+    commits = {_commit(entry["run"]) for entry in members.values()}
+    inputs = {
+        name: record.short_hash(entry["inputs"]) if entry["inputs"] else None
+        for name, entry in members.items()
+    }
     started = min((run["started"] for run in runs), default=None)
     return [
-        f"`{group}`" + (f" ({len(members)})" if members[0][0] != group else ""),
+        f"`{group}`" + (f" ({len(members)})" if group not in members else ""),
         commits.pop() if len(commits) == 1 else "several",
-        _together({name: entry["code"] for name, entry in members}),
-        _together({name: entry["params"] for name, entry in members}),
-        _together({name: _inputs(entry) for name, entry in members}),
-        _seed([entry for _, entry in members]),
+        _together({name: entry["code"] for name, entry in members.items()}),
+        _together({name: entry["params"] for name, entry in members.items()}),
+        _together(inputs),
+        _seed(members.values()),
         text.DASH if started is None else _moment(started),
         _duration(sum(run["wall_seconds"] for run in runs)) if runs else text.DASH,
     ]
+
+
+def _runs(entries: Mapping[str, Entry]) -> list[Mapping[str, Any]]:
+    return [entry["run"] for entry in entries.values() if entry["run"] is not None]
 
 
 def _commit(run: Mapping[str, Any] | None) -> str:
@@ -54,19 +65,17 @@ def _commit(run: Mapping[str, Any] | None) -> str:
     return str(run["commit"])[:DIGITS] + (CHANGED_MARK if run["changed"] else "")
 
 
-def _inputs(entry: Entry) -> str | None:
-    return record.short_hash(entry["inputs"]) if entry["inputs"] else None
-
-
 def _together(hashes: Mapping[str, str | None]) -> str:
     different = set(hashes.values())
     only = different.pop() if len(different) == 1 else record.short_hash(dict(hashes))
     return text.DASH if only is None else only[:DIGITS]
 
 
-def _seed(entries: Sequence[Entry]) -> str:
-    seeds = sorted({str(seed) for entry in entries for seed in entry["seeds"].values()})
-    precisions = sorted({str(name) for entry in entries for name in entry["precision"].values()})
+def _seed(entries: Iterable[Entry]) -> str:
+    seeds, precisions = (
+        sorted({str(value) for entry in entries for value in entry[key].values()})
+        for key in ("seeds", "precision")
+    )
     shown = [f"{len(seeds)} seeds"] if len(seeds) > 1 else seeds
     return ", ".join([*shown, *precisions]) or text.DASH
 
@@ -74,12 +83,6 @@ def _seed(entries: Sequence[Entry]) -> str:
 def _moment(started: str) -> str:
     """Return day and time without the year, which the sentence above the table has."""
     return datetime.fromisoformat(started).strftime(f"%d{text.NBSP}%b{text.NBSP}%H:%M")
-
-
-def _days(runs: Iterable[Mapping[str, Any]]) -> str:
-    moments = sorted(datetime.fromisoformat(run["started"]) for run in runs)
-    days = [f"{moment:%d %B %Y}" for moment in (moments[0], moments[-1])]
-    return f"on {days[0]}" if days[0] == days[1] else f"from {days[0]} to {days[1]}"
 
 
 def _duration(seconds: float) -> str:
@@ -90,26 +93,23 @@ def _duration(seconds: float) -> str:
     """
     if seconds < 9.95:
         return f"{seconds:.1f}{text.NBSP}s"
-    units = ("h", "min", "s")
     whole = round(seconds) if seconds < 3600 else 60 * round(seconds / 60)
-    values = (whole // 3600, whole // 60 % 60, whole % 60)
-    parts = [
-        f"{value}{text.NBSP}{unit}" for value, unit in zip(values, units, strict=True) if value
-    ]
+    values = {"h": whole // 3600, "min": whole // 60 % 60, "s": whole % 60}
+    parts = [f"{value}{text.NBSP}{unit}" for unit, value in values.items() if value]
     return text.NBSP.join(parts[:2])
 
 
-def sentences(found: Described) -> str:
+def sentences(entries: Mapping[str, Entry]) -> str:
     """Return what the table does not show: how long, on what, from which checkout."""
-    entries = [entry for of_stage in found.stages.values() for entry in of_stage]
-    runs = [entry["run"] for entry in entries if entry["run"] is not None]
+    runs = _runs(entries)
     if not runs:
         return f"None of the {text.plural(len(entries), 'stage')} ran where this was written."
+    started = [datetime.fromisoformat(run["started"]) for run in runs]
+    first, last = (f"{moment:%d %B %Y}" for moment in (min(started), max(started)))
+    begun = f"on {first}" if first == last else f"from {first} to {last}"
     wall = _duration(sum(run["wall_seconds"] for run in runs))
-    counted = Counter(run["environment"] for run in runs)
-    machines = _machines(counted, found.environments)
-    what = f"The {text.plural(len(runs), 'run')}, begun {_days(runs)},"
-    parts = [f"{what} took {wall}, imports included, on {machines}.", *_checkouts(runs)]
+    what = f"The {text.plural(len(runs), 'run')}, begun {begun},"
+    parts = [f"{what} took {wall}, imports included, on {_machines(runs)}.", *_checkouts(runs)]
     if used := Counter(run["gpu"] for run in runs if run["gpu"]):
         cards = text.listed([f"{name} ({count})" for name, count in used.items()])
         parts.append(f"Stages that computed on a graphics card: {cards}.")
@@ -122,8 +122,10 @@ def sentences(found: Described) -> str:
     return " ".join(parts)
 
 
-def _machines(counted: Mapping[str, int], environments: Mapping[str, Any]) -> str:
-    described = {key: _machine(environments[key]) for key in counted}
+def _machines(runs: Sequence[Mapping[str, Any]]) -> str:
+    counted = Counter(record.short_hash(run["environment"]) for run in runs)
+    environments = {record.short_hash(run["environment"]): run["environment"] for run in runs}
+    described = {key: _machine(environment) for key, environment in environments.items()}
     if len(described) == 1:
         return f"one machine: {next(iter(described.values()))}"
     each = [f"{described[key]} ({text.plural(n, 'run')})" for key, n in counted.items()]
@@ -145,13 +147,11 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def _checkouts(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    unknown = sum(run["commit"] is None for run in runs)
-    changed = [run for run in runs if run["changed"]]
     said = []
-    if unknown:
+    if unknown := sum(run["commit"] is None for run in runs):
         said.append(f"Of {text.plural(unknown, 'run')} the commit is not known.")
-    if changed:
-        files = sorted({path for run in changed for path in run["changed"]})
+    if changed := [run["changed"] for run in runs if run["changed"]]:
+        files = sorted(set().union(*changed))
         named = [f"`{path}`" for path in files[:N_FILES_SHOWN]]
         if len(files) > N_FILES_SHOWN:
             named.append(text.plural(len(files) - N_FILES_SHOWN, "other"))
@@ -159,6 +159,4 @@ def _checkouts(runs: Sequence[Mapping[str, Any]]) -> list[str]:
             f"In {text.plural(len(changed), 'run')} (marked {CHANGED_MARK}) tracked files differed "
             f"from the commit: {text.listed(named)}."
         )
-    if not said:
-        said.append("All ran on the files of their commit.")
-    return said
+    return said or ["All ran on the files of their commit."]
