@@ -13,7 +13,7 @@ from stages.base.errors import FigureError
 from stages.base.study import Study
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.heads import distribution
-from stages.heads.components import components
+from stages.heads.components import components, head_name
 from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
 from stages.heads.importance import importance
 from stages.heads.metrics import METRICS
@@ -134,7 +134,7 @@ def test_strongest_heads_are_named_once_and_no_name_covers_another(
     boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory))
     size = t.importance.assign(size=t.importance["delta_loss_nats"].abs())
     largest = size.groupby(["layer", "head"])["size"].max().nlargest(head_trajectories.N_NAMED)
-    expected = sorted(heads.head_name(*index) for index in largest.index)
+    expected = sorted(head_name(*index) for index in largest.index)
     shown = [(text, box) for text, box in boxes if text.get_text() in expected]
     assert sorted(text.get_text() for text, _ in shown) == expected
     assert overlapping(shown, slack=0, slanted=True) == []
@@ -168,7 +168,7 @@ def test_metrics_are_drawn_with_interval_and_floor(inputs):
     axes = head_trajectories.draw(t.importance, t.trajectory).axes[1]
     gini = t.trajectory[t.trajectory["metric"] == "gini"]
     drawn = [tuple(line.get_ydata()) for line in axes.lines]
-    for column in ("value", "floor", "heads_low", "heads_high"):
+    for column in ("value", "floor", "components_low", "components_high"):
         assert tuple(gini[column]) in drawn
     assert len(axes.collections) == 2
 
