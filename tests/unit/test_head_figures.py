@@ -16,6 +16,7 @@ from stages.heads import distribution, noise_floor, trajectory
 from stages.heads.effects import Effects
 from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
 from stages.heads.importance import importance
+from stages.heads.names import head_name
 from stages.heads.settings import Distribution, NoiseFloor, Trajectory
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION
 from stages.heads.tables.importance import HEAD_IMPORTANCE
@@ -132,7 +133,7 @@ def test_strongest_heads_are_named_once_and_no_name_covers_another(
     boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory))
     size = t.importance.assign(size=t.importance["delta_loss_nats"].abs())
     largest = size.groupby(["layer", "head"])["size"].max().nlargest(head_trajectories.N_NAMED)
-    expected = sorted(heads.head_name(*index) for index in largest.index)
+    expected = sorted(head_name(*index) for index in largest.index)
     shown = [(text, box) for text, box in boxes if text.get_text() in expected]
     assert sorted(text.get_text() for text, _ in shown) == expected
     assert overlapping(shown, slack=0, slanted=True) == []

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from stages.base.errors import AtlasError
-from stages.base.settings import Settings
+from stages.base.settings import Settings, parse
 from stages.cells import clustering, stability
 from stages.cells.counts import SAMPLE
 from stages.cells.settings import Stability
@@ -22,7 +22,7 @@ RULES = Stability(seeds=2, subsamples=2, cells_share=0.8, min_share=0.9, seed=5)
 def draft(params) -> Settings:
     clusters = params["clusters"] | {"resolutions": [0.1, 0.5], "reference": 0.5}
     rules = {"stability": RULES.model_dump(), "clusters": clusters}
-    return Settings.model_validate(params | rules)
+    return parse(params | rules)
 
 
 @pytest.fixture(scope="module")

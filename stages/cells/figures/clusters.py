@@ -16,8 +16,6 @@ SIZES = {"crystallize": 20.0, "disperse": 20.0, "mixed": 13.0}
 """Of the markers, in square points: they look equally large."""
 ROOM = 0.06
 """Beside the outermost interval, as a share of the axis."""
-NAMED = ("podocyte", "macrophage")
-"""The published cases; these words in a cell type's name."""
 
 
 def plane(table: pd.DataFrame) -> pd.DataFrame:
@@ -55,11 +53,6 @@ def at_resolution(table: pd.DataFrame, resolution: float) -> pd.DataFrame:
         )
         raise FigureError(msg)
     return rows
-
-
-def is_named(cell_type: str) -> bool:
-    """Say whether a cell type is one of the published cases."""
-    return any(word in cell_type.lower().split() for word in NAMED)
 
 
 def interval(

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stages.cells.figures import clusters
+from stages.cells.names import is_named
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.drawing import command, style
@@ -155,7 +156,7 @@ def rows(fine: pd.DataFrame, whole: pd.DataFrame, most: int) -> list[Row]:
     left_out = 0
     if len(order) > room:
         spare = change.abs().sort_values(ascending=False, kind="stable").index
-        kept = [name for name in spare if clusters.is_named(str(name))]
+        kept = [name for name in spare if is_named(str(name))]
         kept += [name for name in spare if name not in kept][: max(room - 1 - len(kept), 0)]
         left_out = len(order) - len(kept)
         order = order[order.isin(kept)]
@@ -199,7 +200,7 @@ def _names(
             middle,
             label,
             va="center",
-            weight="bold" if whole or clusters.is_named(row.cell_type) else "normal",
+            weight="bold" if whole or is_named(row.cell_type) else "normal",
             color=style.INK if row.cell_type or whole else style.QUIET,
         )
         canvas.text(COUNTS_RIGHT_MM, middle, count, ha="right", va="center")

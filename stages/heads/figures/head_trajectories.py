@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from stages.drawing import command, style
 from stages.heads.figures import heads
+from stages.heads.names import head_name, perturbation
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.heads.tables.trajectory import HEAD_TRAJECTORY
 
@@ -71,7 +72,7 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
         figure, left=LINES_LEFT_MM, top=TOP_MM, width=LINES_WIDTH_MM, height=height
     )
     _lines(lines, wide, steps, heads.noise_level(rows), height)
-    of_shown = trajectory[trajectory["perturbation"] == heads.perturbation(rows)]
+    of_shown = trajectory[trajectory["perturbation"] == perturbation(rows)]
     each = (height - (len(METRICS) - 1) * GAP_MM) / len(METRICS)
     for i, (metric, label) in enumerate(METRICS.items()):
         axes = style.add_axes(
@@ -152,7 +153,7 @@ def _names(axes: Axes, named: pd.DataFrame, x_end: float, height_mm: float) -> N
             linewidth=0.5,
             clip_on=False,
         )
-        axes.text(x_text, y, heads.head_name(layer, head), transform=axes.transAxes, va="center")
+        axes.text(x_text, y, head_name(layer, head), transform=axes.transAxes, va="center")
 
 
 def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:

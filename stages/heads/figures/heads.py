@@ -1,4 +1,4 @@
-"""What the figures of heads share: names, steps, and which perturbation they show."""
+"""What the figures of heads share: steps, and the effects that they show."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.base.errors import FigureError
 from stages.drawing import style
-from stages.heads.tables.effects import PERTURBATIONS
+from stages.heads.names import perturbation
 
 Floats = NDArray[np.float64]
 
@@ -39,24 +39,10 @@ def shown(importance: pd.DataFrame) -> pd.DataFrame:
     return of_heads[of_heads["perturbation"] == perturbation(of_heads)]
 
 
-def perturbation(table: pd.DataFrame) -> str:
-    """Return the first perturbation, in the order of ``PERTURBATIONS``, that a table has."""
-    return str(min(table["perturbation"].unique(), key=PERTURBATIONS.index))
-
-
 def effects(rows: pd.DataFrame) -> pd.DataFrame:
     """Return effects by (layer, head), one column a step."""
     wide = rows.pivot(index=["layer", "head"], columns="step", values="delta_loss_nats")
     return wide.sort_index(axis=0).sort_index(axis=1)
-
-
-def head_name(layer: int, head: int) -> str:
-    """Return a head's name as people write it.
-
-    >>> head_name(8, 9)
-    'L8H9'
-    """
-    return f"L{layer}H{head}"
 
 
 def step_name(step: int) -> str:

@@ -22,6 +22,7 @@ from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.drawing import command, style
 
 NAME = "kidney_symmetry"
+"""Of its files, as the study published the figure."""
 
 PANEL_MM = 38.0
 COUNT_MM = 15.0

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from stages.drawing import command, labels, style
 from stages.heads.figures import heads
+from stages.heads.names import perturbation
 from stages.measurement.resampling import SIGNIFICANT
 from stages.plane import directions
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS, PLANE_SCALES, PLANE_SYSTEMS
 
 NAME = "pythia_overlay_v2"
+"""Of its files, as the study published the figure."""
 Floats = NDArray[np.float64]
 
 PANEL_MM = 96
@@ -63,7 +65,7 @@ def draw(plane: pd.DataFrame, same: pd.DataFrame, *, confidence: float) -> Figur
         return style.message("No tissue was compared and no two checkpoints were measured.")
     cells, moving = (plane[plane["system"] == system] for system in PLANE_SYSTEMS)
     if not moving.empty:
-        shown = heads.perturbation(moving)
+        shown = perturbation(moving)
         moving, same = (rows[rows["perturbation"] == shown] for rows in (moving, same))
     height = 2 * PANEL_MM + LEGEND_MM + style.STRIP_MM
     figure = style.figure(style.DOUBLE_MM, height, constrained=True)

@@ -20,6 +20,7 @@ from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 from stages.drawing import command, style
 
 NAME = "kimmel_validation"
+"""Of its files, as the study published the figure."""
 
 MAX_COLUMNS = 3
 HEAD_MM = 13.0
@@ -84,7 +85,8 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
         if not set(PLACES) <= set(here["age_group"]):
             msg = (
                 f"the cluster_metrics table has no young or no old animals of {names[2]} at "
-                f"resolution {reference:g}, which cluster_aging compares. Run dvc repro kimmel."
+                f"resolution {reference:g}, which cluster_aging compares. "
+                "Run dvc repro granularity."
             )
             raise FigureError(msg)
         left = k % columns * each + LEFT_MM

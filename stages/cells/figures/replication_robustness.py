@@ -20,6 +20,7 @@ from stages.cells.tables.stability import STABILITY
 from stages.drawing import command, style
 
 NAME = "kimmel_robustness"
+"""Of its files, as the study published the figure."""
 
 ROW_MM = 5.0
 TISSUE_GAP_MM = 3.0
