@@ -1,4 +1,4 @@
-"""Ask how much of the drift with age caloric restriction takes back in the rat's bone marrow.
+"""Ask how much of the drift of a tissue with age caloric restriction takes back.
 
 Original step 12. The clusters are those of all libraries together, so that young, old and
 restricted are measured over the same components. For each metric,
@@ -343,8 +343,8 @@ def restriction(
     clusters, leiden = settings.clusters, settings.leiden
     if "condition" not in graph.obs:
         msg = (
-            "the graph does not say the condition of its libraries: it is no graph of the rat "
-            "atlas. Run the stage that writes it: dvc repro libraries."
+            "the graph does not say the condition of its libraries: it is no graph of libraries. "
+            "Run the stage that writes it: dvc repro libraries."
         )
         raise AtlasError(msg)
     condition = graph.obs.groupby("animal")["condition"].first()
@@ -382,7 +382,7 @@ def _run(args: argparse.Namespace) -> None:
         for key in settings.atlas.libraries
     ]
     if not found:
-        cli.log.info("the atlas names no libraries of the rat atlas")
+        cli.log.info("the atlas names no libraries")
         found = [tuple(tables.empty(schema) for schema in schemas)]
     for parts, schema, path in zip(
         zip(*found, strict=True), schemas, (args.libraries, args.out, args.tests), strict=True

@@ -529,7 +529,7 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(written, tmp_path, c
 def test_a_graph_of_other_cells_is_refused(written):
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
     del graph.obs["condition"]
-    with pytest.raises(AtlasError, match="no graph of the rat atlas"):
+    with pytest.raises(AtlasError, match="no graph of libraries"):
         restriction.restriction(graph, load(written / "params.yaml"))
 
 

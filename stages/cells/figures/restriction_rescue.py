@@ -1,4 +1,4 @@
-"""Draw how far caloric restriction brings the old rat's bone marrow back, and how sure that is.
+"""Draw how far caloric restriction brings an old tissue back, and how sure that is.
 
 Figure 5 of the original. On the left every library at one resolution; on the right the rescue
 fraction at every resolution, 0 where restriction does nothing and 1 where it brings youth back. The
