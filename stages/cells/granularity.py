@@ -1,214 +1,87 @@
-"""Measure and compare samples whose components are clusters, by the functions of ``composition``.
+"""Compare old with young over Leiden clusters of whole tissues, from coarse to fine.
 
-A sample is then a vector of cells by cluster, as it was one of cells by annotated type; the
-numbers, tests and intervals are the same code. What is added is the granularity: the resolution,
-and the cell type within which the clusters are.
+Original steps 10, 11 and 13. An entry of the settings names cohorts and tissues; each tissue is
+clustered at every resolution, all from one graph, so that a direction can be followed over
+granularity. ``replication`` asks whether the directions of several tissues hold in another cohort;
+``curve`` takes one tissue at many more resolutions, so that its change of direction is a curve with
+intervals and not a few points.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from stages.base import cli, tables
-from stages.base.errors import AtlasError
-from stages.base.settings import Settings
-from stages.cells import aging, clustering, counts, metrics
-from stages.cells.settings import Aging, Clusters, Leiden, Metrics
-from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
-from stages.inputs.settings import Graph
-from stages.measurement import resampling
-from stages.measurement.streams import stream
+from stages.base.errors import SettingsError
+from stages.base.settings import Settings, load
+from stages.cells import clustering, over_clusters
+from stages.cells.settings import Granularity
+from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 
-SAMPLE_KEY = [*counts.TISSUE, "animal"]
-CLUSTERING = [*counts.TISSUE, "cell_type", "resolution"]
-
-
-def graphs_of(
-    folder: Path, graphs: dict[str, Graph], cohorts: Sequence[str], tissues: Sequence[str]
-) -> list[ad.AnnData]:
-    """Read the graphs of some cohorts and tissues, in the order of the settings.
-
-    None is of them in an atlas that has no such cohort; one line says so, and tables stay empty.
-
-    Raises
-    ------
-    AtlasError
-        A graph is missing.
-    """
-    found = []
-    for key, of in graphs.items():
-        if of.tissue not in tissues:
-            continue
-        graph = clustering.read_graph(folder / f"{key}.h5ad")
-        if graph.obs["cohort"].iloc[0] in cohorts:
-            found.append(graph)
-    if not found:
-        there = ", ".join(f"{key} ({of.tissue})" for key, of in graphs.items()) or "none"
-        cli.log.info(
-            "no graph is of cohort %s and tissue %s; the atlas names %s",
-            " or ".join(cohorts),
-            " or ".join(tissues),
-            there,
-        )
-    return found
+FAMILIES = {
+    "tissues": ["cohort", "platform", "resolution"],
+    "resolutions": ["cohort", "platform", "tissue"],
+}
+"""By what p-values are adjusted over: what those of one family have in common."""
 
 
-def clusters_as_types(obs: pd.DataFrame, labels: NDArray[np.int64]) -> pd.DataFrame:
-    """Count the cells of each sample by cluster: ``PROPORTIONS``, clusters for types.
-
-    Parameters
-    ----------
-    obs
-        The columns ``counts.SAMPLE``, one row a cell.
-    labels : shape (n_cells,)
-        The cluster of each cell.
-    """
-    # The sex may be missing: the rest of the sample says it.
-    who = obs[counts.SAMPLE].drop_duplicates(SAMPLE_KEY)
-    cells = obs[SAMPLE_KEY].assign(cell_type=labels.astype(str), n_cells=1)
-    counted = cells.groupby([*SAMPLE_KEY, "cell_type"], as_index=False)["n_cells"].sum()
-    total = counted.groupby(SAMPLE_KEY)["n_cells"].transform("sum")
-    counted["proportion"] = counted["n_cells"] / total
-    table = counted.merge(who, on=SAMPLE_KEY, validate="many_to_one")
-    return table[[*counts.SAMPLE, "cell_type", "n_cells", "proportion"]]
-
-
-def measure(
-    graph: ad.AnnData,
-    resolutions: Sequence[float],
-    *,
-    leiden: Leiden,
-    settings: Clusters,
-    cell_type: str = ALL_TYPES,
-) -> pd.DataFrame:
-    """Cluster one graph at each resolution and measure its samples (``CLUSTER_METRICS``).
-
-    Parameters
-    ----------
-    graph
-        Of :func:`stages.cells.clustering.neighbours`; every resolution starts from it.
-    cell_type
-        The type that all cells have, or ``ALL_TYPES``.
-    """
-    parts = []
-    for resolution in resolutions:
-        labels = clustering.leiden(graph, resolution, leiden.seed, leiden)
-        part = metrics.metrics(clusters_as_types(graph.obs, labels), rules(settings))
-        parts.append(
-            part.assign(
-                cell_type=cell_type,
-                resolution=float(resolution),
-                n_clusters=int(labels.max()) + 1,
-            )
-        )
-    return pd.concat(parts, ignore_index=True)[list(CLUSTER_METRICS.columns)]
-
-
-def measure_all(
-    graphs: Sequence[ad.AnnData],
-    resolutions: Sequence[float],
-    *,
-    leiden: Leiden,
-    settings: Clusters,
-) -> pd.DataFrame:
-    """Measure several tissues at the same resolutions (:func:`measure`)."""
-    if not graphs:
-        return tables.empty(CLUSTER_METRICS)
-    parts = [measure(graph, resolutions, leiden=leiden, settings=settings) for graph in graphs]
-    return pd.concat(parts, ignore_index=True)
-
-
-def compare(table: pd.DataFrame, settings: Aging, *, family: Sequence[str]) -> pd.DataFrame:
-    """Compare old with young samples, clustering by clustering (``CLUSTER_AGING``).
-
-    The change is the difference of the medians over animals, with the exact bootstrap interval and
-    the exact Mann-Whitney test of :mod:`stages.cells.aging`.
-
-    Parameters
-    ----------
-    table
-        ``CLUSTER_METRICS``.
-    family
-        p-values are adjusted (Benjamini-Hochberg) among the rows that agree in these columns.
-
-    Raises
-    ------
-    AtlasError
-        A clustering has fewer than two young or two old animals.
-    """
-    if table.empty:
-        return tables.empty(CLUSTER_AGING)
-    rows = []
-    clusterings = table.groupby(CLUSTERING, sort=True)
-    for key, samples in clusterings:
-        require_animals(samples, str(key[2]))
-        names = dict(zip(CLUSTERING, key, strict=True))
-        rng = stream(settings.seed, *key)
-        for cells, part in samples.groupby("cells", sort=True):
-            n_clusters = part["n_clusters"].iloc[0]
-            for metric in settings.metrics:
-                if found := aging.compare(part, metric, settings=settings, rng=rng):
-                    known = {"n_clusters": n_clusters, "cells": cells, "metric": metric}
-                    rows.append(names | known | found)
-    compared = pd.DataFrame(rows)
-    tests = compared.groupby([*family, "cells", "metric"])["mann_whitney_p"]
-    compared["mann_whitney_q"] = tests.transform(resampling.benjamini_hochberg)
-    parts = [aging.quadrants(part) for _, part in compared.groupby(CLUSTERING)]
-    compared["quadrant"] = pd.concat(parts)
-    return compared[list(CLUSTER_AGING.columns)]
-
-
-def over_resolutions(
-    folder: Path,
-    settings: Settings,
-    *,
-    cohorts: Sequence[str],
-    tissues: Sequence[str],
-    resolutions: Sequence[float],
-    family: Sequence[str],
+def granularity(
+    graphs: Sequence[ad.AnnData], settings: Settings, rules: Granularity
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure and compare some cohorts and tissues at each resolution.
+    """Measure and compare each tissue at each resolution.
 
     Parameters
     ----------
-    folder
-        Of the graphs of neighbours.
-    cohorts, tissues
-        Which of the atlas' graphs; see :func:`graphs_of`.
-    family
-        See :func:`compare`.
+    graphs
+        Of neighbours, one a tissue of a cohort on a platform.
 
     Returns
     -------
     metrics, comparison
-        ``CLUSTER_METRICS`` and ``CLUSTER_AGING``, without rows where there is no such graph.
+        ``CLUSTER_METRICS`` and ``CLUSTER_AGING``, without rows where there is no graph.
     """
-    graphs = graphs_of(folder, settings.atlas.graphs, cohorts, tissues)
+    if not graphs:
+        return tables.empty(CLUSTER_METRICS), tables.empty(CLUSTER_AGING)
     clusters = settings.clusters
-    measured = measure_all(graphs, resolutions, leiden=settings.leiden, settings=clusters)
-    return measured, compare(measured, clusters.comparison, family=family)
-
-
-def require_animals(samples: pd.DataFrame, tissue: str) -> None:
-    """Stop where there are not enough animals of both ages to compare."""
-    of_animal = samples.drop_duplicates("animal")["age_group"].value_counts()
-    n_young, n_old = int(of_animal.get("young", 0)), int(of_animal.get("old", 0))
-    if min(n_young, n_old) < counts.MIN_ANIMALS:
-        msg = (
-            f"{tissue} has {n_young} young and {n_old} old animals: at least {counts.MIN_ANIMALS} "
-            "and "
-            f"{counts.MIN_ANIMALS} are needed. Check young_max_months and old_min_months of the "
-            "atlas, or leave the tissue out of atlas.graphs."
-        )
-        raise AtlasError(msg)
-
-
-def rules(settings: Clusters) -> Metrics:
-    """Return how clusters are measured, in the terms of :mod:`stages.cells.metrics`."""
-    return Metrics(
-        category_set=settings.category_set, fixed_categories=[], rarefaction=settings.equal_cells
+    resolutions = sorted({*clusters.resolutions, *rules.resolutions})
+    measured = pd.concat(
+        [
+            over_clusters.measure(graph, resolutions, leiden=settings.leiden, settings=clusters)
+            for graph in graphs
+        ],
+        ignore_index=True,
     )
+    family = FAMILIES[rules.adjusted_over]
+    return measured, over_clusters.compare(measured, clusters.comparison, family=family)
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    if args.entry not in settings.granularity:
+        allowed = ", ".join(settings.granularity) or "none"
+        msg = f"granularity has no entry {args.entry!r} in {args.params}: allowed are {allowed}."
+        raise SettingsError(msg)
+    rules = settings.granularity[args.entry]
+    keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
+    graphs = [clustering.read_graph(args.graphs / f"{key}.h5ad") for key in keys]
+    measured, compared = granularity(graphs, settings, rules)
+    tables.write(measured, CLUSTER_METRICS, args.metrics)
+    tables.write(compared, CLUSTER_AGING, args.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--entry", required=True, help="key of granularity in the settings")
+    parser.add_argument("--graphs", type=Path, required=True, help="the folder of the graphs")
+    parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

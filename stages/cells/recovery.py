@@ -15,7 +15,7 @@ import pandas as pd
 from stages.base import cli, tables
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.recovery import RECOVERY
-from stages.inputs.tables import TRUTH
+from stages.cells.tables.truth import TRUTH
 
 
 def recovery(truth: pd.DataFrame, aging: pd.DataFrame) -> pd.DataFrame:

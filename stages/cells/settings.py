@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.base.sections import Confidence, Count, Metric, Section
+from stages.base.sections import Confidence, Count, Key, Metric, Section
 
 
 class Proportions(Section):
@@ -166,22 +166,18 @@ class Clusters(Section):
         return self
 
 
-class Kimmel(Section):
-    """The validation cohort."""
-
-    cohort: str
-    tissues: Annotated[list[str], Field(min_length=1)]
-
-
-class Kidney(Section):
-    """The tissue whose direction depends on granularity, as a curve over resolution."""
+class Granularity(Section):
+    """Which tissues of which cohorts are followed from coarse to fine clusters."""
 
     cohorts: Annotated[list[str], Field(min_length=1)]
-    tissue: str
-    curve: Annotated[list[Resolution], Field(min_length=2)]
-    """Resolutions beside those of `clusters`."""
+    tissues: Annotated[list[str], Field(min_length=1)]
+    resolutions: list[Resolution]
+    """Beside those of `clusters`."""
+    adjusted_over: Literal["tissues", "resolutions"]
+    """What the p-values of a cohort and platform are adjusted over: the tissues at one resolution,
+    or the resolutions of one tissue."""
 
-    _order = field_validator("curve")(_ascending)
+    _order = field_validator("resolutions")(_ascending)
 
 
 class Substates(Section):
@@ -210,7 +206,7 @@ class Stability(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
-class CaloricRestriction(Section):
+class Restriction(Section):
     """How sure a rescue is, as far as the number of cells goes."""
 
     confidence: Confidence
@@ -228,9 +224,8 @@ SECTIONS = {
     "neighbours": Neighbours,
     "leiden": Leiden,
     "clusters": Clusters,
-    "kimmel": Kimmel,
-    "kidney": Kidney,
+    "granularity": dict[Key, Granularity],
     "substates": Substates,
     "stability": Stability,
-    "caloric_restriction": CaloricRestriction,
+    "restriction": Restriction,
 }

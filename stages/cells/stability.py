@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
-from stages.cells import clustering, counts, granularity, metrics
+from stages.cells import clustering, counts, metrics, over_clusters
 from stages.cells.settings import Stability
 from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
 from stages.measurement import concentration
@@ -81,7 +81,7 @@ def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> 
     components
         ``present`` or ``tissue``, as in :class:`stages.cells.settings.Metrics`.
     """
-    table = counts.matrix(granularity.clusters_as_types(obs, labels))
+    table = counts.matrix(over_clusters.clusters_as_types(obs, labels))
     values = metrics.measure(
         table.counts, components="present" if components == "present" else "all"
     )
@@ -107,7 +107,7 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
     AtlasError
         There are fewer than two young or two old animals.
     """
-    granularity.require_animals(graph.obs, str(graph.obs["tissue"].iloc[0]))
+    over_clusters.require_animals(graph.obs, str(graph.obs["tissue"].iloc[0]))
     rules = settings.stability
     names = dict(graph.obs.iloc[0][counts.TISSUE])
     rows, agreement = [], []
@@ -179,15 +179,13 @@ def summary(table: pd.DataFrame, agreement: pd.DataFrame, settings: Stability) -
 
 
 def wanted(settings: Settings) -> list[str]:
-    """Return the graphs whose directions are claimed: those of ``kimmel`` and ``kidney``."""
-    kimmel, kidney, files = settings.kimmel, settings.kidney, settings.atlas.cells
-    claimed = {(kimmel.cohort, tissue) for tissue in kimmel.tissues}
-    claimed |= {(cohort, kidney.tissue) for cohort in kidney.cohorts}
-    return [
+    """Return the graphs whose directions are followed: those of any entry of ``granularity``."""
+    followed = {
         key
-        for key, of in settings.atlas.graphs.items()
-        if (files[of.cells].cohort, of.tissue) in claimed
-    ]
+        for rules in settings.granularity.values()
+        for key in over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
+    }
+    return [key for key in settings.atlas.graphs if key in followed]
 
 
 def _run(args: argparse.Namespace) -> None:

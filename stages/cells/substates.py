@@ -17,7 +17,7 @@ import pandas as pd
 from stages.base import cli, tables
 from stages.base.errors import AtlasError
 from stages.base.settings import Settings, load
-from stages.cells import clustering, counts, granularity, neighbours
+from stages.cells import clustering, counts, neighbours, over_clusters
 from stages.cells.settings import Neighbours, Substates
 from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
@@ -62,16 +62,6 @@ def types_of(
     return found, pd.DataFrame(left_out, columns=list(SUBSTATES_NOT_COMPARED.columns))
 
 
-def wanted(settings: Settings) -> list[str]:
-    """Return the graphs whose cohort and tissue the substates are looked for in."""
-    rules, files = settings.substates, settings.atlas.cells
-    return [
-        key
-        for key, of in settings.atlas.graphs.items()
-        if of.tissue in rules.tissues and files[of.cells].cohort == rules.cohort
-    ]
-
-
 def substates(
     tissues: Iterable[ad.AnnData], settings: Settings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -98,7 +88,7 @@ def substates(
         by_type, too_small = types_of(cells, rules, settings.neighbours)
         skipped.append(too_small)
         measured += [
-            granularity.measure(
+            over_clusters.measure(
                 clustering.neighbours(of_type, settings.neighbours),
                 rules.resolutions,
                 leiden=settings.leiden,
@@ -116,7 +106,7 @@ def substates(
         raise AtlasError(msg)
     table = pd.concat(measured, ignore_index=True)
     family = [*counts.TISSUE, "resolution"]
-    compared = granularity.compare(table, settings.clusters.comparison, family=family)
+    compared = over_clusters.compare(table, settings.clusters.comparison, family=family)
     listed = [rows for rows in skipped if len(rows)]
     left_out = (
         pd.concat(listed, ignore_index=True) if listed else tables.empty(SUBSTATES_NOT_COMPARED)
@@ -126,13 +116,9 @@ def substates(
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    keys = wanted(settings)
+    rules = settings.substates
+    keys = over_clusters.graphs_of(settings, [rules.cohort], rules.tissues)
     if not keys:
-        cli.log.info(
-            "the atlas names no graph of cohort %s and tissue %s",
-            settings.substates.cohort,
-            " or ".join(settings.substates.tissues),
-        )
         tables.write(tables.empty(CLUSTER_METRICS), CLUSTER_METRICS, args.metrics)
         tables.write(tables.empty(CLUSTER_AGING), CLUSTER_AGING, args.out)
         none = tables.empty(SUBSTATES_NOT_COMPARED)

@@ -1,16 +1,21 @@
-"""Write the known truth of the simulated cohorts: the change of each tissue from young to old.
+"""Write what is known of the simulated cohorts: how each tissue changes, and what was planted.
 
-Two truths are told, because they differ. `change_of_mean_composition` is the metric of the old mean
-composition less that of the young one. `change_of_medians` is what the pipeline estimates: the
-difference of the medians, over animals, of the metric of each animal's own cells, here over very
-many animals of the same ages, with as many cells as those of the cohort. The components are the
-cell types present in a sample. Inputs that are not simulated have no known truth: their table is
-empty.
+Two truths are told of a tissue's change over annotated types, because they differ.
+`change_of_mean_composition` is the metric of the old mean composition less that of the young one.
+`change_of_medians` is what the pipeline estimates: the difference of the medians, over animals, of
+the metric of each animal's own cells, here over very many animals of the same ages, with as many
+cells as those of the cohort. The components are the cell types present in a sample.
+
+What is planted is told of the mean compositions of the tissues that are clustered: the direction
+over types and over substates, within each type, and what caloric restriction takes back.
+
+Inputs that are not simulated have no known truth: their tables are empty.
 """
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +24,12 @@ import pandas as pd
 
 from stages.base import cli, settings, tables
 from stages.cells.settings import Proportions
+from stages.cells.tables.clusters import ALL_TYPES
+from stages.cells.tables.truth import PLANTED, TRUTH, UNCHANGED
 from stages.inputs.cells import age_group
 from stages.inputs.demo import model
-from stages.inputs.settings import DemoAtlas
-from stages.inputs.tables import TRUTH
-from stages.measurement.concentration import effective_number, gini
+from stages.inputs.settings import CellsFile, DemoAtlas, Graph, Libraries
+from stages.measurement.concentration import effective_number, gini, quadrant
 
 N_ANIMALS = 20_000
 """Simulated animals a group. The standard error of a median is then below 0.001 in Gini and 0.02 in
@@ -115,22 +121,103 @@ def population(
     return model.draw_counts(cohort, composition, drift, annotated, generator)
 
 
+def planted(atlas: DemoAtlas) -> pd.DataFrame:
+    """Return ``PLANTED``: what the simulated mean compositions of the clustered tissues hold."""
+    files = {simulated.out: simulated for simulated in atlas.acquire.values()}
+    clustered: list[tuple[CellsFile | Libraries, Graph | Libraries]]
+    clustered = [(atlas.cells[of.cells], of) for of in atlas.graphs.values()]
+    clustered += [(of, of) for of in atlas.libraries.values()]
+    rows = []
+    for arm, of in clustered:
+        if of.raw not in files:
+            continue
+        cohort = model.cohort(files[of.raw].cohort, files[of.raw].platform)
+        drifts = [animal.drift for animal in model.animals(cohort)]
+        # The young are at 0, the old at 1; of the libraries, no other animals are in between.
+        restricted = {drift for drift in drifts if 0 < drift < 1} if arm is of else set()
+        found = _planted_in(of.tissue, model.compositions(cohort)[of.tissue], *restricted)
+        known = {"cohort": arm.cohort, "platform": arm.platform, "tissue": of.tissue}
+        rows += [known | row for row in found]
+    return pd.DataFrame(rows, columns=list(PLANTED.columns))
+
+
+def _planted_in(
+    tissue: str, composition: model.Composition, restricted: float | None = None
+) -> Iterator[dict[str, object]]:
+    """Yield the rows of ``PLANTED`` of a tissue; `restricted`: the drift of the restricted."""
+    ways: dict[str, Callable[[float], model.Floats]] = {
+        "types": composition.mean,
+        "substates": partial(with_substates, tissue, composition),
+    }
+    for components, at in ways.items():
+        young, old = at(0), at(1)
+        for row in _changes(young, old):
+            if restricted is not None:
+                metric = METRICS[row["metric"]]
+                row["drift_taken_back"] = 1 - restricted
+                row["rescue_fraction"] = (metric(old) - metric(at(restricted))) / row["change"]
+            yield {"cell_type": ALL_TYPES, "components": components} | row
+    for cell_type in composition.cell_types:
+        for row in _changes(*model.substates(tissue, cell_type)):
+            yield {"cell_type": cell_type, "components": "substates"} | row
+
+
+def _changes(young: model.Floats, old: model.Floats) -> list[dict[str, Any]]:
+    """Return the change of each metric between two mean compositions, and their direction.
+
+    Examples
+    --------
+    >>> [row["direction"] for row in _changes(np.array([0.5, 0.5]), np.array([0.9, 0.1]))]
+    ['crystallize', 'crystallize']
+    >>> _changes(np.array([0.5, 0.5]), np.array([0.5, 0.5]))[0]
+    {'metric': 'gini', 'change': 0.0, 'direction': 'none'}
+    """
+    changes = {metric: float(of(old) - of(young)) for metric, of in METRICS.items()}
+    direction = UNCHANGED if np.array_equal(young, old) else str(quadrant(*changes.values()))
+    return [
+        {"metric": metric, "change": change, "direction": direction}
+        for metric, change in changes.items()
+    ]
+
+
+def with_substates(tissue: str, composition: model.Composition, drift: float) -> model.Floats:
+    """Return the mean composition of a tissue over types and substates together.
+
+    Parameters
+    ----------
+    tissue
+        Its name.
+    composition
+        Its mean composition over types.
+    drift
+        0 in youth, 1 in old age.
+
+    Returns
+    -------
+    array of shape (n_substates of all types,)
+    """
+    parts = []
+    for share, name in zip(composition.mean(drift), composition.cell_types, strict=True):
+        young, old = model.substates(tissue, name)
+        parts.append(share * ((1 - drift) * young + drift * old))
+    return np.concatenate(parts)
+
+
 def _run(args: argparse.Namespace) -> None:
     chosen = settings.load(args.params)
+    known, made = tables.empty(TRUTH), tables.empty(PLANTED)
     if chosen.atlas.source == "demo":
-        table = truth(chosen.atlas, chosen.proportions)
-    else:
-        table = tables.empty(TRUTH)
-    tables.write(table, TRUTH, args.out)
+        known, made = truth(chosen.atlas, chosen.proportions), planted(chosen.atlas)
+    tables.write(known, TRUTH, args.out)
+    tables.write(made, PLANTED, args.planted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the table of true changes to write"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="the table of true changes")
+    parser.add_argument("--planted", type=Path, required=True, help="the table of what was planted")
     return cli.run(parser, _run, argv)
 
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
 import pandas as pd
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
@@ -244,6 +245,32 @@ def add_axes(
         axes.set_xlim(left, left + width)
         axes.set_ylim(top + height, top)
     return axes
+
+
+def page(width_mm: float, height_mm: float) -> tuple[Figure, Axes]:
+    """Return an empty figure, and axes of all of it (:func:`add_axes`, `canvas`)."""
+    drawn = figure(width_mm, height_mm)
+    return drawn, add_axes(drawn, left=0, top=0, width=width_mm, height=height_mm, canvas=True)
+
+
+def mark(
+    label: str, marker: str, *, colour: str = QUIET, face: str | None = None, size: float = 4
+) -> Line2D:
+    """Return for a legend a marker without a line; `face` is its colour unless given."""
+    looks = {"color": colour, "markerfacecolor": face or colour, "markersize": size}
+    return Line2D([], [], marker=marker, linestyle="", label=label, **looks)  # type: ignore[arg-type]
+
+
+def legend(drawn: Figure, handles: Sequence[Any], *, columns: int, **looks: Any) -> None:
+    """Put a legend at the foot of a figure, right above the notice."""
+    height = float(drawn.get_size_inches()[1]) * MM_PER_INCH
+    drawn.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, STRIP_MM / height),
+        ncols=columns,
+        **{"handlelength": 1.6, "columnspacing": 1.3, "borderaxespad": 0} | looks,
+    )
 
 
 def freeze(drawn: Figure) -> None:

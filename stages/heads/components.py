@@ -49,6 +49,11 @@ def components(kind: str, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
     return pd.DataFrame(known, index=pd.Index(names, name="component"))
 
 
+def perturbation(table: pd.DataFrame) -> str:
+    """Return the way of removal that figures and text show, of those that a table has."""
+    return shown(table["perturbation"])
+
+
 def shown(conditions: "pd.Series[str]") -> str:
     """Return the way of removal that figures and text show: the first of ``CONDITIONS``."""
     return str(min(conditions.unique(), key=CONDITIONS.index))

@@ -32,18 +32,3 @@ COUNTS = schema(
     [*SAMPLE_KEY, "cell_type"],
 )
 """Annotated cells of every sample; an empty cell type counts the cells without an annotation."""
-
-
-TRUTH = schema(
-    "truth",
-    TISSUE
-    | {
-        "metric": text(),
-        "change_of_mean_composition": number(),
-        "change_of_medians": number(),
-    },
-    ["cohort", "platform", "tissue", "metric"],
-)
-"""Known truth of simulated cohorts: the change between the two mean compositions, and the
-difference of the medians over a very large population of animals with as many cells as the
-simulated ones. Empty for real inputs."""

@@ -16,7 +16,7 @@ import pandas as pd
 from stages.base import cli, study
 from stages.base.files import atomic_folder, write_text
 from stages.base.settings import Settings, load
-from stages.heads.figures.heads import perturbation
+from stages.heads.components import perturbation
 from stages.measurement.concentration import QUADRANTS
 from stages.report import tables as schemas
 from stages.report import text
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     head_trajectory: pd.DataFrame
     plane: pd.DataFrame
     plane_directions: pd.DataFrame
-    caloric_restriction: pd.DataFrame
+    restriction: pd.DataFrame
     claims: pd.DataFrame
 
 
@@ -76,7 +76,7 @@ def headline(found: Found, settings: Settings, what: study.Study) -> Headline:
         "cells": {name: int((full["quadrant"] == name).sum()) for name in QUADRANTS},
         "heads": _heads(found.head_trajectory),
         "plane": _plane(found.plane_directions),
-        "restriction": _restriction(found.caloric_restriction, settings.clusters.reference),
+        "restriction": _restriction(found.restriction, settings.clusters.reference),
         "truth": _truth(found.recovery),
         "claims": {short: int((judged == name).sum()) for short, name in VERDICTS.items()},
     }

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from stages.base.settings import Settings
-from stages.heads.components import head_name
-from stages.heads.figures.heads import perturbation
+from stages.heads.components import head_name, perturbation
 from stages.heads.tables.classes import HEAD_CLASS_NAMES
 from stages.measurement.concentration import quadrant
 from stages.report import text

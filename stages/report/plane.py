@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages.heads.figures.heads import perturbation
+from stages.heads.components import perturbation
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report import text
 from stages.report.reading import read_all

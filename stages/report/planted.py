@@ -1,31 +1,25 @@
-"""What was planted in the simulated cohorts beside what their clusters show.
+"""What was planted in simulated cohorts beside what their clusters show; real ones have none."""
 
-The truth is computed from the tables of the simulation (``stages/inputs/demo``), so that no text
-repeats them. Real inputs have none.
-"""
-
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from stages.base.settings import Settings
-from stages.cells.figures.clusters import NAMED
-from stages.inputs.demo import model
-from stages.measurement.concentration import effective_number, gini, quadrant
+from stages.cells.names import NAMED, is_named
+from stages.cells.tables.clusters import ALL_TYPES
+from stages.cells.tables.truth import UNCHANGED
 from stages.report import text
 from stages.report.clusters.inputs import TISSUE, ClusterTables, at_shown, directions, over_types
 from stages.report.clusters.restriction import fraction
 
-NO_CHANGE = "none"
 
-Floats = NDArray[np.float64]
-
-
-def variables(found: ClusterTables, aging: pd.DataFrame, settings: Settings) -> dict[str, str]:
+def variables(
+    planted: pd.DataFrame, found: ClusterTables, aging: pd.DataFrame, settings: Settings
+) -> dict[str, str]:
     """Return what was planted and found, as sentences; none for inputs that are not simulated.
 
     Parameters
     ----------
+    planted
+        ``PLANTED``.
     found
         The tables on clusters.
     aging
@@ -33,81 +27,35 @@ def variables(found: ClusterTables, aging: pd.DataFrame, settings: Settings) -> 
     settings
         All settings.
     """
-    if settings.atlas.source != "demo":
+    if planted.empty:
         return {}
     return {
-        "kidney": _kidney(found.kidney, aging),
-        "substates": _substates(found.substates, settings),
-        "restriction": _restriction(found.caloric_restriction, settings),
+        "kidney": _kidney(planted, found.kidney, aging),
+        "substates": _substates(planted, found.substates, settings),
+        "restriction": _restriction(planted, found.restriction, settings),
     }
 
 
-def change(young: Floats, old: Floats) -> dict[str, float]:
-    """Return the change of both metrics between two mean compositions, shape (n_components,)."""
-    return {
-        "gini": float(gini(old) - gini(young)),
-        "effective_number": float(effective_number(old) - effective_number(young)),
-    }
+def _planted(planted: pd.DataFrame, components: str) -> pd.Series:
+    """Return the planted directions over `components`, by tissue and cell type."""
+    rows = planted[(planted["components"] == components) & (planted["metric"] == "gini")]
+    return rows.set_index([*TISSUE, "cell_type"])["direction"]
 
 
-def direction(young: Floats, old: Floats) -> str:
-    """Return the quadrant between two mean compositions, or ``none`` if they are the same.
-
-    Examples
-    --------
-    >>> direction(np.array([0.5, 0.5]), np.array([0.9, 0.1]))
-    'crystallize'
-    >>> direction(np.array([0.5, 0.5]), np.array([0.5, 0.5]))
-    'none'
-    """
-    if np.array_equal(young, old):
-        return NO_CHANGE
-    found = change(young, old)
-    return str(quadrant(found["gini"], found["effective_number"]))
-
-
-def with_substates(tissue: str, of: model.Composition, drift: float) -> Floats:
-    """Return the mean composition of a tissue over types and substates together.
-
-    Parameters
-    ----------
-    tissue
-        Its name.
-    of
-        Its mean composition over types.
-    drift
-        0 in youth, 1 in old age.
-
-    Returns
-    -------
-    array of shape (n_substates of all types,)
-    """
-    parts = []
-    for share, name in zip(of.mean(drift), of.cell_types, strict=True):
-        young, old = model.substates(tissue, name)
-        parts.append(share * ((1 - drift) * young + drift * old))
-    return np.concatenate(parts)
-
-
-def _composition(cohort: str, platform: str, tissue: str) -> model.Composition:
-    return model.compositions(model.cohort(cohort, platform))[tissue]
-
-
-def _kidney(kidney: pd.DataFrame, aging: pd.DataFrame) -> str:
+def _kidney(planted: pd.DataFrame, kidney: pd.DataFrame, aging: pd.DataFrame) -> str:
     if kidney.empty:
         return ""
+    over = [_planted(planted, components) for components in ("types", "substates")]
     turn, of_types, compared, finest, n = 0, 0, 0, 0, 0
     for key, rows in directions(kidney).groupby(TISSUE):
-        tissue, of = key[2], _composition(*key)
-        coarse = direction(of.young, of.old)
-        fine = direction(with_substates(tissue, of, 0), with_substates(tissue, of, 1))
+        coarse, fine = (of[(*key, ALL_TYPES)] for of in over)
         n += 1
         turn += (coarse, fine) == ("crystallize", "disperse")
         found = over_types(aging, key)
         compared += bool(found)
         of_types += found == coarse
         finest += rows.sort_values("resolution")["quadrant"].iloc[-1] == fine
-    name = text.tissue_name(tissue).lower()
+    name = text.tissue_name(key[2]).lower()
     return (
         f"The mean composition of the {name} crystallizes over types and disperses over types and "
         f"substates together in {turn} of {text.plural(n, 'arm')}. The planted direction is found "
@@ -116,20 +64,27 @@ def _kidney(kidney: pd.DataFrame, aging: pd.DataFrame) -> str:
     )
 
 
-def _substates(substates: pd.DataFrame, settings: Settings) -> str:
+def _substates(planted: pd.DataFrame, substates: pd.DataFrame, settings: Settings) -> str:
     if substates.empty:
         return ""
+    made = _planted(planted, "substates")
     n, wrong = 0, []
     for row in directions(at_shown(substates, settings)).itertuples():
-        made = direction(*model.substates(str(row.tissue), str(row.cell_type)))
-        if made == NO_CHANGE:
+        truth = made.get((row.cohort, row.platform, row.tissue, row.cell_type), UNCHANGED)
+        if truth == UNCHANGED:
             continue
         n += 1
-        if made != row.quadrant:
+        if truth != row.quadrant:
             where = f"{text.arm(str(row.cohort), str(row.platform))}, {row.tissue}"
             wrong.append(f"{row.cell_type} ({text.tissue_name(where)})")
-    tissue = settings.kidney.tissue
-    named = [f"{word}s {text.DO[direction(*model.substates(tissue, word))]}" for word in NAMED]
+    tissue = settings.granularity["curve"].tissues[0]
+    ways = {
+        word: text.DO[direction]
+        for (*_, where, kind), direction in made[made != UNCHANGED].items()
+        for word in NAMED
+        if where == tissue and is_named(kind, (word,))
+    }
+    named = [f"{word}s {ways[word]}" for word in NAMED if word in ways]
     other = f"; another is found in {text.listed(wrong)}" if wrong else ""
     return (
         f"Within the types of the {text.tissue_name(tissue).lower()}, {text.listed(named)} in the "
@@ -138,7 +93,7 @@ def _substates(substates: pd.DataFrame, settings: Settings) -> str:
     )
 
 
-def _restriction(table: pd.DataFrame, settings: Settings) -> str:
+def _restriction(planted: pd.DataFrame, table: pd.DataFrame, settings: Settings) -> str:
     at = table[
         (table["resolution"] == settings.clusters.reference)
         & (table["cells"] == "all")
@@ -146,15 +101,12 @@ def _restriction(table: pd.DataFrame, settings: Settings) -> str:
     ].set_index("metric")
     if at.empty:
         return ""
-    cohort, platform, tissue = (str(at[name].iloc[0]) for name in TISSUE)
-    of = _composition(cohort, platform, tissue)
-    drifts = {animal.drift for animal in model.animals(model.cohort(cohort, platform))}
-    (restricted,) = (drift for drift in drifts if 0 < drift < 1)
-    young, between, old = (with_substates(tissue, of, drift) for drift in (0, restricted, 1))
-    drift, rescue = change(young, old), change(between, old)
+    made = planted.merge(at[TISSUE].drop_duplicates())
+    made = made[(made["cell_type"] == ALL_TYPES) & (made["components"] == "substates")]
+    truths = made.set_index("metric")
     parts = []
     for metric, name in (("gini", "Gini"), ("effective_number", "the effective number")):
-        row, truth = at.loc[metric], rescue[metric] / drift[metric]
+        row, truth = at.loc[metric], float(truths.loc[metric, "rescue_fraction"])
         # An empty interval holds nothing.
         holds = row["rescue_fraction_low"] <= truth <= row["rescue_fraction_high"]
         parts.append(
@@ -162,6 +114,6 @@ def _restriction(table: pd.DataFrame, settings: Settings) -> str:
             f"over cells {'holds' if holds else 'does not hold'} it)"
         )
     return (
-        f"Restriction takes back {1 - restricted:g} of the drift of the mean composition, and "
-        f"thereby {text.listed(parts)}."
+        f"Restriction takes back {made['drift_taken_back'].iloc[0]:g} of the drift of the mean "
+        f"composition, and thereby {text.listed(parts)}."
     )

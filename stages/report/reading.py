@@ -13,7 +13,7 @@ from stages.cells.tables.describe import CONFOUNDING, SAMPLES
 from stages.cells.tables.drivers import DRIVERS
 from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
 from stages.cells.tables.recovery import RECOVERY
-from stages.cells.tables.restriction import CALORIC_RESTRICTION, RESTRICTION_TESTS
+from stages.cells.tables.restriction import RESTRICTION, RESTRICTION_TESTS
 from stages.cells.tables.stability import STABILITY
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
@@ -27,7 +27,6 @@ from stages.report.tables import CLAIMS
 
 _BY_SCHEMA = (
     AGING,
-    CALORIC_RESTRICTION,
     CLAIMS,
     COMPANION_AGREEMENT,
     CONCORDANCE,
@@ -46,6 +45,7 @@ _BY_SCHEMA = (
     PLANE_DIRECTIONS,
     PROPORTIONS,
     RECOVERY,
+    RESTRICTION,
     RESTRICTION_TESTS,
     SAMPLES,
     STABILITY,
@@ -54,7 +54,15 @@ _BY_SCHEMA = (
 SCHEMAS = {schema.name: schema for schema in _BY_SCHEMA} | dict.fromkeys(
     ("kidney", "kimmel", "substates"), CLUSTER_AGING
 )
-"""Of each table that the text reads, by the name of its file."""
+"""Of each table that the text reads, by the name that it has there."""
+
+_FILES = {"kidney": "granularity_curve", "kimmel": "granularity_replication"}
+"""Of the tables that the text calls otherwise than their files."""
+
+
+def path(name: str, folder: Path) -> Path:
+    """Return the file of a table."""
+    return folder / f"{_FILES.get(name, name)}.csv"
 
 
 OF_HEADS = {
@@ -106,7 +114,7 @@ def _read(name: str, folder: Path) -> pd.DataFrame:
         first, last = change["position_first"].min(), change["position_last"].max()
         ends = (change["position_first"] == first) & (change["position_last"] == last)
         return change[ends].rename(columns=OF_HEADS)
-    table = tables.read(folder / f"{name}.csv", SCHEMAS[name])
+    table = tables.read(path(name, folder), SCHEMAS[name])
     if name == "plane":
         bootstrap = table["bootstrap"].replace({"replicates": "sequences", "components": "heads"})
         table = table.assign(step=table["position"], bootstrap=bootstrap)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from stages.base import cli, study
+from stages.base import cli, study, tables
 from stages.base.files import atomic_folder, write_text
 from stages.base.settings import Settings, load
+from stages.cells.tables.truth import PLANTED
 from stages.report import cells, clusters, heads, planted, text
 
 NAMES = ("components", "kimmel_validation", "substates", "results")
@@ -26,6 +27,7 @@ def summaries(
     found: cells.CellTables,
     of_clusters: clusters.ClusterTables,
     of_heads: heads.HeadTables,
+    made_to_show: pd.DataFrame,
     settings: Settings,
     what: study.Study,
 ) -> dict[str, str]:
@@ -35,6 +37,8 @@ def summaries(
     ----------
     found, of_clusters, of_heads
         The tables on cells, on clusters and on heads.
+    made_to_show
+        ``PLANTED``.
     settings
         All settings.
     what
@@ -42,7 +46,7 @@ def summaries(
     """
     named = cells.variables(found, settings)
     named |= clusters.variables(of_clusters, found.aging, found.proportions, settings)
-    named["planted"] = planted.variables(of_clusters, found.aging, settings)
+    named["planted"] = planted.variables(made_to_show, of_clusters, found.aging, settings)
     named["heads"] = heads.variables(of_heads, settings)
     made = cells.includes(found) | heads.includes(of_heads)
     made |= clusters.includes(of_clusters, found.aging, found.proportions, settings)
@@ -282,6 +286,7 @@ def _run(args: argparse.Namespace) -> None:
         cells.read_tables(args.tables),
         clusters.read_tables(args.tables),
         heads.read_tables(args.tables),
+        tables.read(args.planted, PLANTED),
         settings,
         study.of(args),
     )
@@ -296,6 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_params(parser)
     study.add_arguments(parser)
     parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--planted", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the summaries")
     return cli.run(parser, _run, argv)
 

@@ -18,6 +18,7 @@ from stages.base import cli, study, tables
 from stages.base.errors import RenderError
 from stages.base.files import atomic_folder, write_text
 from stages.base.settings import Settings, load
+from stages.cells.tables.truth import PLANTED
 from stages.report import abstract, cells, claims, clusters, heads, plane, planted, text
 from stages.report.tables import CLAIMS
 
@@ -81,7 +82,9 @@ def _run(args: argparse.Namespace) -> None:
     made |= sections(args.sections, found, found_clusters, found_heads, found_plane, settings)
     values: dict[str, Any] = {"notice": study.of(args).notice, "study": _study(settings, overrides)}
     values |= cells.variables(found, settings) | clusters.variables(*of_cells)
-    values["planted"] = planted.variables(found_clusters, found.aging, settings)
+    values["planted"] = planted.variables(
+        tables.read(args.planted, PLANTED), found_clusters, found.aging, settings
+    )
     values["heads"] = heads.variables(found_heads, settings)
     values["screen"] = heads.screen(found_heads)
     values["companion"] = heads.companion(found_heads.companion_agreement)
@@ -102,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     study.add_arguments(parser)
     parser.add_argument("--overrides", type=Path, required=True)
     parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--planted", type=Path, required=True)
     parser.add_argument("--sections", type=Path, required=True)
     parser.add_argument("--variables", type=Path, required=True)
     parser.add_argument("--includes", type=Path, required=True)

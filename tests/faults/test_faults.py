@@ -35,9 +35,10 @@ pytestmark = pytest.mark.skipif(
 SMALLEST = (
     "model.train.steps=64 model.checkpoints=[16,64] model.train.save_every=8 "
     "model.text.n_sequences=16 model.text.reference_sequences=16 sweep.noise.draws=6 "
-    "metrics.rarefaction.draws=50 clusters.resolutions=[0.2,0.8] kidney.curve=[0.02,0.1] "
+    "metrics.rarefaction.draws=50 clusters.resolutions=[0.2,0.8] "
+    "granularity.curve.resolutions=[0.02,0.1] "
     "substates.resolutions=[0.8] stability.seeds=2 stability.subsamples=0 "
-    "caloric_restriction.draws=50 leiden.flavor=igraph leiden.directed=false"
+    "restriction.draws=50 leiden.flavor=igraph leiden.directed=false"
 )
 EFFECTS = "data/interim/pythia-mini/effects/step64.parquet"
 SHARDS = "data/scratch/pythia-mini/step64"
@@ -211,12 +212,12 @@ class TestKilled:
         study.repairs(stage)
 
     def test_while_it_clusters(self, study, repro):
-        study.forget("kidney")
+        study.forget("granularity@curve")
         graph = study.folder / "data/interim/demo/graphs/tms-facs-kidney.h5ad"
         run = repro()
         run.until(lambda: _reads(run.stage(), graph.resolve()))
         run.kill()
-        study.repairs("kidney")
+        study.repairs("granularity@curve")
 
     def test_while_it_trains(self, study, repro):
         study.forget("checkpoints")

@@ -16,7 +16,8 @@ from stages.cells import aging, concordance, counts, describe, drivers, metrics
 from stages.cells import proportions as proportions_stage
 from stages.cells.recovery import recovery
 from stages.cells.tables.drivers import NUMBER_OF_TYPES
-from stages.inputs.tables import COUNTS, TRUTH, UNKNOWN_ANIMAL
+from stages.cells.tables.truth import TRUTH
+from stages.inputs.tables import COUNTS, UNKNOWN_ANIMAL
 from stages.measurement.concentration import effective_number, gini
 
 SEX_OF = {"f": "female", "m": "male"}

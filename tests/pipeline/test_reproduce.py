@@ -31,8 +31,8 @@ NOTICE = "Simulated demo data and demo model"
 SMALL = (
     "model.train.steps=128 model.checkpoints=[16,128] model.text.n_sequences=24 "
     "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
-    "kidney.curve=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "
-    "stability.subsamples=0 caloric_restriction.draws=200 leiden.flavor=igraph "
+    "granularity.curve.resolutions=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "
+    "stability.subsamples=0 restriction.draws=200 leiden.flavor=igraph "
     "leiden.directed=false"
 )
 

@@ -16,24 +16,26 @@ from matplotlib.text import Text
 from stages.base import study, tables
 from stages.cells import (
     aging,
-    caloric_restriction,
     concordance,
     describe,
     drivers,
-    granularity,
     medians,
     metrics,
+    over_clusters,
     proportions,
+    restriction,
     stability,
 )
+from stages.cells import truth as truth_stage
 from stages.cells.recovery import recovery
 from stages.cells.settings import Metrics
 from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_METRICS
 from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.proportions import PROPORTIONS
-from stages.cells.tables.restriction import CALORIC_RESTRICTION, RESTRICTION_TESTS
+from stages.cells.tables.restriction import RESTRICTION, RESTRICTION_TESTS
 from stages.cells.tables.stability import STABILITY_RUNS
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.cells.tables.truth import PLANTED, TRUTH
 from stages.drawing import style
 from stages.heads import (
     attribution,
@@ -48,12 +50,12 @@ from stages.heads.components import components
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE
 from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.inputs.tables import COUNTS, TRUTH
+from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.plane import plane
 from stages.report.claims import __main__ as claims
 from stages.report.clusters import ClusterTables
-from stages.report.reading import SCHEMAS
+from stages.report.reading import SCHEMAS, path
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
 CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)
@@ -72,7 +74,7 @@ def _samples(place, cell_type, resolution, shares, rules):
             labels += list(np.repeat(np.arange(4), cells))
     columns = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "age_group"]
     frame = pd.DataFrame(obs, columns=columns)
-    counted = granularity.clusters_as_types(frame, np.array(labels))
+    counted = over_clusters.clusters_as_types(frame, np.array(labels))
     measured = metrics.metrics(counted, rules)
     named = measured.assign(cell_type=cell_type, resolution=resolution, n_clusters=4)
     return named[list(CLUSTER_METRICS.columns)]
@@ -82,7 +84,7 @@ def _compared(rows, settings, family):
     """Compare what :func:`_samples` makes of rows of place, cell type, resolution and shares."""
     rules = _rules(settings)
     table = pd.concat([_samples(*row, rules) for row in rows], ignore_index=True)
-    return granularity.compare(table, settings.clusters.comparison, family=family)
+    return over_clusters.compare(table, settings.clusters.comparison, family=family)
 
 
 def _rules(settings):
@@ -133,11 +135,11 @@ def _restriction(settings):
             key = ["rat", "droplet", "Marrow", animal, sex, months, group]
             rows += [[*key, str(i), int(n), n / cells.sum()] for i, n in enumerate(cells)]
     table = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
-    _, compared, tested = caloric_restriction.compare(
+    _, compared, tested = restriction.compare(
         table,
         pd.Series(condition),
         rules=_rules(settings),
-        settings=settings.caloric_restriction.model_copy(update={"draws": 200}),
+        settings=settings.restriction.model_copy(update={"draws": 200}),
         rng=np.random.default_rng(0),
     )
     known = {
@@ -148,7 +150,7 @@ def _restriction(settings):
         "n_clusters": 4,
     }
     return (
-        compared.assign(**known)[list(CALORIC_RESTRICTION.columns)],
+        compared.assign(**known)[list(RESTRICTION.columns)],
         tested.assign(**known)[list(RESTRICTION_TESTS.columns)],
     )
 
@@ -177,7 +179,7 @@ def cluster_tables(settings):
         (droplet, "fenestrated|cell", 0.8, DISPERSE),
     ]
     arms = ["cohort", "platform"]
-    restriction, tests = _restriction(settings)
+    rescue, tests = _restriction(settings)
     runs = [
         _runs(kimmel, 0.2, [1] * 9),
         _runs(kimmel, 0.8, [1] * 6 + [-1] * 3),
@@ -194,14 +196,14 @@ def cluster_tables(settings):
         stability=_stability(settings, runs),
         substates=_compared(types, settings, [*arms, "tissue", "resolution"]),
         substates_not_compared=left_out,
-        caloric_restriction=restriction,
+        restriction=rescue,
         restriction_tests=tests,
     )
     empty = ClusterTables(**{name: tables.empty(SCHEMAS[name]) for name in ClusterTables._fields})
 
     def write(folder, found):
         for name, table in found._asdict().items():
-            tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
+            tables.write(table, SCHEMAS[name], path(name, folder))
 
     return SimpleNamespace(empty=empty, filled=filled, write=write)
 
@@ -314,6 +316,8 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         for name, table in made.items():
             tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
         cluster_tables.write(folder, clusters)
+        planted = truth_stage.planted(settings.atlas) if simulated else tables.empty(PLANTED)
+        tables.write(planted, PLANTED, tmp_path / "planted.csv")
         notice = "Simulated demo data: no finding." if simulated else ""
         cells = study.Study("x", "demo", simulated, notice)
         heads = study.Study("y", "mini", simulated, "Demo model: no finding." if simulated else "")

@@ -14,7 +14,7 @@ from stages.base.errors import TableError
 from stages.base.study import Study
 from stages.cells import aging, metrics, proportions
 from stages.cells.tables.clusters import ALL_TYPES
-from stages.cells.tables.restriction import CALORIC_RESTRICTION
+from stages.cells.tables.restriction import RESTRICTION
 from stages.heads import companion
 from stages.heads.components import head_name
 from stages.heads.tables.importance import HEAD_IMPORTANCE
@@ -70,7 +70,7 @@ def rescued(metric, fraction, probability):
     clustered = {"cohort": "rat", "platform": "droplet", "tissue": "Marrow", "resolution": 0.8}
     clustered |= {"n_clusters": 9, "cells": "all", "metric": metric, "libraries": "mean"}
     row = clustered | {"n_libraries": 2, "n_cells": 100} | numbers
-    return {name: row[name] for name in CALORIC_RESTRICTION.columns}
+    return {name: row[name] for name in RESTRICTION.columns}
 
 
 def heads(n_layers, n_per_layer, *, of_last):
@@ -136,10 +136,10 @@ def as_published(**signs):
     rescue = [rescued("gini", 0.66, 1.0), rescued("effective_number", 0.55, 1.0)]
     made = {
         "aging.csv": types,
-        "kimmel.csv": clusters,
-        "kidney.csv": kidney,
+        "granularity_replication.csv": clusters,
+        "granularity_curve.csv": kidney,
         "substates.csv": within,
-        "caloric_restriction.csv": rescue,
+        "restriction.csv": rescue,
     }
     found = {name: pd.DataFrame(rows) for name, rows in made.items()}
     found["head_importance.csv"] = tables.empty(HEAD_IMPORTANCE)
@@ -275,15 +275,20 @@ def test_one_resolution_against_it_refutes_a_claim_on_all():
 
 def test_fewer_resolutions_than_claimed_do_not_uphold_it():
     of = as_published()
-    of["kimmel.csv"] = of["kimmel.csv"][of["kimmel.csv"]["resolution"] < 1.6]
+    found = of["granularity_replication.csv"]
+    of["granularity_replication.csv"] = found[found["resolution"] < 1.6]
     found, why = verdicts(judged(of)), reasons(judged(of))
     assert found["kimmel-lung"] == "not testable on these inputs"
-    assert why["kimmel-lung"] == "kimmel.csv has 4 of 5 resolutions on Kimmel droplet"
+    assert (
+        why["kimmel-lung"] == "granularity_replication.csv has 4 of 5 resolutions on Kimmel droplet"
+    )
 
 
 def test_a_flip_needs_both_ends():
     of = as_published()
-    of["kidney.csv"] = of["kidney.csv"][of["kidney.csv"]["resolution"] < 1]
+    of["granularity_curve.csv"] = of["granularity_curve.csv"][
+        of["granularity_curve.csv"]["resolution"] < 1
+    ]
     table = judged(of)
     assert verdicts(table)["kidney-flip-kimmel"] == "not testable on these inputs"
     assert reasons(table)["kidney-flip-kimmel"] == (
@@ -294,7 +299,7 @@ def test_a_flip_needs_both_ends():
 def test_partial_inputs_are_judged_by_what_is_there():
     of = as_published()
     of["aging.csv"] = of["aging.csv"][of["aging.csv"]["platform"] == "facs"]
-    of["kidney.csv"] = of["kidney.csv"][:0]
+    of["granularity_curve.csv"] = of["granularity_curve.csv"][:0]
     found = verdicts(judged(of))
     assert found["kidney-types"] == found["marrow-facs"] == "reproduced"
     assert found["marrow-droplet"] == "not testable on these inputs"
@@ -358,13 +363,13 @@ def test_an_arm_that_cannot_reach_the_published_p_is_noted():
 
 def test_the_rescue_must_reach_fraction_and_probability():
     of = as_published()
-    of["caloric_restriction.csv"] = pd.DataFrame(
+    of["restriction.csv"] = pd.DataFrame(
         [rescued("gini", 0.64, 0.998), rescued("effective_number", 0.46, 1.0)]
     )
     table = judged(of)
     assert "P(rescue > 0) 0.998" in reasons(table)["restriction-gini"]
     assert "rescue fraction 0.46" in reasons(table)["restriction-effective-number"]
-    of["caloric_restriction.csv"] = pd.DataFrame([rescued("gini", np.nan, 1.0)])
+    of["restriction.csv"] = pd.DataFrame([rescued("gini", np.nan, 1.0)])
     assert verdicts(judged(of))["restriction-gini"] == "not testable on these inputs"
 
 
@@ -442,12 +447,14 @@ def test_counts_add_up():
 # The file of claims
 
 
-def test_evidence_of_every_claim_is_in_the_graph():
+def test_evidence_of_every_claim_is_in_the_graph(params):
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     drawn = [str(out) for stage in graph.values() for out in stage.get("outs", [])]
     for claim in CLAIMS:
-        stage = graph[claim.evidence.stage]
-        assert f"reports/tables/{claim.table}" in stage["outs"]
+        name, _, key = claim.evidence.stage.partition("@")
+        stage = graph[name].get("do", graph[name])
+        assert not key or key in params[name]
+        assert f"reports/tables/{claim.table}" in [o.replace("${key}", key) for o in stage["outs"]]
         assert claim.evidence.file in stage["deps"]
         module = claim.evidence.file.removesuffix(".py").replace("/", ".")
         assert f"python -m {module} " in stage["cmd"]
@@ -489,7 +496,10 @@ def ledger_with(tmp_path, *, at=1, **changes):
             {"tolerance": {"gini": -0.1, "effective_number": 0.1}},
             r"tolerance\.gini = -0\.1: input should be greater than or equal to 0",
         ),
-        ({"table": "kidney.csv"}, r"table = 'kidney\.csv': input should be 'aging\.csv'"),
+        (
+            {"table": "granularity_curve.csv"},
+            r"table = 'granularity_curve\.csv': input should be 'aging\.csv'",
+        ),
         ({"notes": "x"}, r"the key notes is unknown"),
         ({"inputs": {}}, r"name the atlases \(cells\) or the models \(heads\)"),
         ({"published": "up"}, r"claim marrow-facs: published = 'up': "),
@@ -524,7 +534,7 @@ def test_a_file_that_holds_no_claims_is_refused(tmp_path, content, fault):
 
 def test_a_missing_table_is_named_with_its_claim(tmp_path, caplog):
     for name, table in as_published().items():
-        if name != "kidney.csv":
+        if name != "granularity_curve.csv":
             tables.write(table, claims.SCHEMAS[name], tmp_path / name)
     study = {"name": "demo", "source": "demo", "simulated": True, "notice": "x"}
     (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
@@ -532,7 +542,8 @@ def test_a_missing_table_is_named_with_its_claim(tmp_path, caplog):
     words += [f"--{kind}={tmp_path / 'study.json'}" for kind in ("cells", "heads")]
     assert command.main([*words, "--out", str(tmp_path / "claims.csv")]) == 1
     assert re.search(
-        r"the claim kidney-flip-tms rests on \S+kidney\.csv, which does not exist", caplog.text
+        r"the claim kidney-flip-tms rests on \S+granularity_curve\.csv, which does not exist",
+        caplog.text,
     )
     assert not (tmp_path / "claims.csv").exists()
 
@@ -540,6 +551,8 @@ def test_a_missing_table_is_named_with_its_claim(tmp_path, caplog):
 def test_a_table_that_is_another_is_refused(tmp_path):
     for name, table in as_published().items():
         tables.write(table, claims.SCHEMAS[name], tmp_path / name)
-    (tmp_path / "kimmel.csv").write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(TableError, match=r"kimmel\.csv does not follow its schema"):
+    (tmp_path / "granularity_replication.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(
+        TableError, match=r"granularity_replication\.csv does not follow its schema"
+    ):
         claims.read_tables(CLAIMS, tmp_path)

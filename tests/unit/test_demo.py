@@ -22,12 +22,13 @@ from stages.base.errors import AtlasError
 from stages.base.files import file_hash
 from stages.cells import truth
 from stages.cells.settings import Proportions
+from stages.cells.tables.clusters import ALL_TYPES
+from stages.cells.tables.truth import PLANTED, TRUTH
 from stages.inputs import cells
 from stages.inputs.demo import __main__ as demo
 from stages.inputs.demo import expression, layouts, legacy, model
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import DemoAtlas
-from stages.inputs.tables import TRUTH
 from stages.measurement.concentration import effective_number, gini
 
 ROOT = Path(__file__).parents[2]
@@ -488,14 +489,40 @@ def test_the_simulated_cohorts_show_the_true_signs(counts, true_changes):
     assert n_right >= 24
 
 
-def test_truth_of_real_inputs_is_an_empty_table(tmp_path):
+def test_what_is_planted_is_stated_of_every_clustered_tissue(settings):
+    """Kidney turns between types and substates; what is worked out by hand from substates.csv."""
+    atlas = settings.atlas
+    found = PLANTED.validate(truth.planted(atlas))
+    arms = found.drop_duplicates(["cohort", "platform", "tissue"])
+    assert len(arms) == len(atlas.graphs) + len(atlas.libraries) == 8
+    whole = found[found["cell_type"] == ALL_TYPES]
+    kidney = whole[whole["tissue"] == "Kidney"]
+    assert set(kidney.loc[kidney["components"] == "types", "direction"]) == {"crystallize"}
+    assert set(kidney.loc[kidney["components"] == "substates", "direction"]) == {"disperse"}
+    key = ["tissue", "cell_type", "metric"]
+    within = found[found["cell_type"] != ALL_TYPES].drop_duplicates(key).set_index(key)
+    assert within.loc[("Kidney", "podocyte", "gini"), "direction"] == "crystallize"
+    # Gini of (0.85, 0.07, 0.05, 0.03) is 0.63, of (0.28, 0.26, 0.24, 0.22) is 0.05.
+    assert within.loc[("Kidney", "macrophage", "gini"), "change"] == pytest.approx(0.05 - 0.62)
+    assert within.loc[("Marrow", "macrophage", "effective_number"), "change"] == 0
+    assert within.loc[("Marrow", "macrophage", "effective_number"), "direction"] == "none"
+    rat = found["cohort"] == "rat"
+    restricted = whole[rat.reindex(whole.index)]
+    assert restricted["drift_taken_back"].tolist() == pytest.approx([0.6] * 4)
+    assert restricted["rescue_fraction"].between(0.55, 0.65).all()
+    assert found.loc[~rat, ["drift_taken_back", "rescue_fraction"]].isna().all(axis=None)
+
+
+def test_truth_of_real_inputs_is_empty_tables(tmp_path):
     params = tmp_path / "params.yaml"
     composed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     local = yaml.safe_load((ROOT / "conf" / "atlas" / "local.yaml").read_text(encoding="utf-8"))
     params.write_text(yaml.safe_dump(composed | {"atlas": local, "conf_digest": "0"}))
-    out = tmp_path / "truth.csv"
-    assert truth.main(["--params", str(params), "--out", str(out)]) == 0
+    out, planted = tmp_path / "truth.csv", tmp_path / "planted.csv"
+    words = ["--out", str(out), "--planted", str(planted)]
+    assert truth.main(["--params", str(params), *words]) == 0
     assert tables.read(out, TRUTH).empty
+    assert tables.read(planted, PLANTED).empty
     assert demo.main(["--params", str(params), "--file", "x"]) == 1
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from stages.base import tables
-from stages.cells.tables.restriction import CALORIC_RESTRICTION
+from stages.cells.tables.restriction import RESTRICTION
 from stages.report import headline
 
 
@@ -63,9 +63,9 @@ def test_what_the_inputs_do_not_have_is_left_out(written, cluster_tables):
 
 def test_an_undefined_fraction_is_left_out(written, cluster_tables, settings, tmp_path):
     written(["facs"], simulated=True, clusters=cluster_tables.filled)
-    table = cluster_tables.filled.caloric_restriction.copy()
+    table = cluster_tables.filled.restriction.copy()
     table.loc[table["metric"] == "gini", "rescue_fraction"] = float("nan")
-    tables.write(table, CALORIC_RESTRICTION, tmp_path / "tables/caloric_restriction.csv")
+    tables.write(table, RESTRICTION, tmp_path / "tables/restriction.csv")
     found = headline.headline(
         headline.read_tables(tmp_path / "tables"),
         settings,

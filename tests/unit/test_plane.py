@@ -21,7 +21,7 @@ from stages.measurement.metrics import measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import directions, plane, same_direction, vectors
-from stages.plane.figures import pythia_overlay_v2
+from stages.plane.figures import overlay
 from stages.plane.settings import Plane
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES
 
@@ -476,7 +476,7 @@ def test_a_system_that_is_added_needs_no_change_here(both):
     assert beside["own_p_smallest"].tolist() == [0.5, 0.5]
     others = same[same["system"] != "toy"].reset_index(drop=True)
     pd.testing.assert_frame_equal(others, both.same, check_dtype=False)
-    legend = pythia_overlay_v2.draw(rows, same, confidence=0.95).legends[0]
+    legend = overlay.draw(rows, same, confidence=0.95).legends[0]
     assert "box toy none" in [text.get_text() for text in legend.get_texts()]
 
 
@@ -558,7 +558,7 @@ def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case
     rows, same = tables_of.plane, tables_of.same
     if case in ("cells", "heads"):
         rows, same = rows[rows["system"] == case], same.iloc[:0]
-    figure = pythia_overlay_v2.draw(rows, same, confidence=0.95)
+    figure = overlay.draw(rows, same, confidence=0.95)
     figure.draw_without_rendering()
     texts = [text for axes in figure.axes for text in axes.texts]
     boxes = [text.get_tightbbox() for text in texts]
@@ -586,15 +586,15 @@ def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case
 
 
 def test_the_axis_is_compressed_only_where_heads_leave_the_tissues_far_behind(both):
-    near = pythia_overlay_v2.draw(both.plane, both.same, confidence=0.95)
-    far = pythia_overlay_v2.draw(crowded().plane, both.same, confidence=0.95)
+    near = overlay.draw(both.plane, both.same, confidence=0.95)
+    far = overlay.draw(crowded().plane, both.same, confidence=0.95)
     assert [axes.get_yscale() for axes in near.axes] == ["linear", "linear"]
     assert [axes.get_yscale() for axes in far.axes] == ["symlog", "linear"]
     assert "logarithmic beyond" in far.axes[0].get_ylabel()
 
 
 def test_points_and_path_are_those_of_the_table(both):
-    figure = pythia_overlay_v2.draw(both.plane, both.same, confidence=0.95)
+    figure = overlay.draw(both.plane, both.same, confidence=0.95)
     for axes, scale in zip(figure.axes, ("raw", "corrected"), strict=True):
         rows = both.plane[both.plane["scale"] == scale]
         cells = rows[rows["system"] == "cells"]
@@ -611,7 +611,7 @@ def test_points_and_path_are_those_of_the_table(both):
 
 def test_an_empty_plane_is_said_in_words():
     empty = tables.empty(PLANE), tables.empty(PLANE_DIRECTIONS)
-    figure = pythia_overlay_v2.draw(*empty, confidence=0.95)
+    figure = overlay.draw(*empty, confidence=0.95)
     assert "No tissue was compared" in figure.texts[0].get_text()
 
 
@@ -626,7 +626,7 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path
     words += [f"--study={tmp_path}/cells.json", f"--study-heads={tmp_path}/heads.json"]
     for folder in ("a", "b"):
         out = [f"--out={tmp_path / folder}", "--confidence=0.95"]
-        assert pythia_overlay_v2.main([*words, *out]) == 0
+        assert overlay.main([*words, *out]) == 0
     for suffix in ("png", "svg"):
         name = f"fig_pythia_overlay_v2.{suffix}"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

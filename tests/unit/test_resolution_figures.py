@@ -13,14 +13,15 @@ from matplotlib.collections import PathCollection
 from stages.base import tables
 from stages.base.errors import FigureError
 from stages.base.study import Study
-from stages.cells import granularity
+from stages.cells import over_clusters
 from stages.cells.figures import (
     clusters,
-    kidney_symmetry,
-    kimmel_robustness,
-    kimmel_validation,
+    granularity_curve,
+    replication_animals,
+    replication_robustness,
     substate_scale,
 )
+from stages.cells.names import is_named
 from stages.cells.settings import Aging
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
@@ -82,7 +83,7 @@ def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
 
 
 def cluster_aging(metrics):
-    return CLUSTER_AGING.validate(granularity.compare(metrics, COMPARISON, family=KEY[:2]))
+    return CLUSTER_AGING.validate(over_clusters.compare(metrics, COMPARISON, family=KEY[:2]))
 
 
 def coarse_aging(places):
@@ -160,15 +161,23 @@ def inputs():
 
 DRAW = {
     "substate_scale": lambda t: substate_scale.draw(t.substates, t.coarse, reference=REFERENCE),
-    "kimmel_validation": lambda t: kimmel_validation.draw(t.metrics, t.kimmel, reference=REFERENCE),
-    "kimmel_robustness": lambda t: kimmel_robustness.draw(t.kimmel, t.stability),
-    "kidney_symmetry": lambda t: kidney_symmetry.draw(t.curve, t.coarse),
+    "replication_animals": lambda t: replication_animals.draw(
+        t.metrics, t.kimmel, reference=REFERENCE
+    ),
+    "replication_robustness": lambda t: replication_robustness.draw(t.kimmel, t.stability),
+    "granularity_curve": lambda t: granularity_curve.draw(t.curve, t.coarse),
+}
+PUBLISHED = {
+    "substate_scale": "substate_scale",
+    "replication_animals": "kimmel_validation",
+    "replication_robustness": "kimmel_robustness",
+    "granularity_curve": "kidney_symmetry",
 }
 OPTIONS = {
     "substate_scale": {"substates": "substates", "coarse": "coarse"},
-    "kimmel_validation": {"metrics": "metrics", "aging": "kimmel"},
-    "kimmel_robustness": {"aging": "kimmel", "stability": "stability"},
-    "kidney_symmetry": {"aging": "curve", "coarse": "coarse"},
+    "replication_animals": {"metrics": "metrics", "aging": "kimmel"},
+    "replication_robustness": {"aging": "kimmel", "stability": "stability"},
+    "granularity_curve": {"aging": "curve", "coarse": "coarse"},
 }
 SCHEMAS = {
     "substates": CLUSTER_AGING,
@@ -197,7 +206,7 @@ def test_stage_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_pat
         path = tmp_path / f"{table}.csv"
         tables.write(getattr(t, table), SCHEMAS[table], path)
         options.append(f"--{option}={path}")
-    if name in ("substate_scale", "kimmel_validation"):
+    if name in ("substate_scale", "replication_animals"):
         options.append(f"--reference={REFERENCE}")
     study = tmp_path / "study.json"
     study.write_text(
@@ -208,11 +217,12 @@ def test_stage_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_pat
         out = tmp_path / folder
         assert module.main([*options, f"--study={study}", f"--out={out}"]) == 0
         found.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
-    assert sorted(found[0]) == [f"fig_{name}.png", f"fig_{name}.svg"]
+    file = f"fig_{PUBLISHED[name]}"
+    assert sorted(found[0]) == [f"{file}.png", f"{file}.svg"]
     assert found[0] == found[1]
-    assert found[0][f"fig_{name}.svg"].decode().count(f"<!-- {NOTICE} -->") == 1
-    style.save(DRAW[name](t), tmp_path, name, REAL)
-    assert NOTICE not in (tmp_path / f"fig_{name}.svg").read_text(encoding="utf-8")
+    assert found[0][f"{file}.svg"].decode().count(f"<!-- {NOTICE} -->") == 1
+    style.save(DRAW[name](t), tmp_path, PUBLISHED[name], REAL)
+    assert NOTICE not in (tmp_path / f"{file}.svg").read_text(encoding="utf-8")
 
 
 def with_tables(inputs, **changed):
@@ -248,7 +258,7 @@ def test_a_comparison_without_the_metrics_is_refused(name, inputs):
     "draw",
     [
         lambda t: substate_scale.draw(t.substates, t.coarse, reference=0.7),
-        lambda t: kimmel_validation.draw(t.metrics, t.kimmel, reference=0.7),
+        lambda t: replication_animals.draw(t.metrics, t.kimmel, reference=0.7),
     ],
 )
 def test_a_resolution_that_is_not_there_is_refused_with_those_that_are(draw, inputs):
@@ -266,7 +276,7 @@ def drawn_at(axes):
 
 def test_validation_shows_every_animal_its_medians_and_the_change_between_them(inputs):
     t = inputs("demo")
-    figure = kimmel_validation.draw(t.metrics, t.kimmel, reference=REFERENCE)
+    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE)
     panels = [axes for axes in figure.axes if axes.collections]
     assert len(panels) == 2 * 3
     at = t.metrics[(t.metrics["resolution"] == REFERENCE) & (t.metrics["cells"] == "all")]
@@ -295,7 +305,7 @@ def test_validation_shows_every_animal_its_medians_and_the_change_between_them(i
 
 def test_validation_states_the_test_and_the_smallest_p(inputs, drawn_texts):
     t = inputs("demo")
-    figure = kimmel_validation.draw(t.metrics, t.kimmel, reference=REFERENCE)
+    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE)
     words = [text.get_text() for text, _ in drawn_texts(figure)]
     # Of 35 ways to choose 3 of 7 animals, 2 are the most extreme.
     assert sum("(\N{GREATER-THAN OR EQUAL TO} 0.057)" in word for word in words) == 6
@@ -306,12 +316,12 @@ def test_validation_refuses_a_comparison_without_animals(inputs):
     t = inputs("demo")
     without = t.metrics[t.metrics["tissue"] != "Lung"]
     with pytest.raises(FigureError, match=r"no young or no old animals of Lung"):
-        kimmel_validation.draw(without, t.kimmel, reference=REFERENCE)
+        replication_animals.draw(without, t.kimmel, reference=REFERENCE)
 
 
 def test_robustness_fills_the_points_whose_direction_is_stable(inputs, drawn_texts):
     t = inputs("demo")
-    figure = kimmel_robustness.draw(t.kimmel, t.stability)
+    figure = replication_robustness.draw(t.kimmel, t.stability)
     panels = [axes for axes in figure.axes if axes.collections]
     assert len(panels) == 2 * 3
     changes, filled = [], []
@@ -333,7 +343,7 @@ def test_robustness_fills_the_points_whose_direction_is_stable(inputs, drawn_tex
 def test_robustness_is_not_stable_where_most_runs_have_the_other_direction(inputs):
     t = inputs("local")
     other = t.stability.assign(direction=-t.stability["direction"], stable=True)
-    for axes in kimmel_robustness.draw(t.kimmel, other).axes:
+    for axes in replication_robustness.draw(t.kimmel, other).axes:
         large = [p for p in axes.collections if p.get_sizes()[0] >= min(clusters.SIZES.values())]
         assert all(np.allclose(points.get_facecolors()[0], 1) for points in large)
 
@@ -342,12 +352,12 @@ def test_robustness_refuses_a_comparison_without_runs(inputs):
     t = inputs("demo")
     fewer = t.stability[t.stability["resolution"] != 1.2]
     with pytest.raises(FigureError, match=r"no runs of Kidney .* at resolution 1\.2"):
-        kimmel_robustness.draw(t.kimmel, fewer)
+        replication_robustness.draw(t.kimmel, fewer)
 
 
 def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs):
     t = inputs("demo")
-    figure = kidney_symmetry.draw(t.curve, t.coarse)
+    figure = granularity_curve.draw(t.curve, t.coarse)
     panels = [axes for axes in figure.axes if axes.get_xscale() == "log"]
     assert len(panels) == 3 * len(SERIES)
     for column, (cohort, platform) in enumerate(SERIES):
@@ -380,7 +390,7 @@ def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs)
 
 def test_curves_stand_alone_where_the_cell_types_were_not_compared(inputs):
     t = inputs("demo")
-    figure = kidney_symmetry.draw(t.curve, tables.empty(AGING))
+    figure = granularity_curve.draw(t.curve, tables.empty(AGING))
     places = np.concatenate(
         [drawn_at(axes) for axes in figure.axes if axes.get_xscale() == "log" and axes.collections]
     )
@@ -440,7 +450,7 @@ def test_of_many_types_those_that_change_most_and_the_published_cases_are_shown(
     every = kidney[(kidney["metric"] == "gini") & (kidney["cells"] == "all")]
     change = every.groupby("cell_type")["change"].mean()
     assert list(change[shown]) == sorted(change[shown], reverse=True)
-    others = [name for name in shown if not clusters.is_named(name)]
+    others = [name for name in shown if not is_named(name)]
     assert change[others].abs().min() >= change.drop(shown).abs().max()
     assert len(substate_scale.rows(kidney, whole, len(MANY) + 1)) == len(MANY) + 1
 
@@ -450,7 +460,7 @@ def test_of_many_types_those_that_change_most_and_the_published_cases_are_shown(
     [("podocyte", True), ("kidney Macrophage", True), ("macrophage-like", False), ("", False)],
 )
 def test_published_cases_are_known_by_the_word(cell_type, named):
-    assert clusters.is_named(cell_type) is named
+    assert is_named(cell_type) is named
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone(inputs):

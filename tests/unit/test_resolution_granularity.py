@@ -1,5 +1,6 @@
 """Clusters as components: counted by hand, compared by the code of the types, planted signs."""
 
+import itertools
 from pathlib import Path
 
 import anndata as ad
@@ -11,10 +12,10 @@ import yaml
 from stages.base import tables
 from stages.base.errors import AtlasError, SettingsError
 from stages.base.settings import Settings, load, parse
-from stages.cells import aging, clustering, granularity, kidney, kimmel, metrics, neighbours
+from stages.cells import aging, clustering, granularity, metrics, neighbours, over_clusters
 from stages.cells.settings import Metrics
 from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
 from stages.cells.tables.metrics import CELLS, METRICS
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.inputs.demo import __main__ as demo
@@ -35,13 +36,13 @@ def cells_of(**counts: list[int]) -> tuple[pd.DataFrame, np.ndarray]:
         for cluster, n in enumerate(numbers):
             rows += [sample] * n
             labels += [cluster] * n
-    table = pd.DataFrame(rows, columns=granularity.counts.SAMPLE)
+    table = pd.DataFrame(rows, columns=over_clusters.counts.SAMPLE)
     return table, np.array(labels, dtype=np.int64)
 
 
 def test_cells_by_cluster_by_hand():
     obs, labels = cells_of(y1=[3, 1], o1=[0, 5])
-    table = PROPORTIONS.validate(granularity.clusters_as_types(obs, labels))
+    table = PROPORTIONS.validate(over_clusters.clusters_as_types(obs, labels))
     found = table[["animal", "cell_type", "n_cells", "proportion"]].to_numpy().tolist()
     assert sorted(found) == [["o1", "1", 5, 1.0], ["y1", "0", 3, 0.75], ["y1", "1", 1, 0.25]]
 
@@ -58,8 +59,11 @@ def draft(params, tmp_path_factory) -> Settings:
     files = atlas["cells"] | {KEY: atlas["cells"][KEY] | {"raw": str(path)}}
     graph = atlas["graphs"][KEY] | {"raw": str(path)}
     content = params | {"atlas": atlas | {"cells": files, "graphs": {KEY: graph}}}
-    content["kidney"] = {"cohorts": ["kimmel"], "tissue": "Kidney", "curve": [0.3, 2.0]}
-    content["kimmel"] = {"cohort": "kimmel", "tissues": ["Kidney"]}
+    here = {"cohorts": ["kimmel"], "tissues": ["Kidney"]}
+    content["granularity"] = {
+        "replication": here | {"resolutions": [], "adjusted_over": "tissues"},
+        "curve": here | {"resolutions": [0.3, 2.0], "adjusted_over": "resolutions"},
+    }
     content["clusters"] = params["clusters"] | {"resolutions": [0.3, 1.6], "reference": 0.3}
     return parse(content)
 
@@ -83,7 +87,7 @@ def graph(folder) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def measured(graph, draft) -> pd.DataFrame:
-    table = granularity.measure(graph, [0.3, 1.6], leiden=draft.leiden, settings=draft.clusters)
+    table = over_clusters.measure(graph, [0.3, 1.6], leiden=draft.leiden, settings=draft.clusters)
     return CLUSTER_METRICS.validate(table)
 
 
@@ -94,7 +98,7 @@ def test_the_flip_of_the_kidney_is_recovered(measured, draft):
     1.6 with 16; from equal cells the same to 0.02.
     """
     settings = draft.clusters.comparison
-    found = granularity.compare(measured, settings, family=["cohort", "platform"])
+    found = over_clusters.compare(measured, settings, family=["cohort", "platform"])
     for cells in CELLS:
         rows = found[found["cells"] == cells]
         change = rows.pivot_table(index="resolution", columns="metric", values="change")
@@ -129,7 +133,7 @@ def test_measures_are_those_of_the_cells_by_cluster(graph, measured, draft):
 def test_comparison_is_the_compositions(measured, draft):
     """The same samples as one tissue each through ``composition.aging``: the same numbers."""
     settings = draft.clusters.comparison
-    mine = granularity.compare(measured, settings, family=["cohort", "platform"])
+    mine = over_clusters.compare(measured, settings, family=["cohort", "platform"])
     # Each resolution as a tissue of its own: the family of p-values is then the same too.
     renamed = measured.assign(tissue=measured["resolution"].astype(str))
     theirs, _ = aging.aging(renamed[list(METRICS.columns)], settings)
@@ -145,13 +149,17 @@ def test_comparison_is_the_compositions(measured, draft):
 def test_stages_write_the_same_tables_each_time(folder, measured, draft):
     args = ["--params", str(folder / "params.yaml"), "--graphs", str(folder / "graphs")]
     written = []
-    for name, stage in (("a", kimmel), ("b", kimmel), ("c", kidney)):
+    for name, entry in (("a", "replication"), ("b", "replication"), ("c", "curve")):
         out = [folder / name / "metrics.csv", folder / name / "aging.csv"]
-        stage.main([*args, "--metrics", str(out[0]), "--out", str(out[1])])
+        words = ["--entry", entry, "--metrics", str(out[0]), "--out", str(out[1])]
+        assert granularity.main([*args, *words]) == 0
         written.append([path.read_bytes() for path in out])
     assert written[0] == written[1]
-    of_kimmel = tables.read(folder / "a" / "metrics.csv", CLUSTER_METRICS)
-    assert len(of_kimmel) == len(measured)
+    replicated = tables.read(folder / "a" / "metrics.csv", CLUSTER_METRICS)
+    assert len(replicated) == len(measured)
+    # One tissue: its tests at a resolution are a family of one.
+    alone = tables.read(folder / "a" / "aging.csv", CLUSTER_AGING)
+    assert alone["mann_whitney_q"].tolist() == alone["mann_whitney_p"].tolist()
     curve = tables.read(folder / "c" / "aging.csv", CLUSTER_AGING)
     assert sorted(curve["resolution"].unique()) == [0.3, 1.6, 2.0]
     # One cohort, one tissue: every resolution of the curve is a test of the family.
@@ -163,7 +171,7 @@ def test_stages_write_the_same_tables_each_time(folder, measured, draft):
 def test_clusters_of_any_animal_can_count_as_components():
     """An absent cluster is a zero in the Gini of the tissue's set; no effective number moves."""
     obs, labels = cells_of(y1=[3, 1, 0], o1=[2, 1, 5])
-    shares = granularity.clusters_as_types(obs, labels)
+    shares = over_clusters.clusters_as_types(obs, labels)
     found = {}
     for kind in ("present", "tissue"):
         rules = Metrics(
@@ -184,25 +192,66 @@ def test_clusters_of_any_animal_can_count_as_components():
 
 def test_one_animal(draft):
     obs, labels = cells_of(y1=[30, 10], y2=[20, 10], o1=[20, 20])
-    shares = granularity.clusters_as_types(obs, labels)
+    shares = over_clusters.clusters_as_types(obs, labels)
     equal = draft.clusters.equal_cells
     rules = Metrics(category_set="present", fixed_categories=[], rarefaction=equal)
     table = metrics.metrics(shares, rules).assign(
         cell_type="(all cells)", resolution=1.0, n_clusters=2
     )
     with pytest.raises(AtlasError, match="Kidney has 2 young and 1 old animals: at least 2 and 2"):
-        granularity.compare(table, draft.clusters.comparison, family=["cohort"])
+        over_clusters.compare(table, draft.clusters.comparison, family=["cohort"])
 
 
-def test_a_cohort_without_a_graph_leaves_its_tables_empty(draft, folder, caplog):
+def test_a_cohort_without_a_graph_leaves_its_tables_empty(draft, caplog):
     caplog.set_level("INFO")
-    found = granularity.graphs_of(folder / "graphs", draft.atlas.graphs, ["tms"], ["Kidney"])
-    assert found == []
+    assert over_clusters.graphs_of(draft, ["kimmel"], ["Lung", "Kidney"]) == [KEY]
+    assert over_clusters.graphs_of(draft, ["tms"], ["Kidney"]) == []
     assert "cohort tms and tissue Kidney; the atlas names kimmel-kidney (Kidney)" in caplog.text
-    measured = granularity.measure_all(found, [0.3], leiden=draft.leiden, settings=draft.clusters)
-    compared = granularity.compare(measured, draft.clusters.comparison, family=["cohort"])
+    measured, compared = granularity.granularity([], draft, draft.granularity["curve"])
     assert CLUSTER_METRICS.validate(measured).empty
     assert CLUSTER_AGING.validate(compared).empty
+
+
+def test_an_unknown_entry_is_one_line(folder, tmp_path, caplog):
+    args = ["--params", str(folder / "params.yaml"), "--graphs", str(folder / "graphs")]
+    out = [f"--metrics={tmp_path / 'metrics.csv'}", f"--out={tmp_path / 'aging.csv'}"]
+    assert granularity.main([*args, "--entry", "kidney", *out]) == 1
+    assert "granularity has no entry 'kidney' in " in caplog.text
+    assert "allowed are curve, replication." in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_p_values_are_adjusted_over_what_an_entry_says(draft):
+    """Two tissues at two resolutions: a family is the tissues of one, or those of one tissue."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for tissue, resolution in itertools.product(("Kidney", "Lung"), (0.3, 1.6)):
+        # Of the kidney, the old animals have one large cluster; of the lung, nothing changes.
+        extra = {"y": 0, "o": 200 * (tissue == "Kidney")}
+        animals = {
+            f"{group}{i}": (rng.integers(20, 50, 4) + np.array([of_group, 0, 0, 0])).tolist()
+            for group, of_group in extra.items()
+            for i in range(4)
+        }
+        shares = over_clusters.clusters_as_types(*cells_of(**animals))
+        table = metrics.metrics(shares, over_clusters.rules(draft.clusters))
+        known = {"cell_type": ALL_TYPES, "resolution": resolution, "n_clusters": 4}
+        parts.append(table.assign(tissue=tissue, **known))
+    measured = pd.concat(parts)
+    differs = {}
+    for over, fixed in (("tissues", "resolution"), ("resolutions", "tissue")):
+        family = granularity.FAMILIES[over]
+        found = over_clusters.compare(measured, draft.clusters.comparison, family=family)
+        rows = found[(found["cells"] == "all") & (found["metric"] == "gini")]
+        assert len(rows) == 4
+        for _, tests in rows.groupby(fixed):
+            adjusted = resampling.benjamini_hochberg(tests["mann_whitney_p"])
+            assert tests["mann_whitney_q"].to_numpy() == pytest.approx(adjusted)
+        differs[over] = rows["mann_whitney_q"].tolist()
+    of_kidney = {over: qs[:2] for over, qs in differs.items()}
+    # The smallest p of four against four is 2 / 70.
+    assert of_kidney["resolutions"] == pytest.approx([2 / 70, 2 / 70])
+    assert of_kidney["tissues"] == pytest.approx([4 / 70, 4 / 70])
 
 
 def test_an_unknown_graph(draft):
@@ -218,6 +267,8 @@ def test_an_unknown_graph(draft):
         ("clusters", {"reference": 0.5}, "reference 0.5"),
         ("clusters", {"resolutions": [0.8, 0.2]}, "ascend"),
         ("clusters", {"resolutions": [0.0, 0.8]}, "greater than 0"),
+        ("granularity", {"mine": {"cohorts": ["tms"]}}, r"missing key granularity\.mine\.tissues"),
+        ("granularity", {"a b": None}, r"granularity\.a b"),
         ("neighbours", {"hvg_flavor": "seurat_v3"}, "seurat"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from stages.base.errors import AtlasError
 from stages.base.settings import Settings, parse
-from stages.cells import clustering, granularity, neighbours, substates
+from stages.cells import clustering, neighbours, over_clusters, substates
 from stages.cells.settings import Substates
 from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 from stages.cells.tables.metrics import CELLS
@@ -72,8 +72,10 @@ def test_the_whole_kidney_flips_with_granularity(cells, draft):
     0.8 with 21.
     """
     graph = clustering.neighbours(cells, draft.neighbours)
-    measured = granularity.measure(graph, [0.02, 0.8], leiden=draft.leiden, settings=draft.clusters)
-    table = granularity.compare(measured, draft.clusters.comparison, family=["cohort"])
+    measured = over_clusters.measure(
+        graph, [0.02, 0.8], leiden=draft.leiden, settings=draft.clusters
+    )
+    table = over_clusters.compare(measured, draft.clusters.comparison, family=["cohort"])
     quadrant = table.set_index(["cells", "resolution"])["quadrant"].to_dict()
     assert quadrant == {
         (cells, resolution): named

@@ -7,26 +7,25 @@ import yaml
 
 from stages.base import tables
 from stages.cells import (
-    caloric_restriction,
+    granularity,
     graphs,
-    kidney,
-    kimmel,
     neighbours,
+    restriction,
     stability,
     substates,
 )
 from stages.cells.figures import (
-    calico_cr_rescue,
-    kidney_symmetry,
-    kimmel_robustness,
-    kimmel_validation,
+    granularity_curve,
+    replication_animals,
+    replication_robustness,
+    restriction_rescue,
     substate_scale,
 )
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 from stages.cells.tables.graphs import GRAPHS
 from stages.cells.tables.restriction import (
-    CALORIC_RESTRICTION,
+    RESTRICTION,
     RESTRICTION_LIBRARIES,
     RESTRICTION_TESTS,
 )
@@ -35,12 +34,11 @@ from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 
 COMPARED = {
     "substates": ["substates_metrics", "substates", "substates_not_compared"],
-    "kimmel": ["kimmel_metrics", "kimmel"],
-    "kidney": ["kidney_metrics", "kidney"],
+    "granularity": ["granularity_curve_metrics", "granularity_curve"],
     "stability": ["stability_runs", "stability"],
-    "caloric_restriction": [
+    "restriction": [
         "restriction_libraries",
-        "caloric_restriction",
+        "restriction",
         "restriction_tests",
     ],
 }
@@ -59,36 +57,32 @@ def folder(params, tmp_path_factory):
 
     assert graphs.main([*shared, "--out", str(folder / "graphs/graphs.csv")]) == 0
     read = [*shared, f"--graphs={folder / 'graphs'}"]
-    words = ["--metrics", path("kimmel_metrics"), "--out", path("kimmel")]
-    assert kimmel.main([*read, *words]) == 0
-    words = ["--metrics", path("kidney_metrics"), "--out", path("kidney")]
-    assert kidney.main([*read, *words]) == 0
+    words = ["--entry", "curve", "--metrics", path("granularity_curve_metrics")]
+    assert granularity.main([*read, *words, "--out", path("granularity_curve")]) == 0
     words = ["--runs", path("stability_runs"), "--out", path("stability")]
     assert stability.main([*read, *words]) == 0
     words = ["--metrics", path("substates_metrics"), "--out", path("substates")]
     words += ["--not-compared", path("substates_not_compared")]
     assert substates.main([*shared, *words]) == 0
     words = ["--libraries", path("restriction_libraries"), "--tests", path("restriction_tests")]
-    words += ["--out", path("caloric_restriction")]
-    assert caloric_restriction.main([*read, *words]) == 0
+    words += ["--out", path("restriction")]
+    assert restriction.main([*read, *words]) == 0
     return folder
 
 
 @pytest.mark.parametrize("stage", COMPARED)
 def test_its_tables_are_empty(folder, stage):
     schemas = {
-        "kimmel_metrics": CLUSTER_METRICS,
-        "kidney_metrics": CLUSTER_METRICS,
+        "granularity_curve_metrics": CLUSTER_METRICS,
         "substates_metrics": CLUSTER_METRICS,
-        "kimmel": CLUSTER_AGING,
-        "kidney": CLUSTER_AGING,
+        "granularity_curve": CLUSTER_AGING,
         "substates": CLUSTER_AGING,
         "substates_not_compared": SUBSTATES_NOT_COMPARED,
         "stability": STABILITY,
         "stability_runs": STABILITY_RUNS,
         "restriction_libraries": RESTRICTION_LIBRARIES,
         "restriction_tests": RESTRICTION_TESTS,
-        "caloric_restriction": CALORIC_RESTRICTION,
+        "restriction": RESTRICTION,
     }
     for name in COMPARED[stage]:
         assert tables.read(folder / f"{name}.csv", schemas[name]).empty
@@ -122,11 +116,12 @@ def test_its_figures_say_so_in_words(folder, tmp_path):
 
     at = ["--reference", "0.8"]
     assert substate_scale.main([*given(substates="substates", coarse="aging"), *at]) == 0
-    assert kimmel_validation.main([*given(metrics="kimmel_metrics", aging="kimmel"), *at]) == 0
-    assert kimmel_robustness.main(given(aging="kimmel", stability="stability")) == 0
-    assert kidney_symmetry.main(given(aging="kidney", coarse="aging")) == 0
+    metrics, aging = COMPARED["granularity"]
+    assert replication_animals.main([*given(metrics=metrics, aging=aging), *at]) == 0
+    assert replication_robustness.main(given(aging=aging, stability="stability")) == 0
+    assert granularity_curve.main(given(aging=aging, coarse="aging")) == 0
     words = given(
-        rescue="caloric_restriction", libraries="restriction_libraries", tests="restriction_tests"
+        rescue="restriction", libraries="restriction_libraries", tests="restriction_tests"
     )
-    assert calico_cr_rescue.main([*words, *at]) == 0
+    assert restriction_rescue.main([*words, *at]) == 0
     assert len(list(tmp_path.glob("fig_*.png"))) == 5

@@ -16,6 +16,7 @@ def written(study_folder, tmp_path):
     def go(platforms, **options):
         study_folder(platforms, **options)
         words = ["--cells", "cells.json", "--heads", "heads.json", "--tables", "tables"]
+        words += ["--planted", "planted.csv"]
         assert summaries.main([*words, "--out", "summaries"]) == 0
         return {
             path.stem: path.read_text(encoding="utf-8")
@@ -104,6 +105,7 @@ def test_a_missing_table_is_one_line(study_folder, tmp_path, caplog):
     study_folder(["facs"], simulated=True)
     (tmp_path / "tables" / "stability.csv").unlink()
     words = ["--cells", "cells.json", "--heads", "heads.json", "--tables", "tables"]
+    words += ["--planted", "planted.csv"]
     assert summaries.main([*words, "--out", "summaries"]) == 1
     assert "stability.csv does not exist" in caplog.text
     assert not (tmp_path / "summaries").exists()

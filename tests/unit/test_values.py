@@ -19,7 +19,7 @@ def project(study_folder, repository, tmp_path):
     def go(platforms, **options):
         made = study_folder(platforms, **options)
         words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
-        words += ["--tables", "tables", "--includes", "_includes"]
+        words += ["--tables", "tables", "--planted", "planted.csv", "--includes", "_includes"]
         words += ["--sections", str(repository / "reports" / "sections")]
         assert values.main([*words, "--variables", "_variables.yml"]) == 0
         text = (tmp_path / "_variables.yml").read_text(encoding="utf-8")
@@ -171,7 +171,7 @@ def test_without_clusters_one_sentence_says_so(project, settings):
     topics = ("kidney", "kimmel", "substates", "restriction")
     assert all(variables[topic] == {} for topic in topics)
     # The methods are told of all inputs alike.
-    along = {*settings.clusters.resolutions, *settings.kidney.curve}
+    along = {*settings.clusters.resolutions, *settings.granularity["curve"].resolutions}
     assert variables["clusters"]["n_curve"] == str(len(along))
     assert includes["section_clusters"].startswith("These inputs name no counts of genes")
     assert "include" not in includes["section_clusters"]
@@ -242,7 +242,7 @@ def test_substates_are_those_of_the_shown_resolution(project, cluster_tables):
 def test_a_rescue_says_what_its_intervals_are_over(project, cluster_tables):
     variables, includes, _ = project(["facs"], simulated=True, clusters=cluster_tables.filled)
     found, passage = variables["restriction"], includes["section_restriction"]
-    table = cluster_tables.filled.caloric_restriction
+    table = cluster_tables.filled.restriction
     row = table[
         (table["libraries"] == "mean") & (table["cells"] == "all") & (table["metric"] == "gini")
     ].iloc[0]

@@ -10,14 +10,13 @@ from matplotlib.ticker import MaxNLocator
 from stages.base.errors import FigureError
 from stages.drawing import style
 
+TISSUE = ["cohort", "platform", "tissue"]
 METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number of clusters"}
 MARKERS = {"crystallize": "^", "disperse": "v", "mixed": "D"}
 SIZES = {"crystallize": 20.0, "disperse": 20.0, "mixed": 13.0}
 """Of the markers, in square points: they look equally large."""
 ROOM = 0.06
 """Beside the outermost interval, as a share of the axis."""
-NAMED = ("podocyte", "macrophage")
-"""The published cases; these words in a cell type's name."""
 
 
 def plane(table: pd.DataFrame) -> pd.DataFrame:
@@ -57,9 +56,9 @@ def at_resolution(table: pd.DataFrame, resolution: float) -> pd.DataFrame:
     return rows
 
 
-def is_named(cell_type: str) -> bool:
-    """Say whether a cell type is one of the published cases."""
-    return any(word in cell_type.lower().split() for word in NAMED)
+def over_types(coarse: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of both metrics of an ``AGING`` whose tissues other rows have too."""
+    return coarse[coarse["metric"].isin(METRICS)].merge(rows[TISSUE].drop_duplicates())
 
 
 def interval(
@@ -94,17 +93,33 @@ def point(
     )
 
 
+def change(
+    axes: Axes,
+    at: float,
+    row: pd.Series,
+    *,
+    width: float,
+    colour: str = "",
+    scale: float = 1.0,
+    filled: bool = True,
+    upright: bool = False,
+) -> None:
+    """Draw a change with its interval, in the colour of its direction unless another is given."""
+    direction, value = str(row["quadrant"]), float(row["change"])
+    colour = colour or style.COLOURS[direction]
+    interval(axes, at, row, colour=colour, width=width, upright=upright)
+    x, y = (at, value) if upright else (value, at)
+    point(axes, x, y, direction, colour=colour, filled=filled, scale=scale)
+
+
 def directions(table: pd.DataFrame) -> list[Line2D]:
     """Return for the legend the directions that a table has."""
     return [
-        Line2D(
-            [],
-            [],
-            color=style.COLOURS[quadrant],
-            marker=marker,
-            linestyle="",
-            markersize=4.5 if quadrant != "mixed" else 3.8,
-            label=quadrant,
+        style.mark(
+            quadrant,
+            marker,
+            colour=style.COLOURS[quadrant],
+            size=4.5 if quadrant != "mixed" else 3.8,
         )
         for quadrant, marker in MARKERS.items()
         if (table["quadrant"] == quadrant).any()
@@ -132,11 +147,15 @@ def limits(table: pd.DataFrame, others: Iterable[str] = ()) -> tuple[float, floa
     return low - room, high + room
 
 
-def rows_axes(axes: Axes, n_rows: int, *, ticks: int) -> None:
-    """Give axes one row a change from the top, a line at zero, and no ticks on the left."""
+def rows_axes(axes: Axes, n_rows: int, *, ticks: int, last: bool) -> None:
+    """Give axes one row a change from the top, a line at zero, and ticks below the last block."""
     axes.set_ylim(n_rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, zorder=2)
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+    axes.tick_params(labelbottom=last, bottom=last)
+    axes.spines["bottom"].set_visible(last)
+    if last:
+        axes.set_xlabel(style.CHANGE)

@@ -60,8 +60,7 @@ def draw(aging: pd.DataFrame) -> Figure:
     body = MARGIN_MM + HEADER_MM
     foot = body + len(tissues) * CELL_MM[1] + 2
     height = foot + len(legend) * LINE_MM + style.STRIP_MM
-    figure = style.figure(width, height)
-    canvas = style.add_axes(figure, left=0, top=0, width=width, height=height, canvas=True)
+    figure, canvas = style.page(width, height)
     for row, tissue in enumerate(tissues):
         middle = body + (row + 0.5) * CELL_MM[1]
         canvas.text(MARGIN_MM + names_mm - 2, middle, style.name(tissue), ha="right", va="center")

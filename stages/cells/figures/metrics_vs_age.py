@@ -177,26 +177,11 @@ def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> 
         Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.4, label=f"{s.label}, median")
         for s in shown
     ]
-    handles = []
-    for sex in sorted(samples["sex"].fillna("unknown").unique()):
-        marker = MARKERS.get(sex, OTHER_SEX)
-        handles.append(
-            Line2D([], [], color=style.QUIET, marker=marker, linestyle="", markersize=4, label=sex)
-        )
+    sexes = sorted(samples["sex"].fillna("unknown").unique())
+    handles = [style.mark(sex, MARKERS.get(sex, OTHER_SEX)) for sex in sexes]
     if (samples["age_group"] == "middle").any():
-        for label, face in (("filled: young or old", style.QUIET), ("open: in between", "white")):
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    color=style.QUIET,
-                    markerfacecolor=face,
-                    marker="s",
-                    linestyle="",
-                    markersize=4,
-                    label=label,
-                )
-            )
+        handles.append(style.mark("filled: young or old", "s"))
+        handles.append(style.mark("open: in between", "s", face="white"))
     if not wide:
         return [*lines, *handles]
     blank = Line2D([], [], linestyle="", label="")

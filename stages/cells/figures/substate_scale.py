@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stages.cells.figures import clusters
+from stages.cells.names import is_named
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.drawing import command, style
@@ -39,7 +40,6 @@ COUNTS_RIGHT_MM = 76.5
 """Where the column of the numbers of substates ends; the names take what is left of it."""
 PANELS_MM = {"gini": 80.5, "effective_number": 134.0}
 PANEL_MM = 47.5
-KEY = ["cohort", "platform", "tissue"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
         )
     fine = clusters.at_resolution(clusters.plane(substates), reference)
     tissues = sorted(fine["tissue"].unique(), key=str.casefold)
-    whole = coarse[coarse["metric"].isin(clusters.METRICS)].merge(fine[KEY].drop_duplicates())
+    whole = clusters.over_types(coarse, fine)
     shown = style.series(fine)
     left_out = len(tissues) - len(tissues[:MAX_TISSUES])
     tissues = tissues[:MAX_TISSUES]
@@ -92,10 +92,7 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
     legend_rows = 1 if len(shown) <= ONE_LINE else 2
     legend_mm = 1 + LINE_MM * (legend_rows + bool(left_out))
     height = HEAD_MM + sum(heights.values()) + AXIS_MM + legend_mm + style.STRIP_MM
-    figure = style.figure(style.DOUBLE_MM, height)
-    canvas = style.add_axes(
-        figure, left=0, top=0, width=style.DOUBLE_MM, height=height, canvas=True
-    )
+    figure, canvas = style.page(style.DOUBLE_MM, height)
     _head(canvas, reference)
     drawn = pd.concat([row.changes for found in blocks.values() for row in found])
     reaches = {
@@ -113,13 +110,9 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
                 width=PANEL_MM,
                 height=heights[tissue] - TISSUE_MM,
             )
-            _panel(axes, found, metric, here)
+            clusters.rows_axes(axes, len(found), ticks=6, last=tissue == tissues[-1])
             axes.set_xlim(reaches[metric])
-            last = tissue == tissues[-1]
-            axes.tick_params(labelbottom=last, bottom=last)
-            axes.spines["bottom"].set_visible(last)
-            if last:
-                axes.set_xlabel(style.CHANGE)
+            _panel(axes, found, metric, here)
         top += heights[tissue]
     if left_out:
         canvas.text(
@@ -129,15 +122,8 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
             ha="center",
             va="center",
         )
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, style.STRIP_MM / height),
-        ncols=math.ceil(len(handles) / legend_rows),
-        handlelength=1.8,
-        columnspacing=1.3,
-        borderaxespad=0,
-    )
+    columns = math.ceil(len(handles) / legend_rows)
+    style.legend(figure, handles, columns=columns, handlelength=1.8)
     return figure
 
 
@@ -155,7 +141,7 @@ def rows(fine: pd.DataFrame, whole: pd.DataFrame, most: int) -> list[Row]:
     left_out = 0
     if len(order) > room:
         spare = change.abs().sort_values(ascending=False, kind="stable").index
-        kept = [name for name in spare if clusters.is_named(str(name))]
+        kept = [name for name in spare if is_named(str(name))]
         kept += [name for name in spare if name not in kept][: max(room - 1 - len(kept), 0)]
         left_out = len(order) - len(kept)
         order = order[order.isin(kept)]
@@ -199,7 +185,7 @@ def _names(
             middle,
             label,
             va="center",
-            weight="bold" if whole or clusters.is_named(row.cell_type) else "normal",
+            weight="bold" if whole or is_named(row.cell_type) else "normal",
             color=style.INK if row.cell_type or whole else style.QUIET,
         )
         canvas.text(COUNTS_RIGHT_MM, middle, count, ha="right", va="center")
@@ -213,7 +199,6 @@ def _counts(row: Row, shown: Sequence[style.Series]) -> str:
 
 
 def _panel(axes: Axes, found: Sequence[Row], metric: str, shown: Sequence[style.Series]) -> None:
-    clusters.rows_axes(axes, len(found), ticks=6)
     step = 0.6 / max(len(shown), 2)
     for k, row in enumerate(found):
         if row.label == WHOLE:
@@ -249,27 +234,12 @@ def _point(
 
 
 def _handles(shown: Sequence[style.Series]) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color=which.colour, linewidth=1.4, label=which.label) for which in shown
+    return [
+        *(Line2D([], [], color=which.colour, linewidth=1.4, label=which.label) for which in shown),
+        style.mark("over cell types", "s", size=3.8),
+        style.mark("over substates", "o", size=3.8),
+        style.mark("open: other sign with equal cells", "o", face="white", size=3.8),
     ]
-    for label, marker, face in (
-        ("over cell types", "s", style.QUIET),
-        ("over substates", "o", style.QUIET),
-        ("open: other sign with equal cells", "o", "white"),
-    ):
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=style.QUIET,
-                marker=marker,
-                markerfacecolor=face,
-                markersize=3.8,
-                linestyle="",
-                label=label,
-            )
-        )
-    return handles
 
 
 def main(argv: Sequence[str] | None = None) -> int:

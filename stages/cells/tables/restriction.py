@@ -41,8 +41,8 @@ _CLUSTERED = {
 _KEY = ["cohort", "platform", "tissue", "resolution", "cells", "metric"]
 
 
-CALORIC_RESTRICTION = schema(
-    "caloric_restriction",
+RESTRICTION = schema(
+    "restriction",
     _CLUSTERED
     | {
         "libraries": text(isin=OVER_LIBRARIES),

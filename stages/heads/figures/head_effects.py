@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stages.drawing import command, style
+from stages.heads.components import perturbation
 from stages.heads.figures import heads
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION
 from stages.heads.tables.importance import HEAD_IMPORTANCE
@@ -54,7 +55,7 @@ def draw(importance: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
         The table holds no head.
     """
     rows = heads.shown(importance)
-    kind = heads.perturbation(rows)
+    kind = perturbation(rows)
     fits = distribution[(distribution["unit"] == "head") & (distribution["perturbation"] == kind)]
     steps = heads.spread(sorted(int(step) for step in rows["step"].unique()), MAX_PANELS)
     columns = min(COLUMNS, len(steps))

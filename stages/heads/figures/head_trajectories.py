@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from stages.drawing import command, style
-from stages.heads.components import head_name
+from stages.heads.components import head_name, perturbation
 from stages.heads.figures import heads
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement.tables import MEASURED
@@ -73,7 +73,7 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
     )
     _lines(lines, wide, steps, heads.noise_level(rows), height)
     of_shown = trajectory[
-        (trajectory["series"] == "head") & (trajectory["condition"] == heads.perturbation(rows))
+        (trajectory["series"] == "head") & (trajectory["condition"] == perturbation(rows))
     ]
     each = (height - (len(METRICS) - 1) * GAP_MM) / len(METRICS)
     for i, (metric, label) in enumerate(METRICS.items()):

@@ -1,4 +1,4 @@
-"""What the figures of heads share: names, steps, and which perturbation they show."""
+"""What the figures of heads share: steps, and the effects that they show."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.base.errors import FigureError
 from stages.drawing import style
-from stages.heads import components
+from stages.heads.components import perturbation
 
 Floats = NDArray[np.float64]
 
@@ -37,11 +37,6 @@ def shown(importance: pd.DataFrame) -> pd.DataFrame:
         msg = "the head_importance table holds no head to draw. Check the sweep's units."
         raise FigureError(msg)
     return of_heads[of_heads["perturbation"] == perturbation(of_heads)]
-
-
-def perturbation(table: pd.DataFrame) -> str:
-    """Return the way of removal that figures show, of those that a table has."""
-    return components.shown(table["perturbation"])
 
 
 def effects(rows: pd.DataFrame) -> pd.DataFrame:

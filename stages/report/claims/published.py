@@ -185,7 +185,7 @@ class DirectionClaim(_Claim):
     """The signs of both changes of a tissue, over types or over clusters."""
 
     rule: Literal["direction"]
-    table: Literal["aging.csv", "kimmel.csv"]
+    table: Literal["aging.csv", "granularity_replication.csv"]
     where: Resolutions
     published: Direction
 
@@ -199,7 +199,7 @@ class FlipClaim(_Claim):
     """The signs over annotated types and the other signs over fine clusters."""
 
     rule: Literal["flip"]
-    table: Literal["kidney.csv"]
+    table: Literal["granularity_curve.csv"]
     where: Fine
     published: FlipDirections
     beside = ("aging.csv",)
@@ -238,7 +238,7 @@ class RescueClaim(_Claim):
     """The rescue fraction of one metric, and its probability."""
 
     rule: Literal["rescue"]
-    table: Literal["caloric_restriction.csv"]
+    table: Literal["restriction.csv"]
     where: Libraries
     published: RescueResult
     tolerance: RescueTolerance

@@ -5,10 +5,11 @@ cells.
 
 ========== ===========================================================================
 change     ``aging.csv``: the change of both metrics in a tissue on an arm, within the tolerance.
-direction  ``aging.csv`` (annotated types) or ``kimmel.csv`` (each resolution): the signs of both.
-flip       Coarse signs in ``aging.csv``, fine ones in ``kidney.csv`` at one resolution.
+direction  ``aging.csv`` (annotated types) or ``granularity_replication.csv`` (each resolution): the
+           signs of both.
+flip       Coarse signs in ``aging.csv``, fine ones in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
-rescue     ``caloric_restriction.csv``: the fraction of the drift, and the probability of a rescue.
+rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
 heads      ``head_importance.csv``: both metrics over the named heads, last step minus first.
 ========== ===========================================================================
 
@@ -41,7 +42,7 @@ import pandas as pd
 from stages.base import tables
 from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING
-from stages.cells.tables.restriction import CALORIC_RESTRICTION
+from stages.cells.tables.restriction import RESTRICTION
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement.metrics import REGISTRY, measure
 from stages.measurement.tables import CHANGES
@@ -63,10 +64,10 @@ _CHANGE = ("change", "change_low", "change_high")
 
 SCHEMAS = {
     "aging.csv": AGING,
-    "kimmel.csv": CLUSTER_AGING,
-    "kidney.csv": CLUSTER_AGING,
+    "granularity_replication.csv": CLUSTER_AGING,
+    "granularity_curve.csv": CLUSTER_AGING,
     "substates.csv": CLUSTER_AGING,
-    "caloric_restriction.csv": CALORIC_RESTRICTION,
+    "restriction.csv": RESTRICTION,
     "head_importance.csv": HEAD_IMPORTANCE,
     "changes/heads.csv": CHANGES,
 }

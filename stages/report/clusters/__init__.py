@@ -61,7 +61,7 @@ def includes(
         "kidney": kidney.table(found.kidney, aging, proportions, settings),
         "kimmel": kimmel.table(found.kimmel, found.stability),
         "substates": substates.table(inputs.at_shown(found.substates, settings)),
-        "restriction": restriction.table(found.caloric_restriction, settings),
+        "restriction": restriction.table(found.restriction, settings),
         "restriction_tests": restriction.tests_table(found.restriction_tests, settings),
     }
 
@@ -72,7 +72,7 @@ def sections(found: ClusterTables, settings: Settings) -> dict[str, str]:
         "kidney": not found.kidney.empty,
         "kimmel": not found.kimmel.empty,
         "substates": not found.substates.empty,
-        "restriction": not found.caloric_restriction.empty,
+        "restriction": not found.restriction.empty,
     }
     there["clusters"] = any(there.values())
     there["planted"] = there["clusters"] and settings.atlas.source == "demo"

@@ -21,7 +21,7 @@ class ClusterTables(NamedTuple):
     stability: pd.DataFrame
     substates: pd.DataFrame
     substates_not_compared: pd.DataFrame
-    caloric_restriction: pd.DataFrame
+    restriction: pd.DataFrame
     restriction_tests: pd.DataFrame
 
 

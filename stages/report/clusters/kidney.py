@@ -27,7 +27,8 @@ def variables(
     """Return what the text says of the kidney; nothing if no kidney was clustered."""
     if found.kidney.empty:
         return {}
-    tissue = text.tissue_name(settings.kidney.tissue).lower()
+    followed = settings.granularity["curve"].tissues
+    tissue = text.listed([text.tissue_name(name).lower() for name in followed])
     of_arms: dict[str, list[str]] = {}
     along, same = [], []
     for key, rows in directions(found.kidney).groupby(TISSUE):
@@ -40,7 +41,7 @@ def variables(
         distinct = len(rows.drop_duplicates(["n_clusters", "change"]))
         same.append(f"{distinct} in {arm}")
     by_direction = [f"{text.DOES[way]} in {text.listed(arms)}" for way, arms in of_arms.items()]
-    stability = found.stability[found.stability["tissue"] == settings.kidney.tissue]
+    stability = found.stability[found.stability["tissue"].isin(followed)]
     return {
         "tissue": tissue,
         "types_sentence": (

@@ -17,7 +17,7 @@ SIMULATED = {
     "probability": "0.975",
 }
 """What intervals over cells do in studies simulated by the demo's model, of two libraries a
-condition, as :mod:`stages.cells.caloric_restriction` states it: how often that of the rescue
+condition, as :mod:`stages.cells.restriction` states it: how often that of the rescue
 fraction of the effective number holds the truth, and how often the probability of a rescue exceeds
 the last where restriction does nothing; where animals are alike, and where they differ as the
 demo's do."""
@@ -34,7 +34,7 @@ CONTRASTS = {"drift": "young, old", "rescue": "restricted, old"}
 
 def variables(found: ClusterTables, settings: Settings) -> dict[str, str]:
     """Return what the text says of the rescue; nothing without the libraries of the rat."""
-    table = found.caloric_restriction
+    table = found.restriction
     if table.empty:
         return {}
     at = table[table["resolution"] == settings.clusters.reference]

@@ -10,7 +10,7 @@ def variables(settings: Settings) -> dict[str, str]:
     """Return the rules of clustering and comparison, as the settings have them."""
     graph, rules, stability = settings.neighbours, settings.clusters, settings.stability
     n_runs = (1 + stability.subsamples) * stability.seeds
-    curve = sorted({*rules.resolutions, *settings.kidney.curve})
+    curve = sorted({*rules.resolutions, *settings.granularity["curve"].resolutions})
     n_iterations = settings.leiden.n_iterations
     return {
         "target_sum": text.integer(int(graph.target_sum)),
@@ -43,6 +43,6 @@ def variables(settings: Settings) -> dict[str, str]:
         "cells_share": f"{100 * stability.cells_share:g}%",
         "n_runs": text.integer(n_runs),
         "min_share": f"{100 * stability.min_share:g}%",
-        "restriction_draws": text.integer(settings.caloric_restriction.draws),
-        "restriction_confidence": f"{100 * settings.caloric_restriction.confidence:g}%",
+        "restriction_draws": text.integer(settings.restriction.draws),
+        "restriction_confidence": f"{100 * settings.restriction.confidence:g}%",
     } | {f"simulated_{name}": value for name, value in SIMULATED.items()}

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from stages.base.settings import Settings
-from stages.cells.figures.clusters import NAMED, is_named
+from stages.cells.names import NAMED, is_named
 from stages.measurement.concentration import QUADRANTS
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report import text

@@ -24,6 +24,7 @@ from stages.plane import directions
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES
 
 NAME = "pythia_overlay_v2"
+"""Of its files, as the study published the figure."""
 Floats = NDArray[np.float64]
 
 PANEL_MM = 96

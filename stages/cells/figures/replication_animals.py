@@ -20,6 +20,7 @@ from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
 from stages.drawing import command, style
 
 NAME = "kimmel_validation"
+"""Of its files, as the study published the figure."""
 
 MAX_COLUMNS = 3
 HEAD_MM = 13.0
@@ -39,7 +40,6 @@ HALF_MEDIAN = 0.27
 SPREAD = 0.09
 """Between two animals of a group."""
 LABELS = {"gini": "Gini coefficient", "effective_number": "Effective number\nof clusters"}
-KEY = ["cohort", "platform", "tissue"]
 
 
 @style.styled
@@ -65,7 +65,7 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
     compared = clusters.at_resolution(clusters.plane(aging), reference)
     samples = metrics[(metrics["resolution"] == reference) & (metrics["cells"] == "all")]
     several = len(style.series(compared)) > 1
-    blocks = list(compared.groupby(KEY, sort=True))
+    blocks = list(compared.groupby(clusters.TISSUE, sort=True))
     columns = min(MAX_COLUMNS, len(blocks))
     down = math.ceil(len(blocks) / columns)
     handles = _handles(compared)
@@ -76,15 +76,15 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
     block = HEAD_MM + 2 * panel + GAP_MM + FOOT_MM
     height = legend_mm + down * block + style.STRIP_MM
     width = style.DOUBLE_MM if columns > 1 else style.SINGLE_MM
-    figure = style.figure(width, height)
-    canvas = style.add_axes(figure, left=0, top=0, width=width, height=height, canvas=True)
+    figure, canvas = style.page(width, height)
     each = width / columns
     for k, (names, changes) in enumerate(blocks):
-        here = samples[(samples[KEY] == list(names)).all(axis=1)]
+        here = samples[(samples[clusters.TISSUE] == list(names)).all(axis=1)]
         if not set(PLACES) <= set(here["age_group"]):
             msg = (
                 f"the cluster_metrics table has no young or no old animals of {names[2]} at "
-                f"resolution {reference:g}, which cluster_aging compares. Run dvc repro kimmel."
+                f"resolution {reference:g}, which cluster_aging compares. "
+                "Run dvc repro granularity."
             )
             raise FigureError(msg)
         left = k % columns * each + LEFT_MM
@@ -108,16 +108,8 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
                 _upright(canvas, left - LEFT_MM + 3.2, middle, LABELS[metric])
             if (k + 1) % columns == 0 or k == len(blocks) - 1:
                 _upright(canvas, left - LEFT_MM + each - 1.8, middle, style.CHANGE)
-    figure.legend(
-        handles=handles,
-        title=f"Leiden resolution {reference:g}",
-        loc="lower center",
-        bbox_to_anchor=(0.5, style.STRIP_MM / height),
-        ncols=legend_columns,
-        handlelength=1.6,
-        columnspacing=1.3,
-        borderaxespad=0,
-    )
+    title = f"Leiden resolution {reference:g}"
+    style.legend(figure, handles, columns=legend_columns, title=title)
     return figure
 
 
@@ -162,15 +154,10 @@ def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str)
     for cells, (place, width, scale, full) in shown.items():
         if cells not in change.index:
             continue
-        row = change.loc[cells]
-        direction = str(row["quadrant"])
-        colour = style.COLOURS[direction] if full else style.QUIET
-        moved = row.copy()
-        moved[["change_low", "change_high"]] += zero
-        clusters.interval(axes, place, moved, colour=colour, width=width, upright=True)
-        clusters.point(
-            axes, place, zero + float(row["change"]), direction, colour=colour, scale=scale
-        )
+        moved = change.loc[cells].copy()
+        moved[["change", "change_low", "change_high"]] += zero
+        colour = "" if full else style.QUIET
+        clusters.change(axes, place, moved, width=width, colour=colour, scale=scale, upright=True)
         ends += [float(moved["change_low"]), float(moved["change_high"])]
     _frame(axes, zero, [*ends, *animals[metric]])
     axes.annotate(

@@ -22,6 +22,7 @@ from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.drawing import command, style
 
 NAME = "kidney_symmetry"
+"""Of its files, as the study published the figure."""
 
 PANEL_MM = 38.0
 COUNT_MM = 15.0
@@ -40,7 +41,6 @@ how far the axis runs on at both ends. As shares of the span of resolutions."""
 BAND = 0.22
 MARKS = 0.5
 """Size of the markers of a curve; that of the cell types is 1."""
-KEY = ["cohort", "platform", "tissue"]
 
 
 @style.styled
@@ -66,7 +66,7 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
             "The atlas has no graph of the tissue\nthat is followed over resolution."
         )
     rows = clusters.plane(aging)
-    types = coarse[coarse["metric"].isin(clusters.METRICS)].merge(rows[KEY].drop_duplicates())
+    types = clusters.over_types(coarse, rows)
     shown = [(which, tissue) for which in style.series(rows) for tissue in _tissues(rows, which)]
     several = rows["tissue"].nunique() > 1
     width = style.DOUBLE_MM if len(shown) > 1 else style.SINGLE_MM
@@ -77,8 +77,7 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
     heights = {**dict.fromkeys(LABELS, PANEL_MM), "n_clusters": COUNT_MM}
     body = sum(heights.values()) + GAP_MM * (len(heights) - 1)
     height = HEAD_MM + body + AXIS_MM + legend_mm + style.STRIP_MM
-    figure = style.figure(width, height)
-    canvas = style.add_axes(figure, left=0, top=0, width=width, height=height, canvas=True)
+    figure, canvas = style.page(width, height)
     free = width - LEFT_MM - RIGHT_MM - BETWEEN_MM * (len(shown) - 1)
     each = free / len(shown)
     span = _Span(float(rows["resolution"].min()), float(rows["resolution"].max()))
@@ -110,15 +109,12 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
                     linespacing=1.1,
                 )
             top += high + GAP_MM
-    figure.legend(
-        handles=list(handles.values()),
+    style.legend(
+        figure,
+        list(handles.values()),
         labels=list(handles),
-        loc="lower center",
-        bbox_to_anchor=(0.5, style.STRIP_MM / height),
-        ncols=legend_columns,
+        columns=legend_columns,
         handlelength=1.8,
-        columnspacing=1.3,
-        borderaxespad=0,
         handler_map={tuple: HandlerTuple(ndivide=1)},
     )
     return figure
@@ -184,10 +180,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, which: style.Series) -> None:
 def _types(axes: Axes, rows: pd.DataFrame, span: _Span) -> None:
     axes.axvline(span.between, color=style.QUIET, linewidth=0.5, dashes=(1, 2), zorder=1)
     for _, row in rows[rows["cells"] == "all"].iterrows():
-        direction = str(row["quadrant"])
-        colour = style.COLOURS[direction]
-        clusters.interval(axes, span.coarse, row, colour=colour, width=1.1, upright=True)
-        clusters.point(axes, span.coarse, row["change"], direction, colour=colour)
+        clusters.change(axes, span.coarse, row, width=1.1, upright=True)
 
 
 def _counts(axes: Axes, rows: pd.DataFrame, colour: str) -> None:

@@ -1,4 +1,4 @@
-"""Draw how far caloric restriction brings the old rat's bone marrow back, and how sure that is.
+"""Draw how far caloric restriction brings an old tissue back, and how sure that is.
 
 Figure 5 of the original. On the left every library at one resolution; on the right the rescue
 fraction at every resolution, 0 where restriction does nothing and 1 where it brings youth back. The
@@ -15,14 +15,15 @@ from matplotlib.ticker import MaxNLocator
 
 from stages.base.errors import FigureError
 from stages.cells.tables.restriction import (
-    CALORIC_RESTRICTION,
     CONDITIONS,
+    RESTRICTION,
     RESTRICTION_LIBRARIES,
     RESTRICTION_TESTS,
 )
 from stages.drawing import command, style
 
 NAME = "calico_cr_rescue"
+"""Of its files, as the study published the figure."""
 
 PANEL_MM = 56
 FOOT_MM = 18
@@ -60,7 +61,7 @@ def draw(
     Parameters
     ----------
     rescue
-        ``CALORIC_RESTRICTION``. Without rows, the figure says so in words.
+        ``RESTRICTION``. Without rows, the figure says so in words.
     libraries
         ``RESTRICTION_LIBRARIES``.
     tests
@@ -244,7 +245,7 @@ def _p(row: pd.Series) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {
-        "rescue": CALORIC_RESTRICTION,
+        "rescue": RESTRICTION,
         "libraries": RESTRICTION_LIBRARIES,
         "tests": RESTRICTION_TESTS,
     }

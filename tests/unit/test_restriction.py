@@ -17,13 +17,13 @@ from stages.base import tables
 from stages.base.errors import AtlasError, FigureError
 from stages.base.settings import load, parse
 from stages.base.study import Study
-from stages.cells import caloric_restriction, clustering, libraries
-from stages.cells.figures import calico_cr_rescue
-from stages.cells.settings import CaloricRestriction, Metrics, Rarefaction
+from stages.cells import clustering, libraries, restriction
+from stages.cells.figures import restriction_rescue
+from stages.cells.settings import Metrics, Rarefaction, Restriction
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.cells.tables.restriction import (
-    CALORIC_RESTRICTION,
     CONDITIONS,
+    RESTRICTION,
     RESTRICTION_LIBRARIES,
     RESTRICTION_TESTS,
 )
@@ -247,22 +247,20 @@ def test_another_series_is_refused_by_name():
 def test_libraries_are_taken_together_in_four_ways():
     matrix = np.zeros((3, 2, 3))
     matrix[:] = [[4, 0, 0], [4, 4, 0]]
-    found = caloric_restriction.over_libraries(matrix, components="all")["effective_number"]
+    found = restriction.over_libraries(matrix, components="all")["effective_number"]
     pooled = concentration.effective_number([8, 4, 0])
     np.testing.assert_allclose(found, np.repeat([[1.5], [pooled], [1], [2]], 3, axis=1))
     # One present component has Gini 0; of three, with two empty ones, 2/3.
-    gini = caloric_restriction.over_libraries(matrix, components="present")["gini"]
+    gini = restriction.over_libraries(matrix, components="present")["gini"]
     np.testing.assert_allclose(gini[2:, 0], [0, 0], atol=1e-15)
-    gini = caloric_restriction.over_libraries(matrix, components="all")["gini"]
+    gini = restriction.over_libraries(matrix, components="all")["gini"]
     np.testing.assert_allclose(gini[2:, 0], [2 / 3, 1 / 3])
 
 
 def test_rescue_is_towards_the_young_whichever_way_the_drift_goes():
     draws = np.array([[0.0, 1.0, 0.5], [0.0, 1.0, 1.5], [0.0, 2.0, 1.0], [0.0, 1.0, 0.8]])
     for sign in (1, -1):
-        found = caloric_restriction.rescue(
-            sign * np.array([0.0, 1.0, 0.4]), sign * draws, confidence=0.9
-        )
+        found = restriction.rescue(sign * np.array([0.0, 1.0, 0.4]), sign * draws, confidence=0.9)
         assert found["drift"] == sign
         assert found["rescue"] == pytest.approx(sign * 0.6)
         assert found["rescue_fraction"] == pytest.approx(0.6)
@@ -274,17 +272,17 @@ def test_rescue_is_towards_the_young_whichever_way_the_drift_goes():
 
 def test_a_drift_that_may_be_zero_bounds_no_fraction():
     draws = np.array([[0.0, 1.0, 0.5], [0.0, -1.0, 0.5]])
-    found = caloric_restriction.rescue(np.array([0.0, 0.1, 0.05]), draws, confidence=0.95)
+    found = restriction.rescue(np.array([0.0, 0.1, 0.05]), draws, confidence=0.95)
     assert found["rescue_fraction"] == pytest.approx(0.5)
     assert np.isnan([found["rescue_fraction_low"], found["rescue_fraction_high"]]).all()
-    none = caloric_restriction.rescue(np.array([0.1, 0.1, 0.0]), draws, confidence=0.95)
+    none = restriction.rescue(np.array([0.1, 0.1, 0.0]), draws, confidence=0.95)
     assert np.isnan(none["rescue_fraction"])
 
 
 def test_exchanging_libraries_is_counted_out():
     values = np.array([[0.1, 0.25], [0.7, 0.4], [0.35, 0.3]])
-    found = pd.DataFrame(caloric_restriction.exchanged(values)).set_index(["contrast", "strata"])
-    for contrast, (first, second) in caloric_restriction.CONTRASTS.items():
+    found = pd.DataFrame(restriction.exchanged(values)).set_index(["contrast", "strata"])
+    for contrast, (first, second) in restriction.CONTRASTS.items():
         pair = values[[CONDITIONS.index(first), CONDITIONS.index(second)]]
         pooled = pair.ravel()
         null = [
@@ -311,7 +309,7 @@ def test_every_condition_needs_one_library_of_each_sex():
     samples = pd.DataFrame({"animal": ["a", "b"], "sex": ["male", "female"]})
     condition = pd.Series({"a": "young", "b": "young"})
     with pytest.raises(AtlasError, match="there are 0 male libraries of condition old"):
-        caloric_restriction.in_order(samples, condition)
+        restriction.in_order(samples, condition)
 
 
 RULES = Metrics(
@@ -325,7 +323,7 @@ def compared(matrix: np.ndarray):
     """Compare six libraries given as (conditions, sexes, clusters)."""
     rows = []
     for (i, name), (j, sex) in itertools.product(
-        enumerate(CONDITIONS), enumerate(caloric_restriction.SEXES)
+        enumerate(CONDITIONS), enumerate(restriction.SEXES)
     ):
         for cluster in np.flatnonzero(matrix[i, j]):
             n = matrix[i, j, cluster]
@@ -333,11 +331,11 @@ def compared(matrix: np.ndarray):
             rows.append([*who, str(cluster), int(n), n / matrix[i, j].sum()])
     table = PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
     animals = table["animal"].unique()
-    return caloric_restriction.compare(
+    return restriction.compare(
         table,
         pd.Series([name.partition("-")[0] for name in animals], index=animals),
         rules=RULES,
-        settings=CaloricRestriction(confidence=0.95, draws=50, seed=1),
+        settings=Restriction(confidence=0.95, draws=50, seed=1),
         rng=np.random.default_rng(1),
     )
 
@@ -369,15 +367,15 @@ def simulated(drifts, concentration, n_studies, rng):
             gammas = rng.standard_gamma(concentration * shares)
             p = gammas / gammas.sum(axis=-1, keepdims=True)
         matrix = rng.multinomial(700, p).astype(np.float64)
-        bootstrap = caloric_restriction.resampled(
+        bootstrap = restriction.resampled(
             matrix, n_cells=np.full((3, 2), 700.0), draws=300, rng=rng
         )
         values, draws = (
-            caloric_restriction.over_libraries(x, components="present")["effective_number"]
+            restriction.over_libraries(x, components="present")["effective_number"]
             for x in (matrix, bootstrap)
         )
         # The mean of the libraries.
-        yield caloric_restriction.rescue(values[..., 0, :], draws[..., 0, :], confidence=0.95)
+        yield restriction.rescue(values[..., 0, :], draws[..., 0, :], confidence=0.95)
 
 
 def test_resampling_cells_knows_nothing_of_animals():
@@ -430,7 +428,7 @@ def written(params, tmp_path_factory) -> Path:
 
 
 def run(folder: Path, out: Path) -> int:
-    return caloric_restriction.main(
+    return restriction.main(
         [
             f"--params={folder / 'params.yaml'}",
             f"--graphs={folder}",
@@ -443,7 +441,7 @@ def run(folder: Path, out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def rescue(written) -> pd.DataFrame:
-    return tables.read(written / "tables" / "rescue.csv", CALORIC_RESTRICTION)
+    return tables.read(written / "tables" / "rescue.csv", RESTRICTION)
 
 
 @pytest.fixture(scope="module")
@@ -477,7 +475,7 @@ def test_the_tables_agree_with_each_other(written, rescue, reference):
     at = rescue[(rescue["resolution"] == reference) & (rescue["cells"] == "all")]
     of_all = each[(each["resolution"] == reference) & (each["cells"] == "all")]
     n_checked = 0
-    for metric in caloric_restriction.METRICS:
+    for metric in restriction.METRICS:
         mean = of_all.groupby("condition")[metric].mean()
         row = at[(at["metric"] == metric) & (at["libraries"] == "mean")].iloc[0]
         assert row[list(CONDITIONS)].to_dict() == pytest.approx(mean.to_dict())
@@ -487,7 +485,7 @@ def test_the_tables_agree_with_each_other(written, rescue, reference):
             & (tests["metric"] == metric)
             & (tests["strata"] == "all")
         ].set_index("contrast")["difference"]
-        for contrast in caloric_restriction.CONTRASTS:
+        for contrast in restriction.CONTRASTS:
             assert exchanged[contrast] == pytest.approx(row[contrast])
             n_checked += 1
     assert n_checked == 4
@@ -498,11 +496,11 @@ def test_the_same_seed_gives_the_same_tables_and_another_one_other_intervals(wri
     for path in sorted((written / "tables").iterdir()):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
     content = yaml.safe_load((written / "params.yaml").read_text(encoding="utf-8"))
-    content["caloric_restriction"] |= {"seed": 7, "draws": 100}
+    content["restriction"] |= {"seed": 7, "draws": 100}
     content["clusters"] |= {"resolutions": [0.8]}
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
-    _, other, _ = caloric_restriction.caloric_restriction(graph, parse(content))
-    mine = tables.read(written / "tables" / "rescue.csv", CALORIC_RESTRICTION)
+    _, other, _ = restriction.restriction(graph, parse(content))
+    mine = tables.read(written / "tables" / "rescue.csv", RESTRICTION)
     key = ["cells", "metric", "libraries"]
     both = mine[mine["resolution"] == 0.8].merge(other, on=key, suffixes=("", "_other"))
     everything = both[both["cells"] == "all"]
@@ -531,8 +529,8 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(written, tmp_path, c
 def test_a_graph_of_other_cells_is_refused(written):
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
     del graph.obs["condition"]
-    with pytest.raises(AtlasError, match="no graph of the rat atlas"):
-        caloric_restriction.caloric_restriction(graph, load(written / "params.yaml"))
+    with pytest.raises(AtlasError, match="no graph of libraries"):
+        restriction.restriction(graph, load(written / "params.yaml"))
 
 
 # --- the figure ----------------------------------------------------------------------------------
@@ -544,7 +542,7 @@ DEMO = Study(name="demo", source="demo", simulated=True, notice="Simulated demo 
 def of_figure(written) -> dict[str, pd.DataFrame]:
     folder = written / "tables"
     return {
-        "rescue": tables.read(folder / "rescue.csv", CALORIC_RESTRICTION),
+        "rescue": tables.read(folder / "rescue.csv", RESTRICTION),
         "libraries": tables.read(folder / "libraries.csv", RESTRICTION_LIBRARIES),
         "tests": tables.read(folder / "tests.csv", RESTRICTION_TESTS),
     }
@@ -558,7 +556,7 @@ def test_text_of_the_figure_is_legible_and_apart(of_figure, reference, wild, leg
         rescue.loc[males, "rescue_fraction"] = -30.0
         rescue.loc[males, ["rescue_fraction_low", "rescue_fraction_high"]] = [-80.0, 90.0]
         rescue.loc[rescue["libraries"] == "female", "rescue_fraction"] = np.nan
-    figure = calico_cr_rescue.draw(**of_figure | {"rescue": rescue}, reference=reference)
+    figure = restriction_rescue.draw(**of_figure | {"rescue": rescue}, reference=reference)
     boxes = legible(figure, "Simulated demo data")
     assert not any("_" in text.get_text() for text, _ in boxes)
     words = " ".join(text.get_text() for text, _ in boxes)
@@ -568,7 +566,7 @@ def test_text_of_the_figure_is_legible_and_apart(of_figure, reference, wild, leg
 
 def test_figure_refuses_a_resolution_that_was_not_computed(of_figure):
     with pytest.raises(FigureError, match=r"no resolution 0\.77: it has 0\.2, 0\.4, 0\.8"):
-        calico_cr_rescue.draw(**of_figure, reference=0.77)
+        restriction_rescue.draw(**of_figure, reference=0.77)
 
 
 def test_figure_is_the_same_bytes_each_time(written, reference, tmp_path):
@@ -580,7 +578,7 @@ def test_figure_is_the_same_bytes_each_time(written, reference, tmp_path):
         folder = written / "tables"
         args = [f"--{table}={folder / table}.csv" for table in ("rescue", "libraries", "tests")]
         args += [f"--study={study}", f"--reference={reference}", f"--out={tmp_path / name}"]
-        assert calico_cr_rescue.main(args) == 0
+        assert restriction_rescue.main(args) == 0
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["fig_calico_cr_rescue.png", "fig_calico_cr_rescue.svg"]
     for file in files:

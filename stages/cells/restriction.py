@@ -1,4 +1,4 @@
-"""Ask how much of the drift with age caloric restriction takes back in the rat's bone marrow.
+"""Ask how much of the drift of a tissue with age caloric restriction takes back.
 
 Original step 12. The clusters are those of all libraries together, so that young, old and
 restricted are measured over the same components. For each metric,
@@ -35,12 +35,12 @@ from numpy.typing import NDArray
 from stages.base import cli, tables
 from stages.base.errors import AtlasError
 from stages.base.settings import Settings, load
-from stages.cells import clustering, counts, granularity, metrics
-from stages.cells.settings import CaloricRestriction, Metrics
+from stages.cells import clustering, counts, metrics, over_clusters
+from stages.cells.settings import Metrics, Restriction
 from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.restriction import (
-    CALORIC_RESTRICTION,
     CONDITIONS,
+    RESTRICTION,
     RESTRICTION_LIBRARIES,
     RESTRICTION_TESTS,
 )
@@ -165,7 +165,7 @@ def rescue(values: Floats, draws: Floats, *, confidence: float) -> dict[str, flo
     Returns
     -------
     dict
-        The columns of ``CALORIC_RESTRICTION`` from `young` to `rescue_probability`: the share of
+        The columns of ``RESTRICTION`` from `young` to `rescue_probability`: the share of
         the draws in which the restricted stand on the young side of the old.
 
     References
@@ -256,7 +256,7 @@ def compare(
     condition: pd.Series,
     *,
     rules: Metrics,
-    settings: CaloricRestriction,
+    settings: Restriction,
     rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Measure and compare the libraries over one clustering.
@@ -271,7 +271,7 @@ def compare(
     Returns
     -------
     libraries, rescue, tests
-        The columns of ``RESTRICTION_LIBRARIES``, ``CALORIC_RESTRICTION`` and ``RESTRICTION_TESTS``
+        The columns of ``RESTRICTION_LIBRARIES``, ``RESTRICTION`` and ``RESTRICTION_TESTS``
         that do not name the clustering.
     """
     measured = metrics.metrics(table, rules)
@@ -321,7 +321,7 @@ def compare(
     return measured, pd.DataFrame(compared), pd.DataFrame(tested)
 
 
-def caloric_restriction(
+def restriction(
     graph: ad.AnnData, settings: Settings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Cluster all libraries together at each resolution, and compare them.
@@ -334,7 +334,7 @@ def caloric_restriction(
     Returns
     -------
     libraries, rescue, tests
-        ``RESTRICTION_LIBRARIES``, ``CALORIC_RESTRICTION``, ``RESTRICTION_TESTS``.
+        ``RESTRICTION_LIBRARIES``, ``RESTRICTION``, ``RESTRICTION_TESTS``.
 
     Raises
     ------
@@ -344,21 +344,21 @@ def caloric_restriction(
     clusters, leiden = settings.clusters, settings.leiden
     if "condition" not in graph.obs:
         msg = (
-            "the graph does not say the condition of its libraries: it is no graph of the rat "
-            "atlas. Run the stage that writes it: dvc repro libraries."
+            "the graph does not say the condition of its libraries: it is no graph of libraries. "
+            "Run the stage that writes it: dvc repro libraries."
         )
         raise AtlasError(msg)
     condition = graph.obs.groupby("animal")["condition"].first()
-    rules = granularity.rules(clusters)
+    rules = over_clusters.rules(clusters)
     parts = []
     for resolution in clusters.resolutions:
         labels = clustering.leiden(graph, resolution, leiden.seed, leiden)
         found = compare(
-            granularity.clusters_as_types(graph.obs, labels),
+            over_clusters.clusters_as_types(graph.obs, labels),
             condition,
             rules=rules,
-            settings=settings.caloric_restriction,
-            rng=stream(settings.caloric_restriction.seed, resolution),
+            settings=settings.restriction,
+            rng=stream(settings.restriction.seed, resolution),
         )
         names = dict(graph.obs.iloc[0][counts.TISSUE]) | {
             "cell_type": ALL_TYPES,
@@ -366,7 +366,7 @@ def caloric_restriction(
             "n_clusters": int(labels.max()) + 1,
         }
         parts.append([part.assign(**names) for part in found])
-    schemas = (RESTRICTION_LIBRARIES, CALORIC_RESTRICTION, RESTRICTION_TESTS)
+    schemas = (RESTRICTION_LIBRARIES, RESTRICTION, RESTRICTION_TESTS)
     libraries, compared, tested = (
         pd.concat(of_table, ignore_index=True)[list(schema.columns)]
         for of_table, schema in zip(zip(*parts, strict=True), schemas, strict=True)
@@ -376,13 +376,13 @@ def caloric_restriction(
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    schemas = (RESTRICTION_LIBRARIES, CALORIC_RESTRICTION, RESTRICTION_TESTS)
+    schemas = (RESTRICTION_LIBRARIES, RESTRICTION, RESTRICTION_TESTS)
     found = [
-        caloric_restriction(clustering.read_graph(args.graphs / f"{key}.h5ad"), settings)
+        restriction(clustering.read_graph(args.graphs / f"{key}.h5ad"), settings)
         for key in settings.atlas.libraries
     ]
     if not found:
-        cli.log.info("the atlas names no libraries of the rat atlas")
+        cli.log.info("the atlas names no libraries")
         found = [tuple(tables.empty(schema) for schema in schemas)]
     for parts, schema, path in zip(
         zip(*found, strict=True), schemas, (args.libraries, args.out, args.tests), strict=True

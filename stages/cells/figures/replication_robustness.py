@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from stages.base.errors import FigureError
@@ -20,6 +19,7 @@ from stages.cells.tables.stability import STABILITY
 from stages.drawing import command, style
 
 NAME = "kimmel_robustness"
+"""Of its files, as the study published the figure."""
 
 ROW_MM = 5.0
 TISSUE_GAP_MM = 3.0
@@ -37,7 +37,7 @@ RUNS_MM = 12.5
 # Of a row: the point from all cells stands above the one from equal cells.
 ALL, EQUAL = -0.1, 0.27
 BAR = 0.46
-KEY = ["cohort", "platform", "tissue", "resolution"]
+KEY = [*clusters.TISSUE, "resolution"]
 
 
 @style.styled
@@ -60,15 +60,12 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
         return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
     rows = clusters.plane(aging)
     runs = _runs(rows, stability)
-    blocks = list(runs.groupby(KEY[:3], sort=True))
+    blocks = list(runs.groupby(clusters.TISSUE, sort=True))
     n_rows = [part["resolution"].nunique() for _, part in blocks]
     frame = HEAD_MM + TISSUE_GAP_MM * (len(blocks) - 1) + AXIS_MM + LEGEND_MM + style.STRIP_MM
     row_mm = min(ROW_MM, (style.PAGE_MM - frame) / sum(n_rows))
     height = frame + sum(n_rows) * row_mm
-    figure = style.figure(style.DOUBLE_MM, height)
-    canvas = style.add_axes(
-        figure, left=0, top=0, width=style.DOUBLE_MM, height=height, canvas=True
-    )
+    figure, canvas = style.page(style.DOUBLE_MM, height)
     _head(canvas)
     reaches = {
         metric: clusters.limits(runs[runs["metric"] == metric], ["change_lowest", "change_highest"])
@@ -86,14 +83,18 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
         _text(canvas, top, row_mm, here)
         for metric, left in PANELS_MM.items():
             axes = style.add_axes(figure, left=left, top=top, width=PANEL_MM, height=n * row_mm)
-            _panel(axes, here[here["metric"] == metric], reaches[metric])
-            last = k == len(blocks) - 1
-            axes.tick_params(labelbottom=last, bottom=last)
-            axes.spines["bottom"].set_visible(last)
-            if last:
-                axes.set_xlabel(style.CHANGE)
+            clusters.rows_axes(axes, n, ticks=5, last=k == len(blocks) - 1)
+            axes.set_xlim(reaches[metric])
+            _panel(axes, here[here["metric"] == metric])
         top += n * row_mm + TISSUE_GAP_MM
-    _legend(figure, height, rows)
+    handles = [
+        *clusters.directions(rows),
+        style.mark("filled: direction stable", "s"),
+        style.mark("open: not stable", "s", face="white"),
+        clusters.equal_cells(),
+        Patch(color=style.FAINT, linewidth=0, label="range over runs"),
+    ]
+    style.legend(figure, handles, columns=len(handles), borderaxespad=0.5)
     return figure
 
 
@@ -173,13 +174,10 @@ def _span(low: float, high: float) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f}\N{EN DASH}{high:.0f}"
 
 
-def _panel(axes: Axes, runs: pd.DataFrame, reach: tuple[float, float]) -> None:
+def _panel(axes: Axes, runs: pd.DataFrame) -> None:
     resolutions = sorted(runs["resolution"].unique())
-    clusters.rows_axes(axes, len(resolutions), ticks=5)
-    axes.set_xlim(reach)
     for _, row in runs.iterrows():
         middle = resolutions.index(row["resolution"])
-        direction = str(row["quadrant"])
         if row["cells"] == "all":
             ends = row["change_lowest"], row["change_highest"]
             axes.barh(
@@ -191,41 +189,12 @@ def _panel(axes: Axes, runs: pd.DataFrame, reach: tuple[float, float]) -> None:
                 linewidth=0,
                 zorder=1,
             )
-            colour = style.COLOURS[direction]
-            clusters.interval(axes, middle + ALL, row, colour=colour, width=1.1)
-            clusters.point(
-                axes,
-                row["change"],
-                middle + ALL,
-                direction,
-                colour=colour,
-                # Stable in another direction than this clustering's is not stable here.
-                filled=bool(row["stable"] and row["direction"] * row["change"] > 0),
-            )
+            # Stable in another direction than this clustering's is not stable here.
+            stable = bool(row["stable"] and row["direction"] * row["change"] > 0)
+            clusters.change(axes, middle + ALL, row, width=1.1, filled=stable)
         else:
-            clusters.interval(axes, middle + EQUAL, row, colour=style.QUIET, width=0.5)
-            clusters.point(
-                axes, row["change"], middle + EQUAL, direction, colour=style.QUIET, scale=0.4
-            )
-
-
-def _legend(figure: Figure, height: float, rows: pd.DataFrame) -> None:
-    square = {"marker": "s", "linestyle": "", "markersize": 4, "color": style.QUIET}
-    handles = [
-        *clusters.directions(rows),
-        Line2D([], [], label="filled: direction stable", **square),  # type: ignore[arg-type]
-        Line2D([], [], label="open: not stable", markerfacecolor="white", **square),  # type: ignore[arg-type]
-        clusters.equal_cells(),
-        Patch(color=style.FAINT, linewidth=0, label="range over runs"),
-    ]
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, style.STRIP_MM / height),
-        ncols=len(handles),
-        handlelength=1.6,
-        columnspacing=1.3,
-    )
+            colour = style.QUIET
+            clusters.change(axes, middle + EQUAL, row, width=0.5, colour=colour, scale=0.4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
