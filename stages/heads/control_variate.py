@@ -257,7 +257,7 @@ def _summary(part: Effects, subset: Subset, found: Estimate) -> dict[str, object
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     sweep, steps = settings.sweep, settings.model.checkpoints
-    parts = effects.read_states(args.effects, "step", steps)
+    parts = effects.read_states(args.effects, "step", steps, paired=False)
     rows: list[dict[str, object]] = []
     for step in steps:
         source, out = args.effects / f"step{step}.parquet", args.out / f"step{step}.parquet"

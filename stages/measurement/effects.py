@@ -166,7 +166,9 @@ def provenance(path: Path) -> dict[str, str]:
     }
 
 
-def read_states(folder: Path, axis: str, states: Sequence[int]) -> list[Effects]:
+def read_states(
+    folder: Path, axis: str, states: Sequence[int], *, paired: bool = True
+) -> list[Effects]:
     """Read the effects of these states, in their order, by kind and condition within a state.
 
     The states come from the settings, never from what lies in the folder: a file of a state that
@@ -176,6 +178,8 @@ def read_states(folder: Path, axis: str, states: Sequence[int]) -> list[Effects]
     ----------
     folder
         Holds ``<axis><state>.parquet`` for each of `states` and for no other.
+    paired
+        Whether all states must have the very same replicates, as many of them otherwise.
 
     Raises
     ------
@@ -206,7 +210,7 @@ def read_states(folder: Path, axis: str, states: Sequence[int]) -> list[Effects]
             )
             raise TableError(msg)
         parts += of_state
-    check_same(parts)
+    check_same(parts, paired=paired)
     return parts
 
 
@@ -310,7 +314,7 @@ def _array(
     )
 
 
-def check_same(parts: Sequence[Effects]) -> None:
+def check_same(parts: Sequence[Effects], *, paired: bool) -> None:
     """Check that each kind and condition has the same components and replicates in every state.
 
     Raises
@@ -324,7 +328,7 @@ def check_same(parts: Sequence[Effects]) -> None:
         reference = first.setdefault((part.kind, part.condition), part)
         same = (
             part.draws.shape == reference.draws.shape
-            and np.array_equal(part.replicates, reference.replicates)
+            and (not paired or np.array_equal(part.replicates, reference.replicates))
             and part.components.index.equals(reference.components.index)
         )
         if not same:
