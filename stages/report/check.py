@@ -1,6 +1,6 @@
 """Find what a paper refers to and does not have, before any renderer runs.
 
-Quarto prints a question mark for an unknown value or reference and ends well. Here each is an
+Quarto prints a question mark for an unknown reference and ends well. Here each is an
 error, whichever renderer is used, and it names the line to look at.
 """
 
@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from stages.base.errors import RenderError
-from stages.report.numerals import check_numbers
 from stages.report.pandoc import as_list, read_citation_keys, read_document
 from stages.report.project import format_options
-from stages.report.source import INCLUDE, NAME, VARIABLE, Source, local_path
+from stages.report.source import Source, local_path
 
 KIND = re.compile(r"(fig|tbl|eq|sec)-")
 LABEL_WORD = re.compile(r"\{#((?:fig|tbl|eq|sec)-[^} ]*)")
@@ -74,12 +73,10 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     Raises
     ------
     RenderError
-        At the first fault: an unknown value, label, citation or file; a label given twice, not
-        attached to anything or never referred to; something that only one renderer understands; a
-        number typed into the text.
+        At the first fault: an unknown label, citation or file; a label given twice, not attached
+        to anything or never referred to; something that only one renderer understands.
     """
-    _check_shortcodes(source)
-    _check_cells(source)
+    _check_lines(source)
     tree = read_document(source.text, folder=folder)
     _check_metadata(source, tree["meta"])
     facts = _Facts()
@@ -91,52 +88,47 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     figures = _check_images(source, facts)
     other = _check_option_files(source)
     _check_citations(source, facts, folder=folder)
-    check_numbers(source)
     return tuple(dict.fromkeys((*figures, *other)))
 
 
-def _check_shortcodes(source: Source) -> None:
+def _check_lines(source: Source) -> None:
     for line in source.lines:
-        for match in VARIABLE.finditer(line.text):
-            if match.group(1) not in source.variables:
-                msg = (
-                    f"{line.place}: no value {match.group(1)} in _variables.yml. Correct the "
-                    "name, or let the stage of the values write it."
-                )
-                raise RenderError(msg)
-        rest = INCLUDE.sub("", VARIABLE.sub("", line.text))
-        if "{{<" in rest or ">}}" in rest:
+        if "{{<" in line.text or ">}}" in line.text:
             msg = (
-                f"{line.place}: a shortcode that is not {{{{< var name >}}}} or "
-                f"{{{{< include file >}}}} on one line. Names are letters, digits and _ joined "
-                f"by dots ({NAME})."
+                f"{line.place}: a shortcode that is no include of the paper on a line of its own. "
+                "Put values in where the template is filled."
             )
             raise RenderError(msg)
-
-
-def _check_cells(source: Source) -> None:
-    for line in source.lines:
         if CELL.search(line.text):
             msg = (
-                f"{line.place}: a cell that is to be executed. The paper computes nothing: write "
-                "the value to _variables.yml or the table to an include."
+                f"{line.place}: a cell that is to be executed. The paper computes nothing: let "
+                "a stage compute it and the template print it."
             )
             raise RenderError(msg)
+
+
+def _refuse(source: Source, pattern: str, what: str, *, occurrence: int = 1) -> NoReturn:
+    """Raise the error about the line in which a pattern stands."""
+    msg = f"{source.find(pattern, occurrence=occurrence)}: {what}"
+    raise RenderError(msg)
+
+
+def _label(name: str, sign: str = "#") -> str:
+    """Return the pattern of a label where it is given, or with ``@`` where it is referred to."""
+    return rf"{sign}{re.escape(name)}(?![\w-])"
 
 
 def _check_metadata(source: Source, meta: Element) -> None:
     for key in ("format", "bibliography", "crossref", "number-sections", "execute", "filters"):
         if key in meta:
-            place = source.find(rf"^{key}:")
-            msg = f"{place}: {key} belongs in _quarto.yml, where both renderers read it. Move it."
-            raise RenderError(msg)
+            what = f"{key} belongs in _quarto.yml, where both renderers read it. Move it."
+            _refuse(source, rf"^{key}:", what)
     if "title" not in meta:
         msg = f"{source.paper}, line 1: the paper has no title. Write one in its YAML head."
         raise RenderError(msg)
     if "date" in meta and re.fullmatch(r"today|now|last-modified", _stringify(meta["date"])):
-        place = source.find(r"^date:")
-        msg = f"{place}: this date changes by itself. Write the day, or leave date out."
-        raise RenderError(msg)
+        what = "this date changes by itself. Write the day, or leave date out."
+        _refuse(source, r"^date:", what)
 
 
 def _elements(node: Any) -> Iterator[Element]:
@@ -195,20 +187,18 @@ def _note_div(source: Source, facts: _Facts, content: list[Any]) -> None:
     facts.labels.append((identifier, "Div"))
     for name in classes:
         if name.startswith(NOT_SHARED):
-            place = source.find(rf"^:::+.*{re.escape(name)}")
-            msg = f"{place}: .{name} is Quarto's alone. Write it in plain markdown."
-            raise RenderError(msg)
+            what = f".{name} is Quarto's alone. Write it in plain markdown."
+            _refuse(source, rf"^:::+.*{re.escape(name)}", what)
     if KIND.match(identifier) is None:
         return
     inner = [block["t"] for block in blocks]
     wanted = ["Table", "Para"] if identifier.startswith("tbl-") else ["Para", "Para"]
     if inner != wanted:
-        place = source.find(rf"#{re.escape(identifier)}(?![\w-])")
-        msg = (
-            f"{place}: the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
+        what = (
+            f"the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
             "one table or one image without a caption, then the caption as a paragraph."
         )
-        raise RenderError(msg)
+        _refuse(source, _label(identifier), what)
     facts.captions[identifier] = True
 
 
@@ -228,57 +218,50 @@ def _note_equations(facts: _Facts, inlines: list[Element]) -> None:
 
 def _check_labels(source: Source, facts: _Facts) -> None:
     if facts.has_section and not facts.has_top_section:
-        place = source.find(r"^##+ ")
-        msg = f"{place}: no section begins with a single #, so numbers would differ. Use # first."
-        raise RenderError(msg)
+        what = "no section begins with a single #, so numbers would differ. Use # first."
+        _refuse(source, r"^##+ ", what)
     for label, times in Counter(label for label, _ in facts.labels if label).items():
         if times > 1:
-            place = source.find(rf"#{re.escape(label)}(?![\w-])", occurrence=2)
-            msg = f"{place}: label {label} is given {times} times. Give each its own."
-            raise RenderError(msg)
+            what = f"label {label} is given {times} times. Give each its own."
+            _refuse(source, _label(label), what, occurrence=2)
     attached = {label for label, _ in facts.labels}
     for label in facts.loose_labels:
         if label not in attached:
-            place = source.find(rf"\{{#{re.escape(label)}")
-            kind = label.split("-")[0]
-            msg = f"{place}: label {label} is not attached to anything. Write {HOW[kind]}."
-            raise RenderError(msg)
+            what = f"label {label} is not attached to anything. Write {HOW[label.split('-')[0]]}."
+            _refuse(source, rf"\{{#{re.escape(label)}", what)
     for label, holder in facts.labels:
         match = KIND.match(label)
         if match is None:
             continue
-        kind, place = match.group(1), source.find(rf"#{re.escape(label)}(?![\w-])")
+        kind = match.group(1)
         if holder not in HOLDERS[kind]:
-            msg = f"{place}: label {label} stands on a {holder}. Write {HOW[kind]}."
-            raise RenderError(msg)
+            what = f"label {label} stands on a {holder}. Write {HOW[kind]}."
+            _refuse(source, _label(label), what)
         if kind in ("fig", "tbl") and not facts.captions.get(label):
-            msg = f"{place}: {label} has no caption. Write {HOW[kind]}."
-            raise RenderError(msg)
+            _refuse(source, _label(label), f"{label} has no caption. Write {HOW[kind]}.")
 
 
 def _check_references(source: Source, facts: _Facts) -> None:
     known = {label for label, _ in facts.labels if KIND.match(label)}
     numbered = bool(source.options.get("number-sections"))
     for label in facts.references:
-        place = source.find(rf"@{re.escape(label)}(?![\w-])|@(?i:{re.escape(label)})(?![\w-])")
+        at = rf"{_label(label, '@')}|@(?i:{re.escape(label)})(?![\w-])"
         if label not in known:
-            msg = f"{place}: @{label} refers to nothing. Give the label {{#{label}}} or correct it."
-            raise RenderError(msg)
+            what = f"@{label} refers to nothing. Give the label {{#{label}}} or correct it."
+            _refuse(source, at, what)
         if label.startswith("sec-") and (label in facts.unnumbered or not numbered):
-            msg = f"{place}: @{label} refers to a section without a number. Number it, or link it."
-            raise RenderError(msg)
+            what = f"@{label} refers to a section without a number. Number it, or link it."
+            _refuse(source, at, what)
     for label in facts.mixed:
-        place = source.find(rf"\[[^\]]*@{re.escape(label)}(?![\w-])")
-        msg = (
-            f"{place}: one bracket holds a citation and the reference @{label}. Quarto would drop "
+        what = (
+            f"one bracket holds a citation and the reference @{label}. Quarto would drop "
             "the citation: write two brackets with a word between."
         )
-        raise RenderError(msg)
+        _refuse(source, rf"\[[^\]]*{_label(label, '@')}", what)
     for label, _ in facts.labels:
         if label.startswith(("fig-", "tbl-")) and label not in facts.references:
-            place = source.find(rf"#{re.escape(label)}(?![\w-])")
-            msg = f"{place}: no sentence refers to {label}. Write @{label} where it is discussed."
-            raise RenderError(msg)
+            what = f"no sentence refers to {label}. Write @{label} where it is discussed."
+            _refuse(source, _label(label), what)
 
 
 def _check_images(source: Source, facts: _Facts) -> list[str]:
@@ -324,9 +307,8 @@ def _check_citations(source: Source, facts: _Facts, *, folder: Path) -> None:
     keys = read_citation_keys("\n".join(texts), folder=folder) if names else set()
     for key in facts.citations:
         if key not in keys and key != "*":
-            place = source.find(rf"@\{{?{re.escape(key)}(?![\w-])")
-            msg = (
-                f"{place}: citation @{key} is not in {', '.join(names) or 'any bibliography'}. "
+            what = (
+                f"citation @{key} is not in {', '.join(names) or 'any bibliography'}. "
                 "Correct the key or add the entry."
             )
-            raise RenderError(msg)
+            _refuse(source, rf"@\{{?{re.escape(key)}(?![\w-])", what)

@@ -11,7 +11,7 @@ import pypandoc
 import typst
 
 from stages.base.errors import RenderError
-from stages.report.project import FILTERS, TEMPLATES, format_options
+from stages.report.project import ASSETS, FILTERS, format_options
 from stages.report.source import Source
 
 METADATA_FILE = "_metadata.json"
@@ -121,7 +121,7 @@ def render_with_pandoc(source: Source, *, folder: Path) -> tuple[Path, Path]:
 
 def _render_html(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "html")
-    (folder / PAGE_CSS).write_bytes((TEMPLATES / "page.css").read_bytes())
+    (folder / PAGE_CSS).write_bytes((ASSETS / "page.css").read_bytes())
     arguments = [
         "--to=html5",
         "--embed-resources",
@@ -142,7 +142,7 @@ def _render_html(source: Source, *, folder: Path) -> Path:
 def _render_pdf(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "typst")
     template = folder / "_paper.typ"
-    template.write_bytes((TEMPLATES / "paper.typ").read_bytes())
+    template.write_bytes((ASSETS / "paper.typ").read_bytes())
     arguments = [
         "--to=typst",
         f"--template={template.name}",
@@ -186,7 +186,6 @@ def _convert(
             "--fail-if-warnings",
             "--eol=lf",
             f"--metadata-file={METADATA_FILE}",
-            f"--lua-filter={FILTERS / 'shortcodes.lua'}",
             f"--lua-filter={FILTERS / 'crossref.lua'}",
             "--citeproc",
             f"--lua-filter={FILTERS / 'layout.lua'}",

@@ -5,7 +5,6 @@ repeats them. Real inputs have none.
 """
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from stages.base.settings import Settings
@@ -13,32 +12,35 @@ from stages.cells.figures.clusters import NAMED
 from stages.inputs.demo import model
 from stages.measurement.concentration import effective_number, gini, quadrant
 from stages.report import text
-from stages.report.clusters.inputs import TISSUE, ClusterTables, at_shown, directions, over_types
-from stages.report.clusters.restriction import fraction
+from stages.report.clusters import at_shown
+from stages.report.comparisons import TISSUE, Row, directions, over_types, records
+from stages.report.reading import Tables
 
 NO_CHANGE = "none"
 
 Floats = NDArray[np.float64]
 
 
-def variables(found: ClusterTables, aging: pd.DataFrame, settings: Settings) -> dict[str, str]:
-    """Return what was planted and found, as sentences; none for inputs that are not simulated.
+def context(found: Tables, clusters: Row, settings: Settings) -> Row:
+    """Return what was planted and found, by topic; nothing for inputs that are not simulated.
 
     Parameters
     ----------
     found
-        The tables on clusters.
-    aging
-        The change over annotated cell types.
+        The tables.
+    clusters
+        What :func:`stages.report.clusters.context` says of them.
     settings
         All settings.
     """
     if settings.atlas.source != "demo":
-        return {}
+        return {"planted": {}}
     return {
-        "kidney": _kidney(found.kidney, aging),
-        "substates": _substates(found.substates, settings),
-        "restriction": _restriction(found.caloric_restriction, settings),
+        "planted": {
+            "kidney": _kidney(found),
+            "substates": _substates(found, settings),
+            "restriction": _restriction(clusters["restriction"]),
+        }
     }
 
 
@@ -93,75 +95,51 @@ def _composition(cohort: str, platform: str, tissue: str) -> model.Composition:
     return model.compositions(model.cohort(cohort, platform))[tissue]
 
 
-def _kidney(kidney: pd.DataFrame, aging: pd.DataFrame) -> str:
-    if kidney.empty:
-        return ""
-    turn, of_types, compared, finest, n = 0, 0, 0, 0, 0
-    for key, rows in directions(kidney).groupby(TISSUE):
+def _kidney(found: Tables) -> Row:
+    counts = dict.fromkeys(("n", "turn", "compared", "of_types", "finest"), 0)
+    for key, rows in directions(found.kidney).groupby(TISSUE):
         tissue, of = key[2], _composition(*key)
         coarse = direction(of.young, of.old)
         fine = direction(with_substates(tissue, of, 0), with_substates(tissue, of, 1))
-        n += 1
-        turn += (coarse, fine) == ("crystallize", "disperse")
-        found = over_types(aging, key)
-        compared += bool(found)
-        of_types += found == coarse
-        finest += rows.sort_values("resolution")["quadrant"].iloc[-1] == fine
-    name = text.tissue_name(tissue).lower()
-    return (
-        f"The mean composition of the {name} crystallizes over types and disperses over types and "
-        f"substates together in {turn} of {text.plural(n, 'arm')}. The planted direction is found "
-        f"over annotated types in {of_types} of {compared} and over the finest clusters in "
-        f"{finest} of {n}."
-    )
+        types = over_types(found, key)
+        counts["n"] += 1
+        counts["turn"] += (coarse, fine) == ("crystallize", "disperse")
+        counts["compared"] += bool(types)
+        counts["of_types"] += types.get("quadrant") == coarse
+        counts["finest"] += rows.sort_values("resolution")["quadrant"].iloc[-1] == fine
+    return counts if counts["n"] else {}
 
 
-def _substates(substates: pd.DataFrame, settings: Settings) -> str:
-    if substates.empty:
-        return ""
-    n, wrong = 0, []
-    for row in directions(at_shown(substates, settings)).itertuples():
-        made = direction(*model.substates(str(row.tissue), str(row.cell_type)))
-        if made == NO_CHANGE:
-            continue
-        n += 1
-        if made != row.quadrant:
-            where = f"{text.arm(str(row.cohort), str(row.platform))}, {row.tissue}"
-            wrong.append(f"{row.cell_type} ({text.tissue_name(where)})")
+def _substates(found: Tables, settings: Settings) -> Row:
+    rows = records(directions(at_shown(found.substates, settings)))
+    made = [direction(*model.substates(row["tissue"], row["cell_type"])) for row in rows]
+    planted = [(row, way) for row, way in zip(rows, made, strict=True) if way != NO_CHANGE]
     tissue = settings.kidney.tissue
-    named = [f"{word}s {text.DO[direction(*model.substates(tissue, word))]}" for word in NAMED]
-    other = f"; another is found in {text.listed(wrong)}" if wrong else ""
     return (
-        f"Within the types of the {text.tissue_name(tissue).lower()}, {text.listed(named)} in the "
-        f"simulation. Of the types compared in any tissue, {n} have a planted direction, and "
-        f"{n - len(wrong)} are found with it{other}."
+        {
+            "n": len(planted),
+            "wrong": [row for row, way in planted if row["quadrant"] != way],
+            "named": {word: direction(*model.substates(tissue, word)) for word in NAMED},
+        }
+        if rows
+        else {}
     )
 
 
-def _restriction(table: pd.DataFrame, settings: Settings) -> str:
-    at = table[
-        (table["resolution"] == settings.clusters.reference)
-        & (table["cells"] == "all")
-        & (table["libraries"] == "mean")
-    ].set_index("metric")
-    if at.empty:
-        return ""
-    cohort, platform, tissue = (str(at[name].iloc[0]) for name in TISSUE)
+def _restriction(found: Row) -> Row:
+    """Return how much of the drift of composition is taken back, and thereby of each metric."""
+    if not found:
+        return {}
+    cohort, platform, tissue = (str(found["first"][name]) for name in TISSUE)
     of = _composition(cohort, platform, tissue)
     drifts = {animal.drift for animal in model.animals(model.cohort(cohort, platform))}
     (restricted,) = (drift for drift in drifts if 0 < drift < 1)
     young, between, old = (with_substates(tissue, of, drift) for drift in (0, restricted, 1))
     drift, rescue = change(young, old), change(between, old)
-    parts = []
-    for metric, name in (("gini", "Gini"), ("effective_number", "the effective number")):
-        row, truth = at.loc[metric], rescue[metric] / drift[metric]
+    made: Row = {"restored": 1 - restricted}
+    for metric in text.CHANGES:
+        row, truth = found[metric]["mean"], rescue[metric] / drift[metric]
         # An empty interval holds nothing.
         holds = row["rescue_fraction_low"] <= truth <= row["rescue_fraction_high"]
-        parts.append(
-            f"{text.number(truth, 2)} of that of {name} (found: {fraction(row)}, whose interval "
-            f"over cells {'holds' if holds else 'does not hold'} it)"
-        )
-    return (
-        f"Restriction takes back {1 - restricted:g} of the drift of the mean composition, and "
-        f"thereby {text.listed(parts)}."
-    )
+        made[metric] = {"truth": truth, "found": row, "holds": holds}
+    return made

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.report.source import QUARTO_FILE, VARIABLES_FILE, Source
+from stages.report.source import QUARTO_FILE, Source
 
 FILTERS = Path(__file__).parent / "filters"
-TEMPLATES = Path(__file__).parent / "templates"
+ASSETS = Path(__file__).parent / "assets"
 # _quarto.yml names these three; they exist only in the copy.
 NOTICE_HTML = "_notice.html"
 NOTICE_TYPST = "_notice.typ"
@@ -25,7 +25,7 @@ def format_options(options: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def stage_project(source: Source, resources: Iterable[str], *, folder: Path) -> None:
-    """Copy a project to `folder` and write the notice and the PDF style beside it.
+    """Copy a project to `folder`, its text whole, with the notice and the PDF style beside it.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ def stage_project(source: Source, resources: Iterable[str], *, folder: Path) -> 
     folder
         An empty folder.
     """
-    names = [QUARTO_FILE, VARIABLES_FILE, *source.files, *resources]
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys((QUARTO_FILE, *resources)):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.project / name, target)
+    (folder / source.paper).write_text(source.text, encoding="utf-8")
     (folder / NOTICE_HTML).write_text(notice_html(source.notice), encoding="utf-8")
     (folder / NOTICE_TYPST).write_text(notice_typst(source.notice), encoding="utf-8")
-    shutil.copyfile(TEMPLATES / "style.typ", folder / STYLE_TYPST)
+    shutil.copyfile(ASSETS / "style.typ", folder / STYLE_TYPST)
 
 
 def notice_html(notice: str) -> str:

@@ -1,6 +1,5 @@
-"""Read the tables that a part of the text rests on, all at once."""
+"""Read the tables of the study: the one place where the report knows their files."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +15,7 @@ from stages.cells.tables.recovery import RECOVERY
 from stages.cells.tables.restriction import CALORIC_RESTRICTION, RESTRICTION_TESTS
 from stages.cells.tables.stability import STABILITY
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.heads.figures.heads import perturbation
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
 from stages.heads.tables.classes import HEAD_CLASSES
 from stages.heads.tables.companion import COMPANION_AGREEMENT
@@ -59,19 +59,36 @@ SCHEMAS = {schema.name: schema for schema in _BY_SCHEMA} | dict.fromkeys(
 """Of each table that the text reads, by the name of its file."""
 
 
-def read_all(names: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
-    """Read and check tables by name, in the order of `names`.
-
-    Parameters
-    ----------
-    names
-        Of the tables: keys of ``SCHEMAS``.
-    folder
-        Of the tables.
+class Tables:
+    """The tables of a folder, by the names of their files; each is read once, when it is needed.
 
     Raises
     ------
     TableError
         A table is missing, or not as its schema says.
     """
-    return {name: tables.read(folder / f"{name}.csv", SCHEMAS[name]) for name in names}
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        """Read and check a table."""
+        if name not in SCHEMAS:
+            raise AttributeError(name)
+        table = tables.read(self._folder / f"{name}.csv", SCHEMAS[name])
+        setattr(self, name, table)
+        return table
+
+
+def along_training(found: Tables) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the concentration of the heads' effects at every checkpoint, and its change.
+
+    Both are by metric, of the way of removal that the text is about, and end an interval over
+    sequences and over heads with ``_low`` and ``_high``.
+    """
+    shown = perturbation(found.head_trajectory)
+    trajectory, change = (
+        table[table["perturbation"] == shown]
+        for table in (found.head_trajectory, found.head_change)
+    )
+    return trajectory, change

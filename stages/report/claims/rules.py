@@ -39,13 +39,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stages.base import tables
-from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import CLUSTER_AGING
-from stages.cells.tables.restriction import CALORIC_RESTRICTION
 from stages.heads.measures import measure
-from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.heads.tables.trajectory import HEAD_CHANGE, HEAD_METRICS
-from stages.report import text
+from stages.heads.tables.trajectory import HEAD_METRICS
+from stages.report import reading, text
 from stages.report.claims.published import (
     PLANE,
     ChangeClaim,
@@ -62,13 +58,16 @@ from stages.report.claims.published import (
 _CHANGE = ("change", "change_low", "change_high")
 
 SCHEMAS = {
-    "aging.csv": AGING,
-    "kimmel.csv": CLUSTER_AGING,
-    "kidney.csv": CLUSTER_AGING,
-    "substates.csv": CLUSTER_AGING,
-    "caloric_restriction.csv": CALORIC_RESTRICTION,
-    "head_importance.csv": HEAD_IMPORTANCE,
-    "head_change.csv": HEAD_CHANGE,
+    f"{name}.csv": reading.SCHEMAS[name]
+    for name in (
+        "aging",
+        "kimmel",
+        "kidney",
+        "substates",
+        "caloric_restriction",
+        "head_importance",
+        "head_change",
+    )
 }
 """The tables that a rule may read."""
 
@@ -153,7 +152,7 @@ def _changes(rows: pd.DataFrame) -> Numbers:
 
 
 def _nothing(claim: Claim, where: Tissue, *, what: str = "comparison") -> str:
-    cohort = text.COHORTS.get(where.cohort, where.cohort)
+    cohort = text.cohort_name(where.cohort)
     arm = cohort if where.platform is None else text.arm(where.cohort, where.platform)
     return f"{claim.table} has no {what} of {arm} {text.tissue_name(where.tissue).lower()}"
 
