@@ -8,14 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from stages.base.errors import RenderError
 from stages.report.pandoc import as_list, read_citation_keys, read_document
-from stages.report.project import format_options
-from stages.report.source import Source, local_path
+from stages.report.source import Source, format_options, local_path
 
 KIND = re.compile(r"(fig|tbl|eq|sec)-")
 LABEL_WORD = re.compile(r"\{#((?:fig|tbl|eq|sec)-[^} ]*)")
@@ -39,6 +39,14 @@ NOT_SHARED = ("callout-", "panel-tabset", "column-", "content-visible", "content
 Element = dict[str, Any]
 
 
+class _Fault(NamedTuple):
+    """What is wrong, and the pattern of the n-th place where it stands."""
+
+    pattern: str
+    what: str
+    occurrence: int = 1
+
+
 @dataclass
 class _Facts:
     """What the syntax tree holds, in the order of the text."""
@@ -51,8 +59,8 @@ class _Facts:
     mixed: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     loose_labels: list[str] = field(default_factory=list)
-    has_top_section: bool = False
-    has_section: bool = False
+    levels: list[int] = field(default_factory=list)
+    blocks: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
 
 
 def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
@@ -78,13 +86,13 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     """
     _check_lines(source)
     tree = read_document(source.text, folder=folder)
-    _check_metadata(source, tree["meta"])
     facts = _Facts()
-    for block in (tree["meta"], tree["blocks"]):
-        for element in _elements(block):
-            _note(source, facts, element)
-    _check_labels(source, facts)
-    _check_references(source, facts)
+    for element in _elements([tree["meta"], tree["blocks"]]):
+        _note(facts, element)
+    faults = (_of_metadata(tree["meta"]), _of_blocks(facts), _of_labels(facts))
+    for pattern, what, occurrence in chain(*faults, _of_references(source, facts)):
+        msg = f"{source.find(pattern, occurrence=occurrence)}: {what}"
+        raise RenderError(msg)
     figures = _check_images(source, facts)
     other = _check_option_files(source)
     _check_citations(source, facts, folder=folder)
@@ -93,24 +101,14 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
 
 def _check_lines(source: Source) -> None:
     for line in source.lines:
+        what = ""
         if "{{<" in line.text or ">}}" in line.text:
-            msg = (
-                f"{line.place}: a shortcode that is no include of the paper on a line of its own. "
-                "Put values in where the template is filled."
-            )
+            what = "a shortcode that is no include of the paper on a line of its own"
+        elif CELL.search(line.text):
+            what = "a cell that is to be executed"
+        if what:
+            msg = f"{line.place}: {what}. The paper computes nothing: print values by a template."
             raise RenderError(msg)
-        if CELL.search(line.text):
-            msg = (
-                f"{line.place}: a cell that is to be executed. The paper computes nothing: let "
-                "a stage compute it and the template print it."
-            )
-            raise RenderError(msg)
-
-
-def _refuse(source: Source, pattern: str, what: str, *, occurrence: int = 1) -> NoReturn:
-    """Raise the error about the line in which a pattern stands."""
-    msg = f"{source.find(pattern, occurrence=occurrence)}: {what}"
-    raise RenderError(msg)
 
 
 def _label(name: str, sign: str = "#") -> str:
@@ -118,17 +116,16 @@ def _label(name: str, sign: str = "#") -> str:
     return rf"{sign}{re.escape(name)}(?![\w-])"
 
 
-def _check_metadata(source: Source, meta: Element) -> None:
+def _of_metadata(meta: Element) -> Iterator[_Fault]:
     for key in ("format", "bibliography", "crossref", "number-sections", "execute", "filters"):
         if key in meta:
             what = f"{key} belongs in _quarto.yml, where both renderers read it. Move it."
-            _refuse(source, rf"^{key}:", what)
+            yield _Fault(rf"^{key}:", what)
     if "title" not in meta:
-        msg = f"{source.paper}, line 1: the paper has no title. Write one in its YAML head."
-        raise RenderError(msg)
+        yield _Fault("^", "the paper has no title. Write one in its YAML head.")
     if "date" in meta and re.fullmatch(r"today|now|last-modified", _stringify(meta["date"])):
         what = "this date changes by itself. Write the day, or leave date out."
-        _refuse(source, r"^date:", what)
+        yield _Fault(r"^date:", what)
 
 
 def _elements(node: Any) -> Iterator[Element]:
@@ -148,27 +145,26 @@ def _stringify(node: Any) -> str:
     return "".join(word for word in words if isinstance(word, str)).strip()
 
 
-def _note(source: Source, facts: _Facts, element: Element) -> None:
+def _note(facts: _Facts, element: Element) -> None:
     """Add what one element tells to the facts."""
     kind: str = element["t"]
     content: Any = element.get("c")
     if kind == "Header":
         level, (identifier, classes, _), _ = content
         facts.labels.append((identifier, kind))
-        facts.has_section = True
-        facts.has_top_section |= level == 1
+        facts.levels.append(level)
         if "unnumbered" in classes:
             facts.unnumbered.add(identifier)
     elif kind in ("Figure", "Table"):
         facts.labels.append((content[0][0], kind))
         facts.captions[content[0][0]] = bool(content[1][1])
     elif kind == "Div":
-        _note_div(source, facts, content)
-    elif kind in ("Span", "Code", "CodeBlock"):
+        (identifier, classes, _), blocks = content
+        facts.labels.append((identifier, kind))
+        facts.blocks.append((identifier, classes, [block["t"] for block in blocks]))
+    elif kind in ("Span", "Code", "CodeBlock", "Image"):
         facts.labels.append((content[0][0], kind))
-    elif kind == "Image":
-        facts.labels.append((content[0][0], kind))
-        facts.images.append(content[2][0])
+        facts.images += [content[2][0]] if kind == "Image" else []
     elif kind in ("Para", "Plain"):
         _note_equations(facts, content)
     elif kind == "Str":
@@ -180,26 +176,6 @@ def _note(source: Source, facts: _Facts, element: Element) -> None:
         facts.citations += [key for key in keys if key not in references]
         if references and len(references) < len(keys):
             facts.mixed.append(references[0])
-
-
-def _note_div(source: Source, facts: _Facts, content: list[Any]) -> None:
-    (identifier, classes, _), blocks = content
-    facts.labels.append((identifier, "Div"))
-    for name in classes:
-        if name.startswith(NOT_SHARED):
-            what = f".{name} is Quarto's alone. Write it in plain markdown."
-            _refuse(source, rf"^:::+.*{re.escape(name)}", what)
-    if KIND.match(identifier) is None:
-        return
-    inner = [block["t"] for block in blocks]
-    wanted = ["Table", "Para"] if identifier.startswith("tbl-") else ["Para", "Para"]
-    if inner != wanted:
-        what = (
-            f"the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
-            "one table or one image without a caption, then the caption as a paragraph."
-        )
-        _refuse(source, _label(identifier), what)
-    facts.captions[identifier] = True
 
 
 def _note_equations(facts: _Facts, inlines: list[Element]) -> None:
@@ -216,52 +192,66 @@ def _note_equations(facts: _Facts, inlines: list[Element]) -> None:
             after_math = False
 
 
-def _check_labels(source: Source, facts: _Facts) -> None:
-    if facts.has_section and not facts.has_top_section:
+def _of_blocks(facts: _Facts) -> Iterator[_Fault]:
+    for identifier, classes, inner in facts.blocks:
+        for name in classes:
+            if name.startswith(NOT_SHARED):
+                what = f".{name} is Quarto's alone. Write it in plain markdown."
+                yield _Fault(rf"^:::+.*{re.escape(name)}", what)
+        wanted = ["Table", "Para"] if identifier.startswith("tbl-") else ["Para", "Para"]
+        if KIND.match(identifier) and inner != wanted:
+            what = (
+                f"the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
+                "one table or one image without a caption, then the caption as a paragraph."
+            )
+            yield _Fault(_label(identifier), what)
+        facts.captions[identifier] = True
+
+
+def _of_labels(facts: _Facts) -> Iterator[_Fault]:
+    if facts.levels and min(facts.levels) > 1:
         what = "no section begins with a single #, so numbers would differ. Use # first."
-        _refuse(source, r"^##+ ", what)
+        yield _Fault(r"^##+ ", what)
     for label, times in Counter(label for label, _ in facts.labels if label).items():
         if times > 1:
             what = f"label {label} is given {times} times. Give each its own."
-            _refuse(source, _label(label), what, occurrence=2)
+            yield _Fault(_label(label), what, 2)
     attached = {label for label, _ in facts.labels}
     for label in facts.loose_labels:
         if label not in attached:
             what = f"label {label} is not attached to anything. Write {HOW[label.split('-')[0]]}."
-            _refuse(source, rf"\{{#{re.escape(label)}", what)
+            yield _Fault(rf"\{{#{re.escape(label)}", what)
     for label, holder in facts.labels:
-        match = KIND.match(label)
-        if match is None:
-            continue
-        kind = match.group(1)
-        if holder not in HOLDERS[kind]:
-            what = f"label {label} stands on a {holder}. Write {HOW[kind]}."
-            _refuse(source, _label(label), what)
-        if kind in ("fig", "tbl") and not facts.captions.get(label):
-            _refuse(source, _label(label), f"{label} has no caption. Write {HOW[kind]}.")
+        if match := KIND.match(label):
+            kind = match.group(1)
+            if holder not in HOLDERS[kind]:
+                what = f"label {label} stands on a {holder}. Write {HOW[kind]}."
+                yield _Fault(_label(label), what)
+            if kind in ("fig", "tbl") and not facts.captions.get(label):
+                yield _Fault(_label(label), f"{label} has no caption. Write {HOW[kind]}.")
 
 
-def _check_references(source: Source, facts: _Facts) -> None:
+def _of_references(source: Source, facts: _Facts) -> Iterator[_Fault]:
     known = {label for label, _ in facts.labels if KIND.match(label)}
     numbered = bool(source.options.get("number-sections"))
     for label in facts.references:
         at = rf"{_label(label, '@')}|@(?i:{re.escape(label)})(?![\w-])"
         if label not in known:
             what = f"@{label} refers to nothing. Give the label {{#{label}}} or correct it."
-            _refuse(source, at, what)
+            yield _Fault(at, what)
         if label.startswith("sec-") and (label in facts.unnumbered or not numbered):
             what = f"@{label} refers to a section without a number. Number it, or link it."
-            _refuse(source, at, what)
+            yield _Fault(at, what)
     for label in facts.mixed:
         what = (
             f"one bracket holds a citation and the reference @{label}. Quarto would drop "
             "the citation: write two brackets with a word between."
         )
-        _refuse(source, rf"\[[^\]]*{_label(label, '@')}", what)
+        yield _Fault(rf"\[[^\]]*{_label(label, '@')}", what)
     for label, _ in facts.labels:
         if label.startswith(("fig-", "tbl-")) and label not in facts.references:
             what = f"no sentence refers to {label}. Write @{label} where it is discussed."
-            _refuse(source, _label(label), what)
+            yield _Fault(_label(label), what)
 
 
 def _check_images(source: Source, facts: _Facts) -> list[str]:
@@ -279,24 +269,18 @@ def _check_images(source: Source, facts: _Facts) -> list[str]:
 
 
 def _check_option_files(source: Source) -> list[str]:
-    names = []
-    html = format_options(source.options, "html")
-    for key, value in (
-        ("bibliography", source.options.get("bibliography")),
-        ("csl", source.options.get("csl")),
-        ("css", html.get("css")),
-    ):
-        names += [_existing(source, name, f"_quarto.yml: {key}") for name in as_list(value)]
-    return names
+    options = format_options(source.options, "html")
+    return [
+        _existing(source, name, f"_quarto.yml: {key}")
+        for key in ("bibliography", "csl", "css")
+        for name in as_list(options.get(key))
+    ]
 
 
 def _existing(source: Source, name: str, what: str) -> str:
     path = local_path(source.project, name)
     if path is None or not (source.project / path).is_file():
-        msg = (
-            f'{what} "{name}" does not exist in the project. Correct the path, or run the stage '
-            "that writes it."
-        )
+        msg = f'{what} "{name}" does not exist in the project. Correct the path, or dvc repro.'
         raise RenderError(msg)
     return name
 
@@ -307,8 +291,7 @@ def _check_citations(source: Source, facts: _Facts, *, folder: Path) -> None:
     keys = read_citation_keys("\n".join(texts), folder=folder) if names else set()
     for key in facts.citations:
         if key not in keys and key != "*":
-            what = (
-                f"citation @{key} is not in {', '.join(names) or 'any bibliography'}. "
-                "Correct the key or add the entry."
-            )
-            _refuse(source, rf"@\{{?{re.escape(key)}(?![\w-])", what)
+            place = source.find(rf"@\{{?{re.escape(key)}(?![\w-])")
+            files = ", ".join(names) or "any bibliography"
+            msg = f"{place}: citation @{key} is not in {files}. Correct the key or add the entry."
+            raise RenderError(msg)

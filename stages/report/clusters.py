@@ -18,6 +18,7 @@ from stages.report.comparisons import (
     directions,
     ends,
     excludes_zero,
+    keyed,
     over_types,
     records,
     spread,
@@ -36,7 +37,6 @@ condition, as :mod:`stages.cells.caloric_restriction` states it: how often that 
 fraction of the effective number holds the truth, and how often the probability of a rescue exceeds
 the last where restriction does nothing; where animals are alike, and where they differ as the
 demo's do."""
-LIBRARIES = ("mean", "pooled", "male", "female")
 BOTH_WAYS = {"crystallize", "disperse"}
 
 
@@ -182,10 +182,9 @@ def _kimmel(found: Tables, settings: Settings) -> Row:
         return {}
     gini = directions(found.kimmel)
     made, key = compared(found.kimmel), [*TISSUE, "resolution"]
-    asked = records(_stable_both(found.stability)) if len(found.stability) else []
-    runs = {tuple(row[name] for name in key): row for row in asked}
-    for row in made["rows"]:
-        row["runs"] = runs.get(tuple(row[name] for name in key))
+    runs = keyed(records(_stable_both(found.stability)), key)
+    for place, row in keyed(made["rows"], key).items():
+        row["runs"] = runs.get(place)
     at = gini[gini["resolution"] == settings.clusters.reference]
     return made | {
         "several": len(gini.drop_duplicates(ARM)) > 1,
@@ -210,31 +209,22 @@ def _substates(found: Tables, settings: Settings) -> Row:
     made = compared(at_shown(found.substates, settings))
     others = directions(found.substates)
     others = others[others["resolution"] != shown_resolution(settings)]
-    quadrants = {tuple(row[name] for name in (*TISSUE, "cell_type")): row for row in made["rows"]}
-    both = [
-        row["quadrant"] == quadrants[key]["quadrant"]
-        for row in records(others)
-        if (key := tuple(row[name] for name in (*TISSUE, "cell_type"))) in quadrants
-    ]
+    key = (*TISSUE, "cell_type")
+    shown, elsewhere = keyed(made["rows"], key), keyed(records(others), key)
+    same = [elsewhere[of]["quadrant"] == shown[of]["quadrant"] for of in elsewhere if of in shown]
     return made | {
         "elsewhere": {
-            "n": len(both),
-            "n_same": sum(both),
+            "n": len(same),
+            "n_same": sum(same),
             "resolutions": sorted(set(others["resolution"])),
         },
-        "named": [
-            {
-                "word": word,
-                "rows": [
-                    row
-                    for row in made["rows"]
-                    if is_named(row["cell_type"]) and word in row["cell_type"].lower()
-                ],
-            }
-            for word in NAMED
-        ],
+        "named": {word: [row for row in made["rows"] if _is(row, word)] for word in NAMED},
         "left_out": records(found.substates_not_compared),
     }
+
+
+def _is(row: Row, word: str) -> bool:
+    return is_named(row["cell_type"]) and word in row["cell_type"].lower()
 
 
 def _restriction(found: Tables, settings: Settings) -> Row:
@@ -245,30 +235,17 @@ def _restriction(found: Tables, settings: Settings) -> Row:
     of_mean = table[table["libraries"] == "mean"]
     tests = found.restriction_tests
     tested = tests[(tests["resolution"] == settings.clusters.reference) & (tests["cells"] == "all")]
-    by_metric: Row = {
+    by_metric = {
         metric: {row["libraries"]: row for row in records(rows)}
         for metric, rows in at[at["cells"] == "all"].groupby("metric")
     }
     fractions = of_mean.groupby(["metric", "cells"])["rescue_fraction"]
-    order = [(kind, cells) for kind in LIBRARIES for cells in ("all", "rarefied")]
     return {
         **by_metric,
         "first": by_metric["gini"]["mean"],
         "quadrant": str(quadrant(*(by_metric[name]["mean"]["drift"] for name in text.CHANGES))),
-        "fractions": {
-            metric: {
-                cells: ends(fractions.get_group((metric, cells))) for cells in ("all", "rarefied")
-            }
-            for metric in text.CHANGES
-        },
-        "rows": [
-            row
-            for metric in text.CHANGES
-            for kind, cells in order
-            for row in records(at)
-            if (row["metric"], row["libraries"], row["cells"]) == (metric, kind, cells)
-            and (cells == "all" or kind == "mean")
-        ],
+        "fractions": {"_".join(of): ends(values) for of, values in fractions},
+        "rows": records(at),
         "tests": spread(tested, ["metric", "contrast"], "strata", sort=False),
         "n_arrangements": int(tests.loc[tests["strata"] == "all", "n_arrangements"].iloc[0]),
         "p_smallest": {name: float(p.min()) for name, p in tests.groupby("strata")["p_smallest"]},

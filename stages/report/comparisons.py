@@ -1,6 +1,6 @@
 """Put tables of comparisons into rows that a template can loop over, and count what they show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,6 +39,11 @@ def spread(
         rows = records(group)
         found.append(rows[0] | {str(row[column]): row for row in rows})
     return found
+
+
+def keyed(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], Row]:
+    """Return rows by the values of their keys."""
+    return {tuple(row[key] for key in keys): row for row in rows}
 
 
 def all_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,9 +97,9 @@ def compared(table: pd.DataFrame) -> Row:
     plane = all_cells(table)
     rows = spread(plane, keys)
     rarefied = table[(table["cells"] == "rarefied") & table["metric"].isin(text.CHANGES)]
-    equal = {tuple(row[key] for key in keys): row for row in spread(rarefied, keys)}
-    for row in rows:
-        row["equal"] = equal.get(tuple(row[key] for key in keys))
+    equal = keyed(spread(rarefied, keys), keys)
+    for key, row in keyed(rows, keys).items():
+        row["equal"] = equal.get(key, {})
     small = plane[plane["mann_whitney_q"] < SIGNIFICANT]["metric"]
     return {
         "rows": rows,
@@ -102,8 +107,6 @@ def compared(table: pd.DataFrame) -> Row:
         "n_intervals": len(plane),
         "n_exclude_zero": int(excludes_zero(plane).sum()),
         "n_significant": {metric: int((small == metric).sum()) for metric in text.CHANGES},
-        "n_same": sum(
-            bool(row["equal"]) and row["quadrant"] == row["equal"]["quadrant"] for row in rows
-        ),
+        "n_same": sum(row["quadrant"] == row["equal"].get("quadrant") for row in rows),
         "p_smallest": ends(plane["mann_whitney_p_smallest"]),
     }

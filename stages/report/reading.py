@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.base import tables
-from stages.cells.tables.aging import AGING, NOT_COMPARED
+from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
 from stages.cells.tables.describe import CONFOUNDING, SAMPLES
@@ -25,35 +25,14 @@ from stages.heads.tables.trajectory import HEAD_CHANGE, HEAD_TRAJECTORY
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS
 from stages.report.tables import CLAIMS
 
-_BY_SCHEMA = (
-    AGING,
-    CALORIC_RESTRICTION,
-    CLAIMS,
-    COMPANION_AGREEMENT,
-    CONCORDANCE,
-    CONCORDANCE_SUMMARY,
-    CONFOUNDING,
-    DRIVERS,
-    EXCLUSIONS,
-    HEAD_CHANGE,
-    HEAD_CLASSES,
-    HEAD_CONTROL_VARIATE,
-    HEAD_DISTRIBUTION,
-    HEAD_GRANULARITY,
-    HEAD_IMPORTANCE,
-    HEAD_SCREEN,
-    HEAD_TRAJECTORY,
-    NOT_COMPARED,
-    PLANE,
-    PLANE_DIRECTIONS,
-    PROPORTIONS,
-    RECOVERY,
-    RESTRICTION_TESTS,
-    SAMPLES,
-    STABILITY,
-    SUBSTATES_NOT_COMPARED,
-)
-SCHEMAS = {schema.name: schema for schema in _BY_SCHEMA} | dict.fromkeys(
+_CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, AGING, DRIVERS, RECOVERY)
+_PLATFORMS = (CONCORDANCE, CONCORDANCE_SUMMARY)
+_CLUSTERS = (STABILITY, SUBSTATES_NOT_COMPARED, CALORIC_RESTRICTION, RESTRICTION_TESTS)
+_HEADS = (HEAD_IMPORTANCE, HEAD_TRAJECTORY, HEAD_CHANGE, HEAD_CLASSES, HEAD_DISTRIBUTION)
+_BESIDE_HEADS = (HEAD_GRANULARITY, HEAD_CONTROL_VARIATE, HEAD_SCREEN, COMPANION_AGREEMENT)
+_BOTH = (PLANE, PLANE_DIRECTIONS, CLAIMS)
+_ALL = (*_CELLS, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
+SCHEMAS = {schema.name: schema for schema in _ALL} | dict.fromkeys(
     ("kidney", "kimmel", "substates"), CLUSTER_AGING
 )
 """Of each table that the text reads, by the name of its file."""

@@ -1,12 +1,14 @@
-"""The paper's source, read: its text with the words on provenance in place, and its options.
+"""The paper's source: read, with the words on provenance in place, and copied for a renderer.
 
 ``reports/paper.qmd`` comes from the templates with all numbers in it. What is said of the runs is
 known only after it is written, so the paper includes that, as Quarto does: an include on a line of
 its own. It is put in place here, as text, for both renderers.
 """
 
+import html
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,10 +20,17 @@ from stages.base.errors import RenderError
 QUARTO_FILE = "_quarto.yml"
 NOTICE = "notice"
 
+FILTERS = Path(__file__).parent / "filters"
+ASSETS = Path(__file__).parent / "assets"
+# _quarto.yml names these three; they exist only in the copy.
+NOTICE_HTML = "_notice.html"
+NOTICE_TYPST = "_notice.typ"
+STYLE_TYPST = "_style.typ"
+
 INCLUDE = re.compile(r"\s*\{\{< include (\S+) >\}\}\s*")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Line:
     """One line of the text and where it was written."""
 
@@ -35,7 +44,7 @@ class Line:
         return f"{self.file}, line {self.number}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """A manuscript project, read: nothing of it is checked against anything else yet."""
 
@@ -79,14 +88,13 @@ def read_source(project: Path, paper: str) -> Source:
     """
     options = _read_yaml(_read_text(project, QUARTO_FILE), QUARTO_FILE)
     text = _read_text(project, paper)
-    lines = []
+    lines: list[Line] = []
     for line in _lines(text, paper):
-        include = INCLUDE.fullmatch(line.text)
-        if include is None:
-            lines.append(line)
-        else:
+        if include := INCLUDE.fullmatch(line.text):
             name = include.group(1)
             lines += _lines(_read_text(project, name, of=f"{line.place}: "), name)
+        else:
+            lines.append(line)
     head = _read_yaml(text.split("---\n")[1] if text.startswith("---\n") else "", f"{paper}, head")
     if not isinstance(head.get(NOTICE), str):
         msg = (
@@ -94,13 +102,7 @@ def read_source(project: Path, paper: str) -> Source:
             'carry, or notice: "" for data that are real.'
         )
         raise RenderError(msg)
-    return Source(
-        project=project,
-        paper=paper,
-        lines=tuple(lines),
-        options=options,
-        notice=head[NOTICE].strip(),
-    )
+    return Source(project, paper, tuple(lines), options, head[NOTICE].strip())
 
 
 def local_path(project: Path, target: str) -> PurePosixPath | None:
@@ -119,8 +121,7 @@ def local_path(project: Path, target: str) -> PurePosixPath | None:
 
 
 def _lines(text: str, name: str) -> list[Line]:
-    texts = text.splitlines()
-    return [Line(text=text, file=name, number=i) for i, text in enumerate(texts, start=1)]
+    return [Line(line, name, number) for number, line in enumerate(text.splitlines(), start=1)]
 
 
 def _read_text(project: Path, name: str, *, of: str = "") -> str:
@@ -146,3 +147,51 @@ def _read_yaml(text: str, name: str) -> dict[str, Any]:
         msg = f"{name} holds no keys. It must be a YAML map."
         raise RenderError(msg)
     return content
+
+
+def format_options(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the options of one format: those of the project, overridden by its own."""
+    formats = options.get("format") or {}
+    own = formats.get(name) if isinstance(formats, Mapping) else None
+    shared = {key: value for key, value in options.items() if key != "format"}
+    return shared | (dict(own) if isinstance(own, Mapping) else {})
+
+
+def stage_project(source: Source, resources: Iterable[str], *, folder: Path) -> None:
+    """Copy a project to `folder`, its text whole, with the notice and the PDF style beside it.
+
+    Parameters
+    ----------
+    source
+        The manuscript.
+    resources
+        Paths inside the project that it uses: figures, bibliography, style sheets.
+    folder
+        An empty folder.
+    """
+    for name in dict.fromkeys((QUARTO_FILE, *resources)):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.project / name, target)
+    (folder / source.paper).write_text(source.text, encoding="utf-8")
+    (folder / NOTICE_HTML).write_text(notice_html(source.notice), encoding="utf-8")
+    (folder / NOTICE_TYPST).write_text(notice_typst(source.notice), encoding="utf-8")
+    shutil.copyfile(ASSETS / "style.typ", folder / STYLE_TYPST)
+
+
+def notice_html(notice: str) -> str:
+    """Return the banner of the page; nothing for an empty notice."""
+    return f'<div class="notice" role="note">{html.escape(notice)}</div>\n' if notice else ""
+
+
+def notice_typst(notice: str) -> str:
+    r"""Return the header line of every page; nothing for an empty notice.
+
+    >>> notice_typst('Say "no".')
+    '#set page(header: align(center, text(size: 8.5pt, fill: rgb("#92400e"), "Say \\"no\\".")))\n'
+    """
+    if not notice:
+        return ""
+    quoted = notice.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+    text = f'text(size: 8.5pt, fill: rgb("#92400e"), "{quoted}")'
+    return f"#set page(header: align(center, {text}))\n"

@@ -184,7 +184,7 @@ def change(row: Mapping[str, Any], column: str = "change", digits: int | None = 
     >>> change(row).replace(NBSP, " "), change(row | {"change_low": math.nan})
     ('+0.100 [−0.100, +0.250]', '+0.100')
     """  # noqa: RUF002
-    digits = named(row["metric"])[1] if digits is None else digits
+    digits = digits_of(row["metric"]) if digits is None else digits
     value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     return signed(value, digits) + ("" if math.isnan(low) else f" {interval(low, high, digits)}")
 
@@ -195,9 +195,14 @@ def estimate(row: Mapping[str, Any], column: str, digits: int) -> str:
     return value if DASH in (value, low) else f"{value} [{low},{NBSP}{high}]"
 
 
-def named(metric: str) -> tuple[str, int]:
-    """Return how a change of a metric is named, and its digits."""
-    return CHANGES.get(metric, (metric, 3))
+def metric_name(metric: str) -> str:
+    """Return how a change of a metric is named."""
+    return CHANGES.get(metric, (metric, 0))[0]
+
+
+def digits_of(metric: str) -> int:
+    """Return the digits of a change of a metric."""
+    return CHANGES.get(metric, (metric, 3))[1]
 
 
 def does(quadrant: str, count: int = 1) -> str:

@@ -5,21 +5,15 @@ Templates are given numbers, lists and rows, and write them by filters, which ar
 and a number that was typed into the prose are errors of one line.
 """
 
+import inspect
 import itertools
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import (
-    Environment,
-    FileSystemLoader,
-    StrictUndefined,
-    TemplateNotFound,
-    TemplateSyntaxError,
-    UndefinedError,
-)
-from jinja2.runtime import LoopContext, Undefined
+import jinja2
+from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
 from stages.base.errors import RenderError
@@ -75,39 +69,20 @@ def joint(loop: LoopContext, mark: str = "") -> str:
 
 
 FILTERS = {
+    **dict(inspect.getmembers(text, inspect.isfunction)),
     "arm": lambda row: text.arm(row["cohort"], row["platform"]),
-    "attainable": text.attainable_p,
-    "between": text.between,
     "by": by,
-    "change": text.change,
-    "cohort": text.cohort_name,
-    "digits": lambda name: text.named(name)[1],
-    "does": text.does,
-    "estimate": text.estimate,
-    "general": text.general,
     "head": lambda row, prefix="": head_name(row[f"{prefix}layer"], row[f"{prefix}head"]),
-    "integer": text.integer,
     "joint": joint,
-    "listed": text.listed,
-    "metric": lambda name: text.named(name)[0],
-    "number": text.number,
     "ours": printed.ours,
-    "p": text.p_value,
-    "p_equals": text.p_equals,
-    "percent": text.percent,
-    "plural": text.plural,
-    "probability": text.probability,
     "published": printed.published,
-    "signed": text.signed,
     "table": table,
-    "tissue": text.tissue_name,
-    "unbroken": text.unbroken,
 }
 
 
 def _shown(value: object) -> object:
     """Return what stands for a value in the text."""
-    if isinstance(value, Markup | Undefined):
+    if isinstance(value, Markup | jinja2.Undefined):
         return value
     if isinstance(value, str):
         return text.escaped(value)
@@ -132,9 +107,9 @@ class Templates:
     """
 
     def __init__(self, folder: Path = TEMPLATES) -> None:
-        self._environment = Environment(
-            loader=FileSystemLoader(folder),
-            undefined=StrictUndefined,
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(folder),
+            undefined=jinja2.StrictUndefined,
             finalize=_shown,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -151,7 +126,7 @@ class Templates:
             source = (folder / name).read_text(encoding="utf-8")
             try:
                 check_numbers(name, self._prose(source))
-            except TemplateSyntaxError as error:
+            except jinja2.TemplateSyntaxError as error:
                 raise _unreadable(error, name) from None
 
     def _prose(self, source: str) -> str:
@@ -173,12 +148,18 @@ class Templates:
         """
         try:
             return self._environment.get_template(name).render(values)
-        except TemplateSyntaxError as error:
+        except jinja2.TemplateSyntaxError as error:
             raise _unreadable(error, name) from None
-        except TemplateNotFound as error:
+        except jinja2.TemplateNotFound as error:
             msg = f"there is no template {error.name}. Restore it, or correct its name."
             raise RenderError(msg) from None
-        except (UndefinedError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (
+            jinja2.UndefinedError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
             # Jinja gives each frame of a template the line of its source.
             place = next(
                 f"{Path(frame.filename).name}, line {frame.lineno}"
@@ -190,5 +171,5 @@ class Templates:
             raise RenderError(msg) from error
 
 
-def _unreadable(error: TemplateSyntaxError, name: str) -> RenderError:
+def _unreadable(error: jinja2.TemplateSyntaxError, name: str) -> RenderError:
     return RenderError(f"{error.name or name}, line {error.lineno}: {error.message}")

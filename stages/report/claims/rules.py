@@ -42,18 +42,8 @@ from stages.base import tables
 from stages.heads.measures import measure
 from stages.heads.tables.trajectory import HEAD_METRICS
 from stages.report import reading, text
-from stages.report.claims.published import (
-    PLANE,
-    ChangeClaim,
-    Claim,
-    ClaimError,
-    DirectionClaim,
-    FlipClaim,
-    HeadsClaim,
-    RescueClaim,
-    SubstatesClaim,
-    Tissue,
-)
+from stages.report.claims import published as claimed
+from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
 
 _CHANGE = ("change", "change_low", "change_high")
 
@@ -157,13 +147,13 @@ def _nothing(claim: Claim, where: Tissue, *, what: str = "comparison") -> str:
     return f"{claim.table} has no {what} of {arm} {text.tissue_name(where.tissue).lower()}"
 
 
-def _change(claim: ChangeClaim, of: Tables) -> Found:
+def _change(claim: claimed.ChangeClaim, of: Tables) -> Found:
     rows = _of_tissue(of[claim.table], claim.where)
     cases = {arm: _changes(part) for arm, part in _by_platform(rows, claim.where)}
     return Found(cases, missing="" if cases else _nothing(claim, claim.where))
 
 
-def _direction(claim: DirectionClaim, of: Tables) -> Found:
+def _direction(claim: claimed.DirectionClaim, of: Tables) -> Found:
     where, expected = claim.where, claim.where.n_resolutions
     found = Found()
     for arm, part in _by_platform(_of_tissue(of[claim.table], where), where):
@@ -180,7 +170,7 @@ def _direction(claim: DirectionClaim, of: Tables) -> Found:
     return found
 
 
-def _flip(claim: FlipClaim, of: Tables) -> Found:
+def _flip(claim: claimed.FlipClaim, of: Tables) -> Found:
     where = claim.where
     fine = _of_tissue(of[claim.table], where)
     fine = fine[fine["resolution"] == where.fine_resolution]
@@ -194,7 +184,7 @@ def _flip(claim: FlipClaim, of: Tables) -> Found:
     return found
 
 
-def _substates(claim: SubstatesClaim, of: Tables) -> Found:
+def _substates(claim: claimed.SubstatesClaim, of: Tables) -> Found:
     where = claim.where
     rows = _of_tissue(of[claim.table], where)
     named = [where.cell_type.lower() in str(name).lower().split() for name in rows["cell_type"]]
@@ -224,7 +214,7 @@ def _substates(claim: SubstatesClaim, of: Tables) -> Found:
     return found
 
 
-def _rescue(claim: RescueClaim, of: Tables) -> Found:
+def _rescue(claim: claimed.RescueClaim, of: Tables) -> Found:
     where = claim.where
     rows = _of_tissue(of[claim.table], where)
     rows = rows[
@@ -245,7 +235,7 @@ def _rescue(claim: RescueClaim, of: Tables) -> Found:
     return found
 
 
-def _heads(claim: HeadsClaim, of: Tables) -> Found:
+def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
     where = claim.where
     table = of[claim.table]
     removed = table[(table["unit"] == "head") & (table["perturbation"] == "zero")]
