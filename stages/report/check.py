@@ -22,12 +22,7 @@ LABEL_WORD = re.compile(r"\{#((?:fig|tbl|eq|sec)-[^} ]*)")
 EQUATION_LABEL = re.compile(r"^\{#(eq-[^} ]+)\}")
 # ```{python} opens a cell, `{python} x` is a computed value; ```{.python} is only shown.
 CELL = re.compile(r"^\s*(?:```+|~~~+)\s*\{[A-Za-z]|`\{(?:python|r|julia|ojs)\} ")
-HOLDERS = {
-    "fig": ("Figure", "Div"),
-    "tbl": ("Table", "Div"),
-    "eq": ("Math",),
-    "sec": ("Header",),
-}
+HOLDERS = {"fig": ("Figure", "Div"), "tbl": ("Table", "Div"), "eq": ("Math",), "sec": ("Header",)}
 HOW = {
     "fig": "![Caption](figures/name.png){#fig-name} in a paragraph of its own",
     "tbl": ": Caption {#tbl-name} under the table, with an empty line between",
