@@ -57,7 +57,7 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
     made: Headline = {
         "inputs": {"simulated": what.simulated},
         "cells": {name: int((full["quadrant"] == name).sum()) for name in QUADRANTS},
-        "heads": _heads(along_training(found)[0]),
+        "heads": _heads(along_training(found)),
         "plane": _plane(found.plane_directions),
         "restriction": _restriction(found.caloric_restriction, settings.clusters.reference),
         "truth": _truth(found.recovery),
@@ -123,7 +123,7 @@ def curves(found: Tables, what: study.Study) -> dict[str, pd.DataFrame]:
         sequences and what noise alone would give; ``changes``: each tissue's change of each metric
         with its interval; ``plane``: tissues and checkpoints on the corrected scales.
     """
-    along = along_training(found)[0]
+    along = along_training(found)
     along = along[along["metric"].isin(text.CHANGES)]
     names = {"value": "value", "sequences_low": "low", "sequences_high": "high", "floor": "noise"}
     trajectory = along.rename(columns=names)[["step", "metric", *names.values()]]

@@ -33,7 +33,7 @@ def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def _heads(found: Tables, shown: str) -> Row:
-    trajectory, change = along_training(found)
+    trajectory, change = along_training(found), along_training(found, "head_change")
     over = {f"sequences_{end}": f"value_{end}" for end in ("low", "high")}
     steps = spread(trajectory.rename(columns=over), ["step"])
     last = steps[-1]["step"]

@@ -59,15 +59,12 @@ class Tables:
         return table
 
 
-def along_training(found: Tables) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the concentration of the heads' effects at every checkpoint, and its change.
+def along_training(found: Tables, name: str = "head_trajectory") -> pd.DataFrame:
+    """Return the concentration of the heads' effects at every checkpoint, or its ``head_change``.
 
-    Both are by metric, of the way of removal that the text is about, and end an interval over
-    sequences and over heads with ``_low`` and ``_high``.
+    A row a metric, of the way of removal that the text is about, with the ends of its interval over
+    sequences (``sequences_low``, ``sequences_high``) and over heads.
     """
-    shown = perturbation(found.head_trajectory)
-    trajectory, change = (
-        table[table["perturbation"] == shown]
-        for table in (found.head_trajectory, found.head_change)
-    )
-    return trajectory, change
+    table: pd.DataFrame = getattr(found, name)
+    rows: pd.DataFrame = table[table["perturbation"] == perturbation(table)]
+    return rows

@@ -14,7 +14,6 @@ from typing import Any
 
 import jinja2
 from jinja2.runtime import LoopContext
-from markupsafe import Markup
 
 from stages.base.errors import RenderError
 from stages.heads.figures.heads import head_name
@@ -82,7 +81,7 @@ FILTERS = {
 
 def _shown(value: object) -> object:
     """Return what stands for a value in the text."""
-    if isinstance(value, Markup | jinja2.Undefined):
+    if isinstance(value, jinja2.Undefined) or hasattr(value, "__html__"):
         return value
     if isinstance(value, str):
         return text.escaped(value)
