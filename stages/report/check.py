@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from stages.base.errors import RenderError
@@ -32,14 +32,8 @@ HOW = {
 NOT_SHARED = ("callout-", "panel-tabset", "column-", "content-visible", "content-hidden")
 
 Element = dict[str, Any]
-
-
-class _Fault(NamedTuple):
-    """What is wrong, and the pattern of the n-th place where it stands."""
-
-    pattern: str
-    what: str
-    occurrence: int = 1
+Faults = Iterator[tuple[str, str]]
+"""What is wrong, after the pattern of the place where it stands."""
 
 
 @dataclass
@@ -84,9 +78,10 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     facts = _Facts()
     for element in _elements([tree["meta"], tree["blocks"]]):
         _note(facts, element)
+    _check_given_once(source, facts)
     faults = (_of_metadata(tree["meta"]), _of_blocks(facts), _of_labels(facts))
-    for pattern, what, occurrence in chain(*faults, _of_references(source, facts)):
-        msg = f"{source.find(pattern, occurrence=occurrence)}: {what}"
+    for pattern, what in chain(*faults, _of_references(source, facts)):
+        msg = f"{source.find(pattern)}: {what}"
         raise RenderError(msg)
     figures = _check_images(source, facts)
     other = _check_option_files(source)
@@ -106,21 +101,30 @@ def _check_lines(source: Source) -> None:
             raise RenderError(msg)
 
 
+def _check_given_once(source: Source, facts: _Facts) -> None:
+    for label, times in Counter(label for label, _ in facts.labels if label).items():
+        if times > 1:
+            place = source.find(_label(label), occurrence=2)
+            msg = f"{place}: label {label} is given {times} times. Give each its own."
+            raise RenderError(msg)
+
+
 def _label(name: str, sign: str = "#") -> str:
     """Return the pattern of a label where it is given, or with ``@`` where it is referred to."""
     return rf"{sign}{re.escape(name)}(?![\w-])"
 
 
-def _of_metadata(meta: Element) -> Iterator[_Fault]:
+def _of_metadata(meta: Element) -> Faults:
     for key in ("format", "bibliography", "crossref", "number-sections", "execute", "filters"):
         if key in meta:
-            what = f"{key} belongs in _quarto.yml, where both renderers read it. Move it."
-            yield _Fault(rf"^{key}:", what)
+            yield (
+                rf"^{key}:",
+                f"{key} belongs in _quarto.yml, where both renderers read it. Move it.",
+            )
     if "title" not in meta:
-        yield _Fault("^", "the paper has no title. Write one in its YAML head.")
+        yield "^", "the paper has no title. Write one in its YAML head."
     if "date" in meta and re.fullmatch(r"today|now|last-modified", _stringify(meta["date"])):
-        what = "this date changes by itself. Write the day, or leave date out."
-        yield _Fault(r"^date:", what)
+        yield r"^date:", "this date changes by itself. Write the day, or leave date out."
 
 
 def _elements(node: Any) -> Iterator[Element]:
@@ -187,66 +191,64 @@ def _note_equations(facts: _Facts, inlines: list[Element]) -> None:
             after_math = False
 
 
-def _of_blocks(facts: _Facts) -> Iterator[_Fault]:
+def _of_blocks(facts: _Facts) -> Faults:
     for identifier, classes, inner in facts.blocks:
         for name in classes:
             if name.startswith(NOT_SHARED):
-                what = f".{name} is Quarto's alone. Write it in plain markdown."
-                yield _Fault(rf"^:::+.*{re.escape(name)}", what)
+                yield (
+                    rf"^:::+.*{re.escape(name)}",
+                    f".{name} is Quarto's alone. Write it in plain markdown.",
+                )
         wanted = ["Table", "Para"] if identifier.startswith("tbl-") else ["Para", "Para"]
         if KIND.match(identifier) and inner != wanted:
             what = (
                 f"the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
                 "one table or one image without a caption, then the caption as a paragraph."
             )
-            yield _Fault(_label(identifier), what)
+            yield _label(identifier), what
         facts.captions[identifier] = True
 
 
-def _of_labels(facts: _Facts) -> Iterator[_Fault]:
+def _of_labels(facts: _Facts) -> Faults:
     if facts.levels and min(facts.levels) > 1:
-        what = "no section begins with a single #, so numbers would differ. Use # first."
-        yield _Fault(r"^##+ ", what)
-    for label, times in Counter(label for label, _ in facts.labels if label).items():
-        if times > 1:
-            what = f"label {label} is given {times} times. Give each its own."
-            yield _Fault(_label(label), what, 2)
+        yield r"^##+ ", "no section begins with a single #, so numbers would differ. Use # first."
     attached = {label for label, _ in facts.labels}
     for label in facts.loose_labels:
         if label not in attached:
-            what = f"label {label} is not attached to anything. Write {HOW[label.split('-')[0]]}."
-            yield _Fault(rf"\{{#{re.escape(label)}", what)
+            yield (
+                rf"\{{#{re.escape(label)}",
+                f"label {label} is not attached to anything. Write {HOW[label.split('-')[0]]}.",
+            )
     for label, holder in facts.labels:
         if match := KIND.match(label):
             kind = match.group(1)
             if holder not in HOLDERS[kind]:
-                what = f"label {label} stands on a {holder}. Write {HOW[kind]}."
-                yield _Fault(_label(label), what)
+                yield _label(label), f"label {label} stands on a {holder}. Write {HOW[kind]}."
             if kind in ("fig", "tbl") and not facts.captions.get(label):
-                yield _Fault(_label(label), f"{label} has no caption. Write {HOW[kind]}.")
+                yield _label(label), f"{label} has no caption. Write {HOW[kind]}."
 
 
-def _of_references(source: Source, facts: _Facts) -> Iterator[_Fault]:
+def _of_references(source: Source, facts: _Facts) -> Faults:
     known = {label for label, _ in facts.labels if KIND.match(label)}
     numbered = bool(source.options.get("number-sections"))
     for label in facts.references:
         at = rf"{_label(label, '@')}|@(?i:{re.escape(label)})(?![\w-])"
         if label not in known:
-            what = f"@{label} refers to nothing. Give the label {{#{label}}} or correct it."
-            yield _Fault(at, what)
+            yield at, f"@{label} refers to nothing. Give the label {{#{label}}} or correct it."
         if label.startswith("sec-") and (label in facts.unnumbered or not numbered):
-            what = f"@{label} refers to a section without a number. Number it, or link it."
-            yield _Fault(at, what)
+            yield at, f"@{label} refers to a section without a number. Number it, or link it."
     for label in facts.mixed:
         what = (
             f"one bracket holds a citation and the reference @{label}. Quarto would drop "
             "the citation: write two brackets with a word between."
         )
-        yield _Fault(rf"\[[^\]]*{_label(label, '@')}", what)
+        yield rf"\[[^\]]*{_label(label, '@')}", what
     for label, _ in facts.labels:
         if label.startswith(("fig-", "tbl-")) and label not in facts.references:
-            what = f"no sentence refers to {label}. Write @{label} where it is discussed."
-            yield _Fault(_label(label), what)
+            yield (
+                _label(label),
+                f"no sentence refers to {label}. Write @{label} where it is discussed.",
+            )
 
 
 def _check_images(source: Source, facts: _Facts) -> list[str]:

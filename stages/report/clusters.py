@@ -25,18 +25,13 @@ from stages.report.comparisons import (
 )
 from stages.report.reading import Tables
 
-SIMULATED = {
-    "coverage_alike": 0.95,
-    "coverage": 0.46,
-    "false_alike": 0.04,
-    "false": 0.26,
-    "probability": 0.975,
-}
+SIMULATED = {"coverage_alike": 0.95, "coverage": 0.46, "false_alike": 0.04, "false": 0.26}
 """What intervals over cells do in studies simulated by the demo's model, of two libraries a
 condition, as :mod:`stages.cells.caloric_restriction` states it: how often that of the rescue
 fraction of the effective number holds the truth, and how often the probability of a rescue exceeds
-the last where restriction does nothing; where animals are alike, and where they differ as the
-demo's do."""
+``NEAR_CERTAIN`` where restriction does nothing; where animals are alike, and where they differ as
+the demo's do."""
+NEAR_CERTAIN = 0.975
 BOTH_WAYS = {"crystallize", "disperse"}
 
 
@@ -55,6 +50,7 @@ def context(found: Tables, settings: Settings) -> Row:
         "shown": shown_resolution(settings),
         "n_runs": (1 + stability.subsamples) * stability.seeds,
         "simulated": SIMULATED,
+        "near_certain": NEAR_CERTAIN,
         "rows": _all_clusters(found),
         "stability": _stable(found.stability),
     }
@@ -106,24 +102,6 @@ def _stable(stability: pd.DataFrame) -> Row:
     }
 
 
-def _along(rows: pd.DataFrame) -> list[Row]:
-    """Return which way one tissue goes as the resolution rises: a row for each stretch.
-
-    Examples
-    --------
-    >>> rows = pd.DataFrame({"resolution": [0.2, 0.8, 1.6], "quadrant": ["mixed", "disperse", "disperse"]})
-    >>> [(part["quadrant"], part["first"], part["last"]) for part in _along(rows)]
-    [('mixed', 0.2, 0.2), ('disperse', 0.8, 1.6)]
-    """  # noqa: E501
-    ordered = rows.sort_values("resolution")
-    pairs = zip(ordered["quadrant"], ordered["resolution"], strict=True)
-    found = []
-    for name, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
-        at = [float(resolution) for _, resolution in group]
-        found.append({"quadrant": str(name), "first": at[0], "last": at[-1], "n": len(at)})
-    return found
-
-
 def _kidney(found: Tables, settings: Settings) -> Row:
     if found.kidney.empty:
         return {}
@@ -150,7 +128,7 @@ def _curve(rows: pd.DataFrame, types: Row, shown: set[float]) -> Row:
     return {
         **records(rows[TISSUE])[0],
         "types": types,
-        "along": _along(gini),
+        "along": records(gini.sort_values("resolution")),
         "n_clusters": ends(gini["n_clusters"]),
         "n_distinct": len(gini.drop_duplicates(["n_clusters", "change"])),
         "turns": turns,
@@ -190,7 +168,8 @@ def _kimmel(found: Tables, settings: Settings) -> Row:
         "several": len(gini.drop_duplicates(ARM)) > 1,
         "at_reference": records(at.sort_values("quadrant", kind="stable")),
         "tissues": [
-            {**records(rows[TISSUE])[0], "along": _along(rows)} for _, rows in gini.groupby(TISSUE)
+            {**records(rows[TISSUE])[0], "along": records(rows.sort_values("resolution"))}
+            for _, rows in gini.groupby(TISSUE)
         ],
         "animals": sorted({(row["n_young"], row["n_old"]) for row in records(gini)}),
         "stability": _stable(found.stability.merge(gini[TISSUE].drop_duplicates())),

@@ -17,9 +17,9 @@ from stages.base.files import atomic_folder, write_text
 from stages.base.settings import Settings, load
 from stages.heads.figures.heads import perturbation
 from stages.measurement.concentration import QUADRANTS
+from stages.report import heads, text
 from stages.report import tables as schemas
-from stages.report import text
-from stages.report.comparisons import Row, all_cells, directions, records
+from stages.report.comparisons import Row, all_cells, directions, records, spread
 from stages.report.reading import Tables, along_training
 
 VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), schemas.VERDICTS, strict=True))
@@ -58,7 +58,7 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
         "inputs": {"simulated": what.simulated},
         "cells": {name: int((full["quadrant"] == name).sum()) for name in QUADRANTS},
         "heads": _heads(along_training(found)),
-        "plane": _plane(found.plane_directions),
+        "plane": _plane(heads.plane(found)),
         "restriction": _restriction(found.caloric_restriction, settings.clusters.reference),
         "truth": _truth(found.recovery),
         "claims": {short: int((judged == name).sum()) for short, name in VERDICTS.items()},
@@ -71,24 +71,17 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
 
 
 def _heads(along: pd.DataFrame) -> dict[str, float | int]:
-    steps = along["step"]
-    first, last = (along[steps == step] for step in (steps.min(), steps.max()))
-    numbers: dict[str, float | int] = {}
-    for metric in ("gini", "effective_number"):
-        for when, rows in (("first", first), ("last", last)):
-            numbers[f"{metric}_{when}"] = float(rows.set_index("metric").loc[metric, "value"])
-    return numbers | {"noise_share_last": float(last["noise_share"].iloc[0])}
-
-
-def _plane(pointing: pd.DataFrame) -> dict[str, float | int]:
-    if pointing.empty:
-        return {}
-    compared = pointing[pointing["scale"] == "corrected"]
-    compared = compared[compared["perturbation"] == perturbation(compared)]
-    return {
-        "tissues": len(compared),
-        "within_right_angle": int((compared["angle_degrees"] < 90).sum()),
+    steps = spread(along, ["step"])
+    numbers: dict[str, float | int] = {
+        f"{metric}_{when}": steps[at][metric]["value"]
+        for metric in text.CHANGES
+        for when, at in (("first", 0), ("last", -1))
     }
+    return numbers | {"noise_share_last": steps[-1]["gini"]["noise_share"]}
+
+
+def _plane(found: Row) -> dict[str, float | int]:
+    return {"tissues": found["n_tissues"], "within_right_angle": found["n_close"]} if found else {}
 
 
 def _restriction(table: pd.DataFrame, resolution: float) -> dict[str, float | int]:

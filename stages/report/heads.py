@@ -23,7 +23,7 @@ def context(found: Tables) -> Row:
         "heads": _heads(found, shown),
         "screen": _screen(_shown(found.head_screen, shown)),
         "companion": _companion(found.companion_agreement),
-        "plane": _plane(found, shown),
+        "plane": plane(found),
     }
 
 
@@ -79,32 +79,18 @@ def _screen(along: pd.DataFrame) -> Row:
     return {"rows": rows, "first": rows[0], "last": rows[-1], "lowest": lowest}
 
 
-def _companion(agreement: pd.DataFrame) -> Row:
-    """Return the comparison with published effects; nothing without one."""
-    if agreement.empty:
-        return {}
-    along = agreement.sort_values("step")
-    rows = records(along)
-    return {
-        "rows": rows,
-        "first": rows[0],
-        "last": rows[-1],
-        "n_heads": int(along["n_heads"].max()),
-        "largest": max(rows, key=lambda row: float(row["largest_difference_nats"])),
-        "spearman": ends(along["spearman"]),
-        "loss_difference": float((along["loss_base"] - along["loss_base_companion"]).abs().max()),
-        **{
-            name: float(along[name].abs().max())
-            for name in ("gini_difference", "effective_number_difference")
-        },
-    }
+def _companion(agreement: pd.DataFrame) -> list[Row]:
+    """Return the comparison with published effects by step; nothing without one."""
+    loss = (agreement["loss_base"] - agreement["loss_base_companion"]).abs()
+    return records(agreement.assign(loss_difference=loss).sort_values("step"))
 
 
-def _plane(found: Tables, shown: str) -> Row:
+def plane(found: Tables) -> Row:
     """Return both systems in one plane, on the corrected scales; nothing without both."""
     directions = found.plane_directions
     if directions.empty:
         return {}
+    shown = perturbation(directions)
     directions = _shown(directions[directions["scale"] == "corrected"], shown)
     heads = found.plane[(found.plane["system"] == "heads") & (found.plane["scale"] == "corrected")]
     heads = _shown(heads, shown)

@@ -11,7 +11,7 @@ import typst
 
 from stages.base.errors import RenderError
 from stages.report import programs
-from stages.report.source import ASSETS, FILTERS, Source, format_options
+from stages.report.source import ASSETS, Source, format_options
 
 METADATA_FILE = "_metadata.json"
 PAGE_CSS = "_page.css"
@@ -19,7 +19,6 @@ PAGE_CSS = "_page.css"
 NOT_METADATA = frozenset(
     {"project", "manuscript", "format", "css", "include-before-body", "include-in-header", "theme"}
 )
-READER = "markdown"
 
 
 def bundled_pandoc() -> Path:
@@ -63,7 +62,7 @@ def run_pandoc(arguments: Sequence[str], text: str, *, folder: Path) -> str:
 
 def read_document(text: str, *, folder: Path) -> dict[str, Any]:
     """Parse markdown to pandoc's syntax tree."""
-    made = run_pandoc([f"--from={READER}", "--to=json"], text, folder=folder)
+    made = run_pandoc(["--from=markdown", "--to=json"], text, folder=folder)
     tree: dict[str, Any] = json.loads(made)
     return tree
 
@@ -157,22 +156,8 @@ def _convert(
         toc.append("--toc")
     if options.get("number-sections"):
         toc.append("--number-sections")
-    return run_pandoc(
-        [
-            f"--from={READER}",
-            "--standalone",
-            "--fail-if-warnings",
-            "--eol=lf",
-            f"--metadata-file={METADATA_FILE}",
-            f"--lua-filter={FILTERS / 'crossref.lua'}",
-            "--citeproc",
-            f"--lua-filter={FILTERS / 'layout.lua'}",
-            *toc,
-            *arguments,
-        ],
-        source.text,
-        folder=folder,
-    )
+    common = f"--defaults={ASSETS / 'pandoc.yaml'}"
+    return run_pandoc([common, *toc, *arguments], source.text, folder=folder)
 
 
 def as_list(value: Any) -> list[Any]:

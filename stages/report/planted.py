@@ -4,6 +4,8 @@ The truth is computed from the tables of the simulation (``stages/inputs/demo``)
 repeats them. Real inputs have none.
 """
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,18 +98,18 @@ def _composition(cohort: str, platform: str, tissue: str) -> model.Composition:
 
 
 def _kidney(found: Tables) -> Row:
-    counts = dict.fromkeys(("n", "turn", "compared", "of_types", "finest"), 0)
+    """Count the arms whose direction turns as planted, and where it is found as planted."""
+    counts = Counter({"n": 0})
     for key, rows in directions(found.kidney).groupby(TISSUE):
-        tissue, of = key[2], _composition(*key)
+        of, types = _composition(*key), over_types(found, key)
         coarse = direction(of.young, of.old)
-        fine = direction(with_substates(tissue, of, 0), with_substates(tissue, of, 1))
-        types = over_types(found, key)
+        fine = direction(*(with_substates(key[2], of, drift) for drift in (0, 1)))
         counts["n"] += 1
         counts["turn"] += (coarse, fine) == ("crystallize", "disperse")
         counts["compared"] += bool(types)
         counts["of_types"] += types.get("quadrant") == coarse
         counts["finest"] += rows.sort_values("resolution")["quadrant"].iloc[-1] == fine
-    return counts if counts["n"] else {}
+    return dict(counts) if counts["n"] else {}
 
 
 def _substates(found: Tables, settings: Settings) -> Row:

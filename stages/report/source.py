@@ -20,7 +20,6 @@ from stages.base.errors import RenderError
 QUARTO_FILE = "_quarto.yml"
 NOTICE = "notice"
 
-FILTERS = Path(__file__).parent / "filters"
 ASSETS = Path(__file__).parent / "assets"
 # _quarto.yml names these three; they exist only in the copy.
 NOTICE_HTML = "_notice.html"

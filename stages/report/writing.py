@@ -74,7 +74,6 @@ FILTERS = {
     "head": lambda row, prefix="": head_name(row[f"{prefix}layer"], row[f"{prefix}head"]),
     "joint": joint,
     "ours": printed.ours,
-    "published": printed.published,
     "table": table,
 }
 

@@ -11,7 +11,7 @@ import yaml
 
 from stages.base.errors import RenderError
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE
-from stages.report import check, clusters, manuscript, source
+from stages.report import check, manuscript, source
 from stages.report import text as words
 from stages.report.writing import TEMPLATES, Templates
 
@@ -257,10 +257,10 @@ def test_without_annotated_types_no_step_to_clusters_is_claimed(project, cluster
 
 def test_stretches_of_one_direction(templates):
     macro = (TEMPLATES / "words.md.j2").read_text(encoding="utf-8")
-    rows = pd.DataFrame({"resolution": [0.8, 1.6, 0.2], "quadrant": ["disperse"] * 2 + ["mixed"]})
+    rows = pd.DataFrame({"resolution": [0.2, 0.8, 1.6], "quadrant": ["mixed"] + ["disperse"] * 2})
     said = [
-        _squeezed(templates(macro + "{{ along(found) }}", found=clusters._along(part)))
-        for part in (rows, rows[:2], rows[2:])
+        _squeezed(templates(macro + "{{ along(found) }}", found=part.to_dict("records")))
+        for part in (rows, rows[1:], rows[:1])
     ]
     assert said == [
         "is mixed at 0.2 and disperses from 0.8 to 1.6",

@@ -47,23 +47,6 @@ def ours(row: Mapping[str, Any]) -> str:
     return f"{shown} [{low},{text.NBSP}{high}]"
 
 
-def published(row: Mapping[str, Any]) -> str:
-    """Return the name and the published value of a number, with its tolerance."""
-    named = NAMES[row["quantity"]]
-    match row["compared"]:
-        case "sign":
-            return f"{named.name} {'>' if row['published'] > 0 else '<'} 0"
-        case "at most":
-            return f"{named.name} {text.p_value(row['published'])}"
-        case _:
-            allowed = f"± {row['tolerance']:g}"
-            if not named.signed:
-                return f"{named.name} {text.number(row['published'], named.digits)} {allowed}"
-            # As many digits as were published: those that the file keeps.
-            digits = len(repr(float(row["published"])).partition(".")[2])
-            return f"{named.name} {text.signed(row['published'], digits)} {allowed}"
-
-
 def context(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the text says of the whole ledger, and a row for each claim.
 
@@ -91,6 +74,7 @@ def context(table: pd.DataFrame) -> dict[str, Any]:
 
 def _claim(part: pd.DataFrame) -> dict[str, Any]:
     numbers: list[dict[str, Any]] = part.to_dict("records")
+    numbers = [row | {"named": NAMES[row["quantity"]]} for row in numbers]
     stated = [row for row in numbers if row["agrees"] != "noted"]
     judged = [row for row in stated if row["agrees"] != "not judged"]
     noted: dict[str, list[dict[str, Any]]] = {}

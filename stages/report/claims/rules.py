@@ -47,27 +47,18 @@ from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
 
 _CHANGE = ("change", "change_low", "change_high")
 
-SCHEMAS = {
-    f"{name}.csv": reading.SCHEMAS[name]
-    for name in (
-        "aging",
-        "kimmel",
-        "kidney",
-        "substates",
-        "caloric_restriction",
-        "head_importance",
-        "head_change",
-    )
-}
+_OF_CELLS = ("aging", "kimmel", "kidney", "substates", "caloric_restriction")
+_OF_HEADS = ("head_importance", "head_change")
+SCHEMAS = {f"{name}.csv": reading.SCHEMAS[name] for name in (*_OF_CELLS, *_OF_HEADS)}
 """The tables that a rule may read."""
 
 
 class Ours(NamedTuple):
     """A number of ours with the interval it has, if any."""
 
-    value: float
-    low: float = nan
-    high: float = nan
+    ours: float
+    ours_low: float = nan
+    ours_high: float = nan
 
 
 Numbers = dict[str, Ours]
@@ -114,14 +105,10 @@ def read_tables(claims: Iterable[Claim], folder: Path) -> dict[str, pd.DataFrame
 
 def _of_tissue(table: pd.DataFrame, where: Tissue) -> pd.DataFrame:
     """Return the rows of a tissue, from all cells."""
-    chosen = (
-        (table["cohort"] == where.cohort)
-        & (table["tissue"] == where.tissue)
-        & (table["cells"] == "all")
-    )
+    at = (table["cohort"] == where.cohort) & (table["tissue"] == where.tissue)
     if where.platform is not None:
-        chosen &= table["platform"] == where.platform
-    rows: pd.DataFrame = table[chosen]
+        at &= table["platform"] == where.platform
+    rows: pd.DataFrame = table[at & (table["cells"] == "all")]
     return rows
 
 
@@ -271,7 +258,7 @@ def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
     else:
         # The same heads: the interval of their change is that of the claim.
         for name, all_heads in over_all.items():
-            numbers[name] = numbers[name]._replace(low=all_heads.low, high=all_heads.high)
+            numbers[name] = Ours(numbers[name].ours, *all_heads[1:])
     return found
 
 
