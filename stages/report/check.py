@@ -1,6 +1,6 @@
 """Find what a paper refers to and does not have, before any renderer runs.
 
-Quarto prints a question mark for an unknown value or reference and ends well. Here each is an
+Quarto prints a question mark for an unknown reference and ends well. Here each is an
 error, whichever renderer is used, and it names the line to look at.
 """
 
@@ -8,27 +8,21 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from stages.base.errors import RenderError
-from stages.report.numerals import check_numbers
 from stages.report.pandoc import as_list, read_citation_keys, read_document
-from stages.report.project import format_options
-from stages.report.source import INCLUDE, NAME, VARIABLE, Source, local_path
+from stages.report.source import Source, format_options, local_path
 
 KIND = re.compile(r"(fig|tbl|eq|sec)-")
 LABEL_WORD = re.compile(r"\{#((?:fig|tbl|eq|sec)-[^} ]*)")
 EQUATION_LABEL = re.compile(r"^\{#(eq-[^} ]+)\}")
 # ```{python} opens a cell, `{python} x` is a computed value; ```{.python} is only shown.
 CELL = re.compile(r"^\s*(?:```+|~~~+)\s*\{[A-Za-z]|`\{(?:python|r|julia|ojs)\} ")
-HOLDERS = {
-    "fig": ("Figure", "Div"),
-    "tbl": ("Table", "Div"),
-    "eq": ("Math",),
-    "sec": ("Header",),
-}
+HOLDERS = {"fig": ("Figure", "Div"), "tbl": ("Table", "Div"), "eq": ("Math",), "sec": ("Header",)}
 HOW = {
     "fig": "![Caption](figures/name.png){#fig-name} in a paragraph of its own",
     "tbl": ": Caption {#tbl-name} under the table, with an empty line between",
@@ -38,6 +32,8 @@ HOW = {
 NOT_SHARED = ("callout-", "panel-tabset", "column-", "content-visible", "content-hidden")
 
 Element = dict[str, Any]
+Faults = Iterator[tuple[str, str]]
+"""What is wrong, after the pattern of the place where it stands."""
 
 
 @dataclass
@@ -52,8 +48,8 @@ class _Facts:
     mixed: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     loose_labels: list[str] = field(default_factory=list)
-    has_top_section: bool = False
-    has_section: bool = False
+    levels: list[int] = field(default_factory=list)
+    blocks: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
 
 
 def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
@@ -74,69 +70,61 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     Raises
     ------
     RenderError
-        At the first fault: an unknown value, label, citation or file; a label given twice, not
-        attached to anything or never referred to; something that only one renderer understands; a
-        number typed into the text.
+        At the first fault: an unknown label, citation or file; a label given twice, not attached
+        to anything or never referred to; something that only one renderer understands.
     """
-    _check_shortcodes(source)
-    _check_cells(source)
+    _check_lines(source)
     tree = read_document(source.text, folder=folder)
-    _check_metadata(source, tree["meta"])
     facts = _Facts()
-    for block in (tree["meta"], tree["blocks"]):
-        for element in _elements(block):
-            _note(source, facts, element)
-    _check_labels(source, facts)
-    _check_references(source, facts)
+    for element in _elements([tree["meta"], tree["blocks"]]):
+        _note(facts, element)
+    _check_given_once(source, facts)
+    faults = (_of_metadata(tree["meta"]), _of_blocks(facts), _of_labels(facts))
+    for pattern, what in chain(*faults, _of_references(source, facts)):
+        msg = f"{source.find(pattern)}: {what}"
+        raise RenderError(msg)
     figures = _check_images(source, facts)
     other = _check_option_files(source)
     _check_citations(source, facts, folder=folder)
-    check_numbers(source)
     return tuple(dict.fromkeys((*figures, *other)))
 
 
-def _check_shortcodes(source: Source) -> None:
+def _check_lines(source: Source) -> None:
     for line in source.lines:
-        for match in VARIABLE.finditer(line.text):
-            if match.group(1) not in source.variables:
-                msg = (
-                    f"{line.place}: no value {match.group(1)} in _variables.yml. Correct the "
-                    "name, or let the stage of the values write it."
-                )
-                raise RenderError(msg)
-        rest = INCLUDE.sub("", VARIABLE.sub("", line.text))
-        if "{{<" in rest or ">}}" in rest:
-            msg = (
-                f"{line.place}: a shortcode that is not {{{{< var name >}}}} or "
-                f"{{{{< include file >}}}} on one line. Names are letters, digits and _ joined "
-                f"by dots ({NAME})."
-            )
+        what = ""
+        if "{{<" in line.text or ">}}" in line.text:
+            what = "a shortcode that is no include of the paper on a line of its own"
+        elif CELL.search(line.text):
+            what = "a cell that is to be executed"
+        if what:
+            msg = f"{line.place}: {what}. The paper computes nothing: print values by a template."
             raise RenderError(msg)
 
 
-def _check_cells(source: Source) -> None:
-    for line in source.lines:
-        if CELL.search(line.text):
-            msg = (
-                f"{line.place}: a cell that is to be executed. The paper computes nothing: write "
-                "the value to _variables.yml or the table to an include."
-            )
+def _check_given_once(source: Source, facts: _Facts) -> None:
+    for label, times in Counter(label for label, _ in facts.labels if label).items():
+        if times > 1:
+            place = source.find(_label(label), occurrence=2)
+            msg = f"{place}: label {label} is given {times} times. Give each its own."
             raise RenderError(msg)
 
 
-def _check_metadata(source: Source, meta: Element) -> None:
+def _label(name: str, sign: str = "#") -> str:
+    """Return the pattern of a label where it is given, or with ``@`` where it is referred to."""
+    return rf"{sign}{re.escape(name)}(?![\w-])"
+
+
+def _of_metadata(meta: Element) -> Faults:
     for key in ("format", "bibliography", "crossref", "number-sections", "execute", "filters"):
         if key in meta:
-            place = source.find(rf"^{key}:")
-            msg = f"{place}: {key} belongs in _quarto.yml, where both renderers read it. Move it."
-            raise RenderError(msg)
+            yield (
+                rf"^{key}:",
+                f"{key} belongs in _quarto.yml, where both renderers read it. Move it.",
+            )
     if "title" not in meta:
-        msg = f"{source.paper}, line 1: the paper has no title. Write one in its YAML head."
-        raise RenderError(msg)
+        yield "^", "the paper has no title. Write one in its YAML head."
     if "date" in meta and re.fullmatch(r"today|now|last-modified", _stringify(meta["date"])):
-        place = source.find(r"^date:")
-        msg = f"{place}: this date changes by itself. Write the day, or leave date out."
-        raise RenderError(msg)
+        yield r"^date:", "this date changes by itself. Write the day, or leave date out."
 
 
 def _elements(node: Any) -> Iterator[Element]:
@@ -156,27 +144,26 @@ def _stringify(node: Any) -> str:
     return "".join(word for word in words if isinstance(word, str)).strip()
 
 
-def _note(source: Source, facts: _Facts, element: Element) -> None:
+def _note(facts: _Facts, element: Element) -> None:
     """Add what one element tells to the facts."""
     kind: str = element["t"]
     content: Any = element.get("c")
     if kind == "Header":
         level, (identifier, classes, _), _ = content
         facts.labels.append((identifier, kind))
-        facts.has_section = True
-        facts.has_top_section |= level == 1
+        facts.levels.append(level)
         if "unnumbered" in classes:
             facts.unnumbered.add(identifier)
     elif kind in ("Figure", "Table"):
         facts.labels.append((content[0][0], kind))
         facts.captions[content[0][0]] = bool(content[1][1])
     elif kind == "Div":
-        _note_div(source, facts, content)
-    elif kind in ("Span", "Code", "CodeBlock"):
+        (identifier, classes, _), blocks = content
+        facts.labels.append((identifier, kind))
+        facts.blocks.append((identifier, classes, [block["t"] for block in blocks]))
+    elif kind in ("Span", "Code", "CodeBlock", "Image"):
         facts.labels.append((content[0][0], kind))
-    elif kind == "Image":
-        facts.labels.append((content[0][0], kind))
-        facts.images.append(content[2][0])
+        facts.images += [content[2][0]] if kind == "Image" else []
     elif kind in ("Para", "Plain"):
         _note_equations(facts, content)
     elif kind == "Str":
@@ -188,28 +175,6 @@ def _note(source: Source, facts: _Facts, element: Element) -> None:
         facts.citations += [key for key in keys if key not in references]
         if references and len(references) < len(keys):
             facts.mixed.append(references[0])
-
-
-def _note_div(source: Source, facts: _Facts, content: list[Any]) -> None:
-    (identifier, classes, _), blocks = content
-    facts.labels.append((identifier, "Div"))
-    for name in classes:
-        if name.startswith(NOT_SHARED):
-            place = source.find(rf"^:::+.*{re.escape(name)}")
-            msg = f"{place}: .{name} is Quarto's alone. Write it in plain markdown."
-            raise RenderError(msg)
-    if KIND.match(identifier) is None:
-        return
-    inner = [block["t"] for block in blocks]
-    wanted = ["Table", "Para"] if identifier.startswith("tbl-") else ["Para", "Para"]
-    if inner != wanted:
-        place = source.find(rf"#{re.escape(identifier)}(?![\w-])")
-        msg = (
-            f"{place}: the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
-            "one table or one image without a caption, then the caption as a paragraph."
-        )
-        raise RenderError(msg)
-    facts.captions[identifier] = True
 
 
 def _note_equations(facts: _Facts, inlines: list[Element]) -> None:
@@ -226,59 +191,64 @@ def _note_equations(facts: _Facts, inlines: list[Element]) -> None:
             after_math = False
 
 
-def _check_labels(source: Source, facts: _Facts) -> None:
-    if facts.has_section and not facts.has_top_section:
-        place = source.find(r"^##+ ")
-        msg = f"{place}: no section begins with a single #, so numbers would differ. Use # first."
-        raise RenderError(msg)
-    for label, times in Counter(label for label, _ in facts.labels if label).items():
-        if times > 1:
-            place = source.find(rf"#{re.escape(label)}(?![\w-])", occurrence=2)
-            msg = f"{place}: label {label} is given {times} times. Give each its own."
-            raise RenderError(msg)
+def _of_blocks(facts: _Facts) -> Faults:
+    for identifier, classes, inner in facts.blocks:
+        for name in classes:
+            if name.startswith(NOT_SHARED):
+                yield (
+                    rf"^:::+.*{re.escape(name)}",
+                    f".{name} is Quarto's alone. Write it in plain markdown.",
+                )
+        wanted = ["Table", "Para"] if identifier.startswith("tbl-") else ["Para", "Para"]
+        if KIND.match(identifier) and inner != wanted:
+            what = (
+                f"the block {identifier} holds {', '.join(inner) or 'nothing'}. It must hold "
+                "one table or one image without a caption, then the caption as a paragraph."
+            )
+            yield _label(identifier), what
+        facts.captions[identifier] = True
+
+
+def _of_labels(facts: _Facts) -> Faults:
+    if facts.levels and min(facts.levels) > 1:
+        yield r"^##+ ", "no section begins with a single #, so numbers would differ. Use # first."
     attached = {label for label, _ in facts.labels}
     for label in facts.loose_labels:
         if label not in attached:
-            place = source.find(rf"\{{#{re.escape(label)}")
-            kind = label.split("-")[0]
-            msg = f"{place}: label {label} is not attached to anything. Write {HOW[kind]}."
-            raise RenderError(msg)
+            yield (
+                rf"\{{#{re.escape(label)}",
+                f"label {label} is not attached to anything. Write {HOW[label.split('-')[0]]}.",
+            )
     for label, holder in facts.labels:
-        match = KIND.match(label)
-        if match is None:
-            continue
-        kind, place = match.group(1), source.find(rf"#{re.escape(label)}(?![\w-])")
-        if holder not in HOLDERS[kind]:
-            msg = f"{place}: label {label} stands on a {holder}. Write {HOW[kind]}."
-            raise RenderError(msg)
-        if kind in ("fig", "tbl") and not facts.captions.get(label):
-            msg = f"{place}: {label} has no caption. Write {HOW[kind]}."
-            raise RenderError(msg)
+        if match := KIND.match(label):
+            kind = match.group(1)
+            if holder not in HOLDERS[kind]:
+                yield _label(label), f"label {label} stands on a {holder}. Write {HOW[kind]}."
+            if kind in ("fig", "tbl") and not facts.captions.get(label):
+                yield _label(label), f"{label} has no caption. Write {HOW[kind]}."
 
 
-def _check_references(source: Source, facts: _Facts) -> None:
+def _of_references(source: Source, facts: _Facts) -> Faults:
     known = {label for label, _ in facts.labels if KIND.match(label)}
     numbered = bool(source.options.get("number-sections"))
     for label in facts.references:
-        place = source.find(rf"@{re.escape(label)}(?![\w-])|@(?i:{re.escape(label)})(?![\w-])")
+        at = rf"{_label(label, '@')}|@(?i:{re.escape(label)})(?![\w-])"
         if label not in known:
-            msg = f"{place}: @{label} refers to nothing. Give the label {{#{label}}} or correct it."
-            raise RenderError(msg)
+            yield at, f"@{label} refers to nothing. Give the label {{#{label}}} or correct it."
         if label.startswith("sec-") and (label in facts.unnumbered or not numbered):
-            msg = f"{place}: @{label} refers to a section without a number. Number it, or link it."
-            raise RenderError(msg)
+            yield at, f"@{label} refers to a section without a number. Number it, or link it."
     for label in facts.mixed:
-        place = source.find(rf"\[[^\]]*@{re.escape(label)}(?![\w-])")
-        msg = (
-            f"{place}: one bracket holds a citation and the reference @{label}. Quarto would drop "
+        what = (
+            f"one bracket holds a citation and the reference @{label}. Quarto would drop "
             "the citation: write two brackets with a word between."
         )
-        raise RenderError(msg)
+        yield rf"\[[^\]]*{_label(label, '@')}", what
     for label, _ in facts.labels:
         if label.startswith(("fig-", "tbl-")) and label not in facts.references:
-            place = source.find(rf"#{re.escape(label)}(?![\w-])")
-            msg = f"{place}: no sentence refers to {label}. Write @{label} where it is discussed."
-            raise RenderError(msg)
+            yield (
+                _label(label),
+                f"no sentence refers to {label}. Write @{label} where it is discussed.",
+            )
 
 
 def _check_images(source: Source, facts: _Facts) -> list[str]:
@@ -296,24 +266,18 @@ def _check_images(source: Source, facts: _Facts) -> list[str]:
 
 
 def _check_option_files(source: Source) -> list[str]:
-    names = []
-    html = format_options(source.options, "html")
-    for key, value in (
-        ("bibliography", source.options.get("bibliography")),
-        ("csl", source.options.get("csl")),
-        ("css", html.get("css")),
-    ):
-        names += [_existing(source, name, f"_quarto.yml: {key}") for name in as_list(value)]
-    return names
+    options = format_options(source.options, "html")
+    return [
+        _existing(source, name, f"_quarto.yml: {key}")
+        for key in ("bibliography", "csl", "css")
+        for name in as_list(options.get(key))
+    ]
 
 
 def _existing(source: Source, name: str, what: str) -> str:
     path = local_path(source.project, name)
     if path is None or not (source.project / path).is_file():
-        msg = (
-            f'{what} "{name}" does not exist in the project. Correct the path, or run the stage '
-            "that writes it."
-        )
+        msg = f'{what} "{name}" does not exist in the project. Correct the path, or dvc repro.'
         raise RenderError(msg)
     return name
 
@@ -325,8 +289,6 @@ def _check_citations(source: Source, facts: _Facts, *, folder: Path) -> None:
     for key in facts.citations:
         if key not in keys and key != "*":
             place = source.find(rf"@\{{?{re.escape(key)}(?![\w-])")
-            msg = (
-                f"{place}: citation @{key} is not in {', '.join(names) or 'any bibliography'}. "
-                "Correct the key or add the entry."
-            )
+            files = ", ".join(names) or "any bibliography"
+            msg = f"{place}: citation @{key} is not in {files}. Correct the key or add the entry."
             raise RenderError(msg)

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -18,9 +17,10 @@ from stages.base.files import atomic_folder, write_text
 from stages.base.settings import Settings, load
 from stages.heads.components import perturbation
 from stages.measurement.concentration import QUADRANTS
+from stages.report import heads, text
 from stages.report import tables as schemas
-from stages.report import text
-from stages.report.reading import read_all
+from stages.report.comparisons import Row, all_cells, directions, records, spread
+from stages.report.reading import Tables, along_training
 
 VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), schemas.VERDICTS, strict=True))
 
@@ -30,24 +30,7 @@ SIMULATED = "Simulated demo inputs: no finding."
 Headline = dict[str, dict[str, float | int]]
 
 
-class Found(NamedTuple):
-    """The tables that the numbers are taken from."""
-
-    aging: pd.DataFrame
-    recovery: pd.DataFrame
-    head_trajectory: pd.DataFrame
-    plane: pd.DataFrame
-    plane_directions: pd.DataFrame
-    restriction: pd.DataFrame
-    claims: pd.DataFrame
-
-
-def read_tables(folder: Path) -> Found:
-    """Read and check all of them."""
-    return Found(**read_all(Found._fields, folder))
-
-
-def headline(found: Found, settings: Settings, what: study.Study) -> Headline:
+def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
     """Return the numbers by topic; a topic that the inputs have nothing of is left out.
 
     Parameters
@@ -69,13 +52,13 @@ def headline(found: Found, settings: Settings, what: study.Study) -> Headline:
         known changes of simulated cohorts whose sign and value the pipeline found; ``claims``:
         published claims by verdict.
     """
-    full = found.aging[(found.aging["cells"] == "all") & (found.aging["metric"] == "gini")]
+    full = directions(found.aging)
     judged = found.claims.drop_duplicates("id")["verdict"]
     made: Headline = {
         "inputs": {"simulated": what.simulated},
         "cells": {name: int((full["quadrant"] == name).sum()) for name in QUADRANTS},
-        "heads": _heads(found.head_trajectory),
-        "plane": _plane(found.plane_directions),
+        "heads": _heads(along_training(found)),
+        "plane": _plane(heads.plane(found)),
         "restriction": _restriction(found.restriction, settings.clusters.reference),
         "truth": _truth(found.recovery),
         "claims": {short: int((judged == name).sum()) for short, name in VERDICTS.items()},
@@ -87,42 +70,23 @@ def headline(found: Found, settings: Settings, what: study.Study) -> Headline:
     }
 
 
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["perturbation"] == perturbation(table)]
-
-
-def _heads(trajectory: pd.DataFrame) -> dict[str, float | int]:
-    along = _shown(trajectory)
-    steps = along["step"]
-    first, last = (along[steps == step] for step in (steps.min(), steps.max()))
-    numbers: dict[str, float | int] = {}
-    for metric in ("gini", "effective_number"):
-        for when, rows in (("first", first), ("last", last)):
-            numbers[f"{metric}_{when}"] = float(rows.set_index("metric").loc[metric, "value"])
-    return numbers | {"noise_share_last": float(last["noise_share"].iloc[0])}
-
-
-def _plane(directions: pd.DataFrame) -> dict[str, float | int]:
-    if directions.empty:
-        return {}
-    compared = _shown(directions[directions["scale"] == "corrected"])
-    return {
-        "tissues": len(compared),
-        "within_right_angle": int((compared["angle_degrees"] < 90).sum()),
+def _heads(along: pd.DataFrame) -> dict[str, float | int]:
+    steps = spread(along, ["step"])
+    numbers: dict[str, float | int] = {
+        f"{metric}_{when}": steps[at][metric]["value"]
+        for metric in text.CHANGES
+        for when, at in (("first", 0), ("last", -1))
     }
+    return numbers | {"noise_share_last": steps[-1]["gini"]["noise_share"]}
+
+
+def _plane(found: Row) -> dict[str, float | int]:
+    return {"tissues": found["n_tissues"], "within_right_angle": found["n_close"]} if found else {}
 
 
 def _restriction(table: pd.DataFrame, resolution: float) -> dict[str, float | int]:
-    rows = table[
-        (table["resolution"] == resolution)
-        & (table["cells"] == "all")
-        & (table["libraries"] == "mean")
-    ]
-    return {
-        f"rescue_{row.metric}": float(row.rescue_fraction)
-        for row in rows.itertuples()
-        if row.metric in ("gini", "effective_number")
-    }
+    rows = all_cells(table[(table["resolution"] == resolution) & (table["libraries"] == "mean")])
+    return {f"rescue_{row.metric}": float(row.rescue_fraction) for row in rows.itertuples()}
 
 
 def _truth(recovery: pd.DataFrame) -> dict[str, float | int]:
@@ -135,7 +99,7 @@ def _truth(recovery: pd.DataFrame) -> dict[str, float | int]:
     }
 
 
-def curves(found: Found, what: study.Study) -> dict[str, pd.DataFrame]:
+def curves(found: Tables, what: study.Study) -> dict[str, pd.DataFrame]:
     """Return the data of DVC's plots by name, tidy, one mark a row.
 
     Parameters
@@ -152,29 +116,21 @@ def curves(found: Found, what: study.Study) -> dict[str, pd.DataFrame]:
         sequences and what noise alone would give; ``changes``: each tissue's change of each metric
         with its interval; ``plane``: tissues and checkpoints on the corrected scales.
     """
-    along = _shown(found.head_trajectory)
-    along = along[along["metric"].isin(("gini", "effective_number"))]
+    along = along_training(found)
+    along = along[along["metric"].isin(text.CHANGES)]
     names = {"value": "value", "sequences_low": "low", "sequences_high": "high", "floor": "noise"}
     trajectory = along.rename(columns=names)[["step", "metric", *names.values()]]
-    aged = found.aging[found.aging["cells"] == "all"]
-    aged = aged[aged["metric"].isin(("gini", "effective_number"))]
-    changes = pd.DataFrame(
-        {
-            "tissue": [_tissue(row.cohort, row.platform, row.tissue) for row in aged.itertuples()],
-            "metric": aged["metric"].to_numpy(),
-            "change": aged["change"].to_numpy(),
-            "low": aged["change_low"].to_numpy(),
-            "high": aged["change_high"].to_numpy(),
-            "quadrant": aged["quadrant"].to_numpy(),
-        }
-    )
+    names = {"change_low": "low", "change_high": "high"}
+    aged = all_cells(found.aging).rename(columns=names)
+    aged["tissue"] = [_tissue(row) for row in records(aged)]
+    changes = aged[["tissue", "metric", "change", "low", "high", "quadrant"]]
     made = {"trajectory": trajectory, "changes": changes, "plane": _points(found.plane)}
     notice = SIMULATED if what.simulated else ""
     return {name: table.assign(notice=notice) for name, table in made.items()}
 
 
-def _tissue(cohort: str, platform: str, tissue: str) -> str:
-    return f"{text.tissue_name(tissue)} ({text.arm(cohort, platform)})"
+def _tissue(row: Row) -> str:
+    return f"{text.tissue_name(row['tissue'])} ({text.arm(row['cohort'], row['platform'])})"
 
 
 def _points(plane: pd.DataFrame) -> pd.DataFrame:
@@ -186,16 +142,14 @@ def _points(plane: pd.DataFrame) -> pd.DataFrame:
     shown = perturbation(rows[of_heads]) if of_heads.any() else ""
     rows = rows[~of_heads | (rows["perturbation"] == shown)]
     named = [
-        f"step {int(row.step)}"
-        if row.system == "heads"
-        else _tissue(row.cohort, row.platform, row.tissue)
-        for row in rows.itertuples()
+        f"step {int(row['step'])}" if row["system"] == "heads" else _tissue(row)
+        for row in records(rows)
     ]
     return rows.assign(name=named)[columns]
 
 
 def _run(args: argparse.Namespace) -> None:
-    settings, found = load(args.params), read_tables(args.tables)
+    settings, found = load(args.params), Tables(args.tables)
     what = study.of(args)
     numbers = json.dumps(headline(found, settings, what), indent=2)
     with atomic_folder(args.plots) as folder:

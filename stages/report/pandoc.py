@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ import pypandoc
 import typst
 
 from stages.base.errors import RenderError
-from stages.report.project import FILTERS, TEMPLATES, format_options
-from stages.report.source import Source
+from stages.report import programs
+from stages.report.source import ASSETS, Source, format_options
 
 METADATA_FILE = "_metadata.json"
 PAGE_CSS = "_page.css"
-TIMEOUT_SECONDS = 300
 # Keys of _quarto.yml that are Quarto's or a command line option of pandoc, not metadata.
 NOT_METADATA = frozenset(
     {"project", "manuscript", "format", "css", "include-before-body", "include-in-header", "theme"}
 )
-READER = "markdown"
 
 
 def bundled_pandoc() -> Path:
@@ -50,7 +47,7 @@ def run_pandoc(arguments: Sequence[str], text: str, *, folder: Path) -> str:
     Raises
     ------
     RenderError
-        If pandoc fails or takes more than five minutes.
+        If pandoc fails.
     """
     environment = {
         "HOME": str(folder),
@@ -59,41 +56,21 @@ def run_pandoc(arguments: Sequence[str], text: str, *, folder: Path) -> str:
         "PATH": os.defpath,
         "SOURCE_DATE_EPOCH": "0",
     }
-    try:
-        done = subprocess.run(
-            [str(bundled_pandoc()), *arguments],
-            input=text,
-            capture_output=True,
-            check=False,
-            cwd=folder,
-            encoding="utf-8",
-            env=environment,
-            timeout=TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        msg = f"pandoc did not end within {TIMEOUT_SECONDS} s and was stopped."
-        raise RenderError(msg) from error
-    if done.returncode != 0:
-        reason = " ".join(done.stderr.split()).replace(str(folder) + os.sep, "")
-        msg = f"pandoc failed with status {done.returncode}: {reason}"
-        raise RenderError(msg)
-    return done.stdout
+    command = [str(bundled_pandoc()), *arguments]
+    return programs.run(command, folder=folder, environment=environment, text=text).stdout
 
 
 def read_document(text: str, *, folder: Path) -> dict[str, Any]:
     """Parse markdown to pandoc's syntax tree."""
-    tree: dict[str, Any] = json.loads(
-        run_pandoc([f"--from={READER}", "--to=json"], text, folder=folder)
-    )
+    made = run_pandoc(["--from=markdown", "--to=json"], text, folder=folder)
+    tree: dict[str, Any] = json.loads(made)
     return tree
 
 
 def read_citation_keys(bibliography: str, *, folder: Path) -> set[str]:
     """Return the keys of a BibLaTeX text."""
-    entries = json.loads(
-        run_pandoc(["--from=biblatex", "--to=csljson"], bibliography, folder=folder)
-    )
-    return {entry["id"] for entry in entries}
+    made = run_pandoc(["--from=biblatex", "--to=csljson"], bibliography, folder=folder)
+    return {entry["id"] for entry in json.loads(made)}
 
 
 def render_with_pandoc(source: Source, *, folder: Path) -> tuple[Path, Path]:
@@ -104,7 +81,7 @@ def render_with_pandoc(source: Source, *, folder: Path) -> tuple[Path, Path]:
     source
         The checked manuscript.
     folder
-        The copy made by :func:`stages.report.project.stage_project`.
+        The copy made by :func:`stages.report.source.stage_project`.
 
     Returns
     -------
@@ -121,7 +98,7 @@ def render_with_pandoc(source: Source, *, folder: Path) -> tuple[Path, Path]:
 
 def _render_html(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "html")
-    (folder / PAGE_CSS).write_bytes((TEMPLATES / "page.css").read_bytes())
+    (folder / PAGE_CSS).write_bytes((ASSETS / "page.css").read_bytes())
     arguments = [
         "--to=html5",
         "--embed-resources",
@@ -142,7 +119,7 @@ def _render_html(source: Source, *, folder: Path) -> Path:
 def _render_pdf(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "typst")
     template = folder / "_paper.typ"
-    template.write_bytes((TEMPLATES / "paper.typ").read_bytes())
+    template.write_bytes((ASSETS / "paper.typ").read_bytes())
     arguments = [
         "--to=typst",
         f"--template={template.name}",
@@ -179,23 +156,8 @@ def _convert(
         toc.append("--toc")
     if options.get("number-sections"):
         toc.append("--number-sections")
-    return run_pandoc(
-        [
-            f"--from={READER}",
-            "--standalone",
-            "--fail-if-warnings",
-            "--eol=lf",
-            f"--metadata-file={METADATA_FILE}",
-            f"--lua-filter={FILTERS / 'shortcodes.lua'}",
-            f"--lua-filter={FILTERS / 'crossref.lua'}",
-            "--citeproc",
-            f"--lua-filter={FILTERS / 'layout.lua'}",
-            *toc,
-            *arguments,
-        ],
-        source.text,
-        folder=folder,
-    )
+    common = f"--defaults={ASSETS / 'pandoc.yaml'}"
+    return run_pandoc([common, *toc, *arguments], source.text, folder=folder)
 
 
 def as_list(value: Any) -> list[Any]:

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from stages.base.errors import RenderError
+from stages.report import programs
 from stages.report.source import Source
 
-TIMEOUT_SECONDS = 900
 # Quarto only warns of these and prints a question mark; here they stop the render, should
 # anything have passed our own check.
 UNRESOLVED = ("Unable to resolve", "Unknown var", "Unknown meta", "citeproc: citation")
@@ -32,7 +31,7 @@ def render_with_quarto(source: Source, *, folder: Path) -> tuple[Path, Path]:
     source
         The checked manuscript.
     folder
-        The copy made by :func:`stages.report.project.stage_project`.
+        The copy made by :func:`stages.report.source.stage_project`.
 
     Returns
     -------
@@ -69,22 +68,6 @@ def _first(folder: Path, *names: str) -> Path:
 
 def _run(command: list[str], *, folder: Path) -> str:
     """Run Quarto and return its output and messages together."""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            check=False,
-            cwd=folder,
-            encoding="utf-8",
-            env={**os.environ, "SOURCE_DATE_EPOCH": "0", "NO_COLOR": "1"},
-            timeout=TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        msg = f"quarto did not end within {TIMEOUT_SECONDS} s and was stopped."
-        raise RenderError(msg) from error
-    if done.returncode != 0:
-        errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
-        reason = " ".join(" ".join(errors or done.stderr.splitlines()[-3:]).split())
-        msg = f"quarto failed with status {done.returncode}: {reason}"
-        raise RenderError(msg)
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "NO_COLOR": "1"}
+    done = programs.run(command, folder=folder, environment=environment)
     return done.stdout + done.stderr

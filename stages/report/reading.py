@@ -1,12 +1,11 @@
-"""Read the tables that a part of the text rests on, all at once."""
+"""Read the tables of the study: the one place where the report knows their files."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from stages.base import tables
-from stages.cells.tables.aging import AGING, NOT_COMPARED
+from stages.cells.tables.aging import AGING
 from stages.cells.tables.clusters import CLUSTER_AGING
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
 from stages.cells.tables.describe import CONFOUNDING, SAMPLES
@@ -16,6 +15,8 @@ from stages.cells.tables.recovery import RECOVERY
 from stages.cells.tables.restriction import RESTRICTION, RESTRICTION_TESTS
 from stages.cells.tables.stability import STABILITY
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.cells.tables.truth import PLANTED
+from stages.heads.components import perturbation
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
 from stages.heads.tables.classes import HEAD_CLASSES
 from stages.heads.tables.companion import COMPANION_AGREEMENT
@@ -25,47 +26,28 @@ from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS
 from stages.report.tables import CLAIMS
 
-_BY_SCHEMA = (
-    AGING,
-    CLAIMS,
-    COMPANION_AGREEMENT,
-    CONCORDANCE,
-    CONCORDANCE_SUMMARY,
-    CONFOUNDING,
-    DRIVERS,
-    EXCLUSIONS,
-    HEAD_CLASSES,
-    HEAD_CONTROL_VARIATE,
-    HEAD_DISTRIBUTION,
-    HEAD_GRANULARITY,
-    HEAD_IMPORTANCE,
-    HEAD_SCREEN,
-    NOT_COMPARED,
-    PLANE,
-    PLANE_DIRECTIONS,
-    PROPORTIONS,
-    RECOVERY,
-    RESTRICTION,
-    RESTRICTION_TESTS,
-    SAMPLES,
-    STABILITY,
-    SUBSTATES_NOT_COMPARED,
-)
-SCHEMAS = {schema.name: schema for schema in _BY_SCHEMA} | dict.fromkeys(
-    ("kidney", "kimmel", "substates"), CLUSTER_AGING
-)
-"""Of each table that the text reads, by the name that it has there."""
-
-_FILES = {"kidney": "granularity_curve", "kimmel": "granularity_replication"}
-"""Of the tables that the text calls otherwise than their files."""
-
-
-def path(name: str, folder: Path) -> Path:
-    """Return the file of a table."""
-    return folder / f"{_FILES.get(name, name)}.csv"
-
-
-OF_HEADS = {
+_CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, AGING, DRIVERS, RECOVERY)
+_PLATFORMS = (CONCORDANCE, CONCORDANCE_SUMMARY)
+_CLUSTERS = (STABILITY, SUBSTATES_NOT_COMPARED, RESTRICTION, RESTRICTION_TESTS)
+_HEADS = (HEAD_IMPORTANCE, HEAD_CLASSES, HEAD_DISTRIBUTION)
+_BESIDE_HEADS = (HEAD_GRANULARITY, HEAD_CONTROL_VARIATE, HEAD_SCREEN, COMPANION_AGREEMENT)
+_BOTH = (PLANE, PLANE_DIRECTIONS, CLAIMS)
+_ALL = (*_CELLS, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
+SCHEMAS = {schema.name: schema for schema in _ALL} | {
+    **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_AGING),
+    "head_trajectory": MEASURED,
+    "head_change": CHANGES,
+    "planted": PLANTED,
+}
+"""Of each table that the text reads, by its name there."""
+FILES = {
+    "kidney": "granularity_curve.csv",
+    "kimmel": "granularity_replication.csv",
+    "head_trajectory": "measured/heads.csv",
+    "head_change": "changes/heads.csv",
+}
+"""Of those that the text calls otherwise than their files."""
+_OF_HEADS = {
     "condition": "perturbation",
     "n_components": "n_heads",
     "n_replicates": "n_sequences",
@@ -76,7 +58,7 @@ OF_HEADS = {
     "baseline": "loss_base",
 }
 """What is general in the tables of measurement, in the words of heads: the text's own."""
-OF_REFERENCE = {
+_OF_REFERENCE = {
     "reference_condition": "perturbation",
     "position_first": "step_first",
     "position_last": "step_last",
@@ -85,46 +67,63 @@ OF_REFERENCE = {
 }
 
 
-def read_all(names: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
-    """Read and check tables by name, in the order of `names`.
-
-    Parameters
-    ----------
-    names
-        Of the tables: keys of ``SCHEMAS``.
-    folder
-        Of the tables.
+class Tables:
+    """The tables of a folder, by the names of their files; each is read once, when it is needed.
 
     Raises
     ------
     TableError
         A table is missing, or not as its schema says.
     """
-    return {name: _read(name, folder) for name in names}
+
+    def __init__(self, folder: Path, planted: Path | None = None) -> None:
+        self._folder = folder
+        self._planted = planted
+
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        """Read and check a table."""
+        if name not in SCHEMAS:
+            raise AttributeError(name)
+        path = self._folder / FILES.get(name, f"{name}.csv")
+        if name == "planted" and self._planted is not None:
+            path = self._planted
+        table = _in_words_of_the_text(name, tables.read(path, SCHEMAS[name]))
+        setattr(self, name, table)
+        return table
 
 
-def _read(name: str, folder: Path) -> pd.DataFrame:
-    if name == "head_trajectory":
-        along = tables.read(folder / "measured" / "heads.csv", MEASURED)
-        along = along[along["series"] == "head"]
-        return along.assign(step=along["position"].astype(int)).rename(columns=OF_HEADS)
-    if name == "head_change":
-        change = tables.read(folder / "changes" / "heads.csv", CHANGES)
-        change = change[change["series"] == "head"]
-        first, last = change["position_first"].min(), change["position_last"].max()
-        ends = (change["position_first"] == first) & (change["position_last"] == last)
-        return change[ends].rename(columns=OF_HEADS)
-    table = tables.read(path(name, folder), SCHEMAS[name])
-    if name == "plane":
-        bootstrap = table["bootstrap"].replace({"replicates": "sequences", "components": "heads"})
-        table = table.assign(step=table["position"], bootstrap=bootstrap)
-        return _with_arms(table[table["system"].isin(("cells", "heads"))])
-    if name == "plane_directions":
-        return _with_arms(table[table["system"] == "cells"])
+def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    match name:
+        case "head_trajectory":
+            table = table[table["series"] == "head"]
+            return table.assign(step=table["position"].astype(int)).rename(columns=_OF_HEADS)
+        case "head_change":
+            table = table[table["series"] == "head"]
+            first, last = table["position_first"].min(), table["position_last"].max()
+            ends = (table["position_first"] == first) & (table["position_last"] == last)
+            return table[ends].rename(columns=_OF_HEADS)
+        case "plane":
+            of = {"replicates": "sequences", "components": "heads"}
+            table = table.assign(step=table["position"], bootstrap=table["bootstrap"].replace(of))
+            table = table[table["system"].isin(("cells", "heads"))]
+            return _with_arms(table).rename(columns=_OF_HEADS)
+        case "plane_directions":
+            table = table[table["system"] == "cells"]
+            return _with_arms(table).rename(columns=_OF_REFERENCE)
     return table
 
 
 def _with_arms(table: pd.DataFrame) -> pd.DataFrame:
     arm = table["group"].str.split(" ", n=1)
-    named = table.assign(cohort=arm.str[0], platform=arm.str[1], tissue=table["series"])
-    return named.rename(columns=OF_HEADS if "reference_condition" not in table else OF_REFERENCE)
+    return table.assign(cohort=arm.str[0], platform=arm.str[1], tissue=table["series"])
+
+
+def along_training(found: Tables, name: str = "head_trajectory") -> pd.DataFrame:
+    """Return the concentration of the heads' effects at every checkpoint, or its ``head_change``.
+
+    A row a metric, of the way of removal that the text is about, with the ends of its interval over
+    sequences (``sequences_low``, ``sequences_high``) and over heads.
+    """
+    table: pd.DataFrame = getattr(found, name)
+    rows: pd.DataFrame = table[table["perturbation"] == perturbation(table)]
+    return rows

@@ -18,9 +18,8 @@ from stages.base import cli
 from stages.base.files import atomic_path
 from stages.report.check import check_source
 from stages.report.pandoc import bundled_pandoc, render_with_pandoc
-from stages.report.project import stage_project
 from stages.report.quarto import find_quarto, quarto_version, render_with_quarto
-from stages.report.source import read_source
+from stages.report.source import read_source, stage_project
 
 log = logging.getLogger(__name__)
 

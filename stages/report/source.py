@@ -1,12 +1,14 @@
-"""The paper as its author wrote it: its files, its text with includes in place, its values.
+"""The paper's source: read, with the words on provenance in place, and copied for a renderer.
 
-Includes are put in place here, as text, and not in a pandoc filter: Quarto does the same before it
-parses anything, so that a footnote, a link or a fenced block may begin in one file and end in
-another, and every line keeps the name and number by which an error can point at it.
+``reports/paper.qmd`` comes from the templates with all numbers in it. What is said of the runs is
+known only after it is written, so the paper includes that, as Quarto does: an include on a line of
+its own. It is put in place here, as text, for both renderers.
 """
 
+import html
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,15 +18,18 @@ import yaml
 from stages.base.errors import RenderError
 
 QUARTO_FILE = "_quarto.yml"
-VARIABLES_FILE = "_variables.yml"
 NOTICE = "notice"
 
-NAME = r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
-VARIABLE = re.compile(rf"\{{\{{< var ({NAME}) >\}}\}}")
-INCLUDE = re.compile(r"\{\{< include (\S+) >\}\}")
+ASSETS = Path(__file__).parent / "assets"
+# _quarto.yml names these three; they exist only in the copy.
+NOTICE_HTML = "_notice.html"
+NOTICE_TYPST = "_notice.typ"
+STYLE_TYPST = "_style.typ"
+
+INCLUDE = re.compile(r"\s*\{\{< include (\S+) >\}\}\s*")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Line:
     """One line of the text and where it was written."""
 
@@ -38,26 +43,21 @@ class Line:
         return f"{self.file}, line {self.number}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """A manuscript project, read: nothing of it is checked against anything else yet."""
 
     project: Path
     paper: str
     lines: tuple[Line, ...]
-    files: tuple[str, ...]
     options: Mapping[str, Any]
-    variables: Mapping[str, str]
+    notice: str
+    """The sentence that every page carries; empty for none."""
 
     @property
     def text(self) -> str:
         """The whole markdown, every include in its place."""
         return "\n".join(line.text for line in self.lines) + "\n"
-
-    @property
-    def notice(self) -> str:
-        """The sentence that every page carries; empty for none."""
-        return self.variables[NOTICE].strip()
 
     def find(self, pattern: str, *, occurrence: int = 1) -> str:
         """Say where a pattern stands for the n-th time, or name the paper if it is not found."""
@@ -79,33 +79,29 @@ def read_source(project: Path, paper: str) -> Source:
     paper
         The name of the document in it.
 
-    Returns
-    -------
-    Source
-        Text, options and values.
-
     Raises
     ------
     RenderError
-        If a file is missing or cannot be read, a value is not text, or an include is missing,
-        inside itself or not on a line of its own.
+        If a file is missing or cannot be read, or the paper's head does not say which notice its
+        pages carry.
     """
-    options = _read_yaml(project, QUARTO_FILE)
-    variables = _flatten(_read_yaml(project, VARIABLES_FILE))
-    if NOTICE not in variables:
+    options = _read_yaml(_read_text(project, QUARTO_FILE), QUARTO_FILE)
+    text = _read_text(project, paper)
+    lines: list[Line] = []
+    for line in _lines(text, paper):
+        if include := INCLUDE.fullmatch(line.text):
+            name = include.group(1)
+            lines += _lines(_read_text(project, name, of=f"{line.place}: "), name)
+        else:
+            lines.append(line)
+    head = _read_yaml(text.split("---\n")[1] if text.startswith("---\n") else "", f"{paper}, head")
+    if not isinstance(head.get(NOTICE), str):
         msg = (
-            f'{VARIABLES_FILE} has no value "{NOTICE}". Write the sentence that simulated data '
-            'must carry, or notice: "" for data that are real.'
+            f'{paper} has no "{NOTICE}" in its head. Write the sentence that simulated data must '
+            'carry, or notice: "" for data that are real.'
         )
         raise RenderError(msg)
-    if not (project / paper).is_file():
-        msg = f"{project / paper} does not exist. Give the paper's name inside the project folder."
-        raise RenderError(msg)
-    lines = tuple(_expand(project, paper, chain=()))
-    files = tuple(dict.fromkeys(line.file for line in lines))
-    return Source(
-        project=project, paper=paper, lines=lines, files=files, options=options, variables=variables
-    )
+    return Source(project, paper, tuple(lines), options, head[NOTICE].strip())
 
 
 def local_path(project: Path, target: str) -> PurePosixPath | None:
@@ -123,21 +119,25 @@ def local_path(project: Path, target: str) -> PurePosixPath | None:
     return PurePosixPath(resolved.relative_to(root).as_posix())
 
 
-def _read_text(path: Path) -> str:
+def _lines(text: str, name: str) -> list[Line]:
+    return [Line(line, name, number) for number, line in enumerate(text.splitlines(), start=1)]
+
+
+def _read_text(project: Path, name: str, *, of: str = "") -> str:
+    path = local_path(project, name)
+    if path is None or not (project / path).is_file():
+        msg = f"{of}{project / name} does not exist. Run the stage that writes it: dvc repro."
+        raise RenderError(msg)
     try:
-        return path.read_text(encoding="utf-8")
+        return (project / path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        msg = f"{path.name} is not UTF-8 at byte {error.start}. Save it as UTF-8."
+        msg = f"{name} is not UTF-8 at byte {error.start}. Save it as UTF-8."
         raise RenderError(msg) from error
 
 
-def _read_yaml(project: Path, name: str) -> dict[str, Any]:
-    path = project / name
-    if not path.is_file():
-        msg = f"{path} does not exist. Run the stage that writes it, or correct --project."
-        raise RenderError(msg)
+def _read_yaml(text: str, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(_read_text(path))
+        content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         msg = f"{name} is not YAML: {reason}"
@@ -148,65 +148,49 @@ def _read_yaml(project: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, str]:
-    """Name every value by its path of keys, joined by dots."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{name}.")
-        elif isinstance(value, str):
-            flat[name] = value
-        elif isinstance(value, int) and not isinstance(value, bool):
-            flat[name] = str(value)
-        else:
-            # 1.000 without quotes is "1" to one YAML reader and "1.0" to another.
-            msg = (
-                f"{VARIABLES_FILE}: {name} is {value!r}, not text. Put the value in quotes, "
-                "with the digits that the reader shall see."
-            )
-            raise RenderError(msg)
-    return flat
+def format_options(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the options of one format: those of the project, overridden by its own."""
+    formats = options.get("format") or {}
+    own = formats.get(name) if isinstance(formats, Mapping) else None
+    shared = {key: value for key, value in options.items() if key != "format"}
+    return shared | (dict(own) if isinstance(own, Mapping) else {})
 
 
-def _expand(project: Path, name: str, *, chain: tuple[str, ...]) -> list[Line]:
-    """Return the lines of a file with those of its includes in place."""
-    texts = _read_text(project / name).splitlines()
-    own = [Line(text=text, file=name, number=i) for i, text in enumerate(texts, start=1)]
-    lines: list[Line] = []
-    for i, line in enumerate(own):
-        match = INCLUDE.search(line.text)
-        if match is None:
-            lines.append(line)
-            continue
-        neighbours = [own[j].text.strip() for j in (i - 1, i + 1) if 0 <= j < len(own)]
-        if line.text.strip() != match.group() or any(neighbours):
-            msg = (
-                f"{line.place}: {match.group()} does not stand alone. Quarto needs an include on "
-                "a line of its own with an empty line before and after it."
-            )
-            raise RenderError(msg)
-        lines += _include(project, match.group(1), line, chain=(*chain, name))
-    return lines
+def stage_project(source: Source, resources: Iterable[str], *, folder: Path) -> None:
+    """Copy a project to `folder`, its text whole, with the notice and the PDF style beside it.
+
+    Parameters
+    ----------
+    source
+        The manuscript.
+    resources
+        Paths inside the project that it uses: figures, bibliography, style sheets.
+    folder
+        An empty folder.
+    """
+    for name in dict.fromkeys((QUARTO_FILE, *resources)):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.project / name, target)
+    (folder / source.paper).write_text(source.text, encoding="utf-8")
+    (folder / NOTICE_HTML).write_text(notice_html(source.notice), encoding="utf-8")
+    (folder / NOTICE_TYPST).write_text(notice_typst(source.notice), encoding="utf-8")
+    shutil.copyfile(ASSETS / "style.typ", folder / STYLE_TYPST)
 
 
-def _include(project: Path, target: str, line: Line, *, chain: tuple[str, ...]) -> list[Line]:
-    # Quarto resolves an include from the main document's folder, in included files too;
-    # a leading slash is the project's root, which here is the same folder.
-    path = local_path(project, target.lstrip("/"))
-    if path is None or not (project / path).is_file():
-        msg = (
-            f'{line.place}: include "{target}" does not exist. Write its path from the folder of '
-            f"{chain[0]}, or run the stage that writes it."
-        )
-        raise RenderError(msg)
-    name = str(path)
-    if name in chain:
-        circle = " -> ".join((*chain[chain.index(name) :], name))
-        msg = f"{line.place}: include circle {circle}. Take one of these includes out."
-        raise RenderError(msg)
-    lines = _expand(project, name, chain=chain)
-    if lines and lines[0].text.strip() == "---":
-        msg = f"{name}, line 1: an included file has YAML of its own. Move it to the paper."
-        raise RenderError(msg)
-    return lines
+def notice_html(notice: str) -> str:
+    """Return the banner of the page; nothing for an empty notice."""
+    return f'<div class="notice" role="note">{html.escape(notice)}</div>\n' if notice else ""
+
+
+def notice_typst(notice: str) -> str:
+    r"""Return the header line of every page; nothing for an empty notice.
+
+    >>> notice_typst('Say "no".')
+    '#set page(header: align(center, text(size: 8.5pt, fill: rgb("#92400e"), "Say \\"no\\".")))\n'
+    """
+    if not notice:
+        return ""
+    quoted = notice.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+    text = f'text(size: 8.5pt, fill: rgb("#92400e"), "{quoted}")'
+    return f"#set page(header: align(center, {text}))\n"

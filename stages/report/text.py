@@ -1,7 +1,9 @@
 """Write numbers, lists and tables as the paper does: one place for digits, signs and plurals."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -103,7 +105,7 @@ def plural(count: int, singular: str, several: str | None = None) -> str:
     return f"{integer(count) if count else 'no'} {noun}"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(items: Iterable[object]) -> str:
     """Return names as a sentence lists them.
 
     Examples
@@ -111,19 +113,149 @@ def listed(names: Sequence[str]) -> str:
     >>> listed(["lung"]), listed(["lung", "spleen"]), listed(["a", "b", "c"]), listed([])
     ('lung', 'lung and spleen', 'a, b and c', 'none')
     """
+    names = [str(item) for item in items]
     if len(names) < 2:
         return names[0] if names else "none"
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def percent(share: float, digits: int | None = None) -> str:
+    """Return a share in percent, with as many digits as it has unless they are given.
+
+    Examples
+    --------
+    >>> percent(0.95), percent(0.0005), percent(0.1878, 0)
+    ('95%', '0.05%', '19%')
+    """
+    return f"{100 * share:g}%" if digits is None else f"{100 * share:.{digits}f}%"
+
+
+def general(value: float) -> str:
+    """Return a setting with the digits that it has.
+
+    Examples
+    --------
+    >>> general(0.80), general(3.0)
+    ('0.8', '3')
+    """
+    return f"{value:g}"
+
+
+def p_equals(p: float) -> str:
+    """Return ``p = 0.016`` or ``p < 0.001``."""
+    shown = p_value(p)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
+def probability(share: float) -> str:
+    """Return a probability with its relation: a share of draws is never certain.
+
+    Examples
+    --------
+    >>> probability(1.0), probability(0.998)
+    ('> 0.999', '= 0.998')
+    """
+    if share >= 0.9995:
+        return "> 0.999"
+    return "< 0.001" if share < 0.0005 else f"= {share:.3f}"
+
+
+def between(ends: Sequence[float], digits: int) -> str:
+    """Return the smallest and the largest of several values, or the one that both are.
+
+    Examples
+    --------
+    >>> between((0.39, 0.62), 2), between((3, 3), 0)
+    ('0.39 to 0.62', '3')
+    """
+    low, high = (number(float(end), digits) for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def change(row: Mapping[str, Any], column: str = "change", digits: int | None = None) -> str:
+    """Return a change with its interval, with the digits of the row's metric if none are given.
+
+    The ends of the interval are the columns ``<column>_low`` and ``<column>_high``. Groups may be
+    too small for any interval.
+
+    Examples
+    --------
+    >>> row = {"metric": "gini", "change": 0.1, "change_low": -0.1, "change_high": 0.25}
+    >>> change(row).replace(NBSP, " "), change(row | {"change_low": math.nan})
+    ('+0.100 [−0.100, +0.250]', '+0.100')
+    """  # noqa: RUF002
+    digits = digits_of(row["metric"]) if digits is None else digits
+    value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    return signed(value, digits) + ("" if math.isnan(low) else f" {interval(low, high, digits)}")
+
+
+def estimate(row: Mapping[str, Any], column: str, digits: int) -> str:
+    """Return a value that is no change, with its interval as far as there is one."""
+    value, low, high = (number(row[f"{column}{end}"], digits) for end in ("", "_low", "_high"))
+    return value if DASH in (value, low) else f"{value} [{low},{NBSP}{high}]"
+
+
+def metric_name(metric: str) -> str:
+    """Return how a change of a metric is named."""
+    return CHANGES.get(metric, (metric, 0))[0]
+
+
+def digits_of(metric: str) -> int:
+    """Return the digits of a change of a metric."""
+    return CHANGES.get(metric, (metric, 3))[1]
+
+
+def does(quadrant: str, count: int = 1) -> str:
+    """Return what one, or several, do in a quadrant of the plane.
+
+    Examples
+    --------
+    >>> does("disperse"), does("mixed", 2)
+    ('disperses', 'are mixed')
+    """
+    return (DOES if count == 1 else DO)[quadrant]
+
+
+def cohort_name(cohort: str) -> str:
+    """Return a cohort's name as a reader would write it."""
+    return COHORTS.get(cohort, cohort)
+
+
 def arm(cohort: str, platform: str) -> str:
     """Return the name of one arm of the study: a cohort on a platform."""
-    return f"{COHORTS.get(cohort, cohort)} {PLATFORMS.get(platform, platform)}"
+    return f"{cohort_name(cohort)} {PLATFORMS.get(platform, platform)}"
 
 
 def tissue_name(tissue: str) -> str:
     """Return a tissue's name without underscores."""
     return tissue.replace("_", " ")
+
+
+def unbroken(words: str) -> str:
+    """Return words that no line break parts."""
+    return words.replace(" ", NBSP)
+
+
+def escaped(cell: str) -> str:
+    r"""Return a text in which no bar ends the cell of a table; what is escaped stays as it is.
+
+    Examples
+    --------
+    >>> print(escaped(r"x|y"), escaped(r"x\|y"))
+    x\|y x\|y
+    """
+    return re.sub(r"(?<!\\)\|", r"\|", cell)
+
+
+def cells(line: str) -> list[str]:
+    r"""Return the cells of a line whose bars part them, but for escaped ones.
+
+    Examples
+    --------
+    >>> cells(r"a | x\|y")
+    ['a', 'x\\|y']
+    """
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
 
 
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str) -> str:
@@ -147,5 +279,5 @@ def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: s
     """
     rules = {"l": ":--", "r": "--:", "c": ":-:"}
     lines = ["| " + " | ".join(header) + " |", "|" + "|".join(rules[a] for a in align) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)

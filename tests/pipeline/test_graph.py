@@ -123,10 +123,10 @@ def test_a_new_file_of_a_room_runs_no_stage_again():
     """A table, a metric or a figure that is added is a dependency of nothing but its own stage.
 
     Whole folders are named only where everything in them decides the same: what a source of raw
-    files consists of, and what a page is rendered with.
+    files consists of, what a page is rendered with, and the templates of the text.
     """
     whole = {"stages/inputs/" + source for sources in SOURCES.values() for source in sources}
-    whole |= {"stages/report/filters", "stages/report/templates"}
+    whole |= {"stages/report/filters", "stages/report/assets", "stages/report/templates"}
     n_checked = 0
     for name, stage in STAGES.items():
         for module in _modules(stage):
@@ -174,6 +174,16 @@ def _keys(stage: dict) -> list[str]:
     return list(section)
 
 
+def test_the_text_depends_on_every_setting_that_it_reads():
+    report = REPOSITORY / "stages" / "report"
+    manuscript = [REPOSITORY / dep for dep in STAGES["manuscript"]["deps"] if ".py" in str(dep)]
+    files = [*report.rglob("*.j2"), *(path for path in manuscript if report in path.parents)]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    read = {name for text in texts for name in re.findall(r"(?<![.\w])settings\.(\w+)", text)}
+    assert len(read) > 10
+    assert read == set(STAGES["manuscript"]["params"])
+
+
 def test_the_paper_lists_every_table_that_comes_with_it():
     outs = {
         Path(str(out if isinstance(out, str) else next(iter(out))).replace("${key}", key))
@@ -183,7 +193,8 @@ def test_the_paper_lists_every_table_that_comes_with_it():
     }
     tables = [out.relative_to("reports/tables") for out in outs if "tables" in out.parts]
     written = {Path(out.parts[0]).stem for out in tables}
-    paper = (REPOSITORY / "reports" / "paper.qmd").read_text(encoding="utf-8")
+    sections = REPOSITORY / "stages" / "report" / "templates" / "sections"
+    paper = (sections / "supplement.md.j2").read_text(encoding="utf-8")
     listed = paper.partition("| Table |")[2].partition("{#tbl-tables}")[0]
     first_column = [row.split("|")[1] for row in listed.splitlines() if row.startswith("| ")]
     named = [name for cell in first_column for name in re.findall(r"`(\w+)`", cell)]

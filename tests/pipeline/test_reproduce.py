@@ -174,7 +174,7 @@ def test_one_changed_number_changes_what_depends_on_it_and_nothing_else(clone):
     ran = stages_run(must(clone, "dvc", "repro"))
     stages = yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     direct = {stage for stage, what in stages.items() if name in what.get("deps", [])}
-    assert {"values", "platform_concordance"} <= direct
+    assert {"manuscript", "platform_concordance"} <= direct
     assert direct <= set(ran) <= direct | {"provenance", "render"}
     changed = {str(file.relative_to(clone / "reports")) for file in before}
     changed -= {
@@ -184,7 +184,7 @@ def test_one_changed_number_changes_what_depends_on_it_and_nothing_else(clone):
         "tables/concordance_summary.csv",
         "figures/fig_platform_concordance.png",
         "figures/fig_platform_concordance.svg",
-        "_variables.yml",
+        "paper.qmd",
         # No stage wrote this table: its row says "fetched" now.
         "provenance.json",
         "_provenance/runs.md",
@@ -192,9 +192,10 @@ def test_one_changed_number_changes_what_depends_on_it_and_nothing_else(clone):
         "_output/paper.html",
         "_output/paper.pdf",
     }
-    values = (clone / "reports/_variables.yml").read_text(encoding="utf-8").splitlines()
-    old = before[clone / "reports/_variables.yml"].decode().splitlines()
-    assert [line.strip() for line in values if line not in old] == ["spearman: '0.12'"] * 2
+    text = (clone / "reports/paper.qmd").read_text(encoding="utf-8").splitlines()
+    old = before[clone / "reports/paper.qmd"].decode().splitlines()
+    # The correlation of Gini, and that of the effective number.
+    assert [line.count(" 0.12 for") for line in text if line not in old] == [1, 1]
 
 
 def test_a_changed_setting_that_was_not_composed_stops_the_run(clone):

@@ -5,6 +5,7 @@ import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -54,12 +55,23 @@ from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.plane import plane
 from stages.report.claims import __main__ as claims
-from stages.report.clusters import ClusterTables
-from stages.report.reading import SCHEMAS, path
+from stages.report.reading import FILES, SCHEMAS
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
 CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)
 N_CELLS = 200
+
+
+class ClusterTables(NamedTuple):
+    """The tables about clusters; each may be empty."""
+
+    kidney: pd.DataFrame
+    kimmel: pd.DataFrame
+    stability: pd.DataFrame
+    substates: pd.DataFrame
+    substates_not_compared: pd.DataFrame
+    restriction: pd.DataFrame
+    restriction_tests: pd.DataFrame
 
 
 def _samples(place, cell_type, resolution, shares, rules):
@@ -203,7 +215,7 @@ def cluster_tables(settings):
 
     def write(folder, found):
         for name, table in found._asdict().items():
-            tables.write(table, SCHEMAS[name], path(name, folder))
+            tables.write(table, SCHEMAS[name], folder / FILES.get(name, f"{name}.csv"))
 
     return SimpleNamespace(empty=empty, filled=filled, write=write)
 
@@ -293,7 +305,7 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         counted = _cells(platforms, tissue)
         shares, excluded = proportions.proportions(counted, settings.proportions)
         measured = metrics.metrics(shares, settings.metrics)
-        aged, skipped = aging.aging(measured, settings.aging)
+        aged, _ = aging.aging(measured, settings.aging)
         described = describe.samples(counted, pooled_pattern="/")
         both = concordance.concordance(aged, settings.concordance)
         truth = tables.empty(TRUTH)
@@ -307,7 +319,6 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
             "proportions": shares,
             "exclusions": excluded,
             "aging": aged,
-            "not_compared": skipped,
             "concordance": both,
             "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
             "drivers": drivers.drivers(measured, shares, settings.drivers),

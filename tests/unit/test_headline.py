@@ -8,6 +8,7 @@ import pytest
 from stages.base import tables
 from stages.cells.tables.restriction import RESTRICTION
 from stages.report import headline
+from stages.report.reading import Tables
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def written(study_folder, tmp_path):
 
 def test_numbers_are_those_of_the_tables(written, cluster_tables, tmp_path):
     found, curves = written(["facs", "droplet"], simulated=True, clusters=cluster_tables.filled)
-    read = headline.read_tables(tmp_path / "tables")
+    read = Tables(tmp_path / "tables")
     assert found["cells"] == {"crystallize": 2, "disperse": 0, "mixed": 0}
     along = read.head_trajectory[read.head_trajectory["metric"] == "gini"].set_index("step")
     assert found["heads"]["gini_last"] == along.loc[8, "value"]
@@ -67,7 +68,7 @@ def test_an_undefined_fraction_is_left_out(written, cluster_tables, settings, tm
     table.loc[table["metric"] == "gini", "rescue_fraction"] = float("nan")
     tables.write(table, RESTRICTION, tmp_path / "tables/restriction.csv")
     found = headline.headline(
-        headline.read_tables(tmp_path / "tables"),
+        Tables(tmp_path / "tables"),
         settings,
         headline.study.Study("x", "local", simulated=False, notice=""),
     )

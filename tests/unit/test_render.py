@@ -22,20 +22,21 @@ NOTICE = "Simulated demo data: no number here is a finding."
 
 PAPER = """\
 ---
-title: "On {{< var study.animal >}} and heads"
+title: "On mice and heads"
 author:
   - name: Ada Example
     affiliation: Institute of Examples
 date: 2026-01-31
 abstract: |
-  The change was {{< var gini.change >}}, as @fig-a shows.
+  The change was +0.145, as @fig-a shows.
+notice: "{notice}"
 ---
 
 # Introduction {#sec-intro}
 
 Gini [@gini1912] and Hill numbers [@hill1973; see @jost2006, p. 3] meet in @eq-gini. Text with a
-footnote[^note] and "{{< var gini.change >}}", ({{< var low >}}/{{< var high >}}),
-**{{< var study.animal >}}** and $x = {{< var gini.change >}}$.
+footnote[^note] and "+0.145", (1.000/7),
+**mice** and $x = +0.145$.
 
 $$
 G = \\frac{n + 1 - 2 \\sum_i c_i}{n}
@@ -52,14 +53,22 @@ $$ N = \\exp\\left(-\\sum_i p_i \\ln p_i\\right) $$ {#eq-hill}
 @Fig-a at the start of a sentence; [@fig-a; @fig-b] in brackets, [see @tbl-a], [-@tbl-b] without
 its word, [@eq-hill]. See @sec-results and @sec-deep.
 
-### The {{< var study.animal >}} in a heading {#sec-deep}
+### The mice in a heading {#sec-deep}
 
-![A caption with {{< var gini.change >}} and *stress* [@hill1973].](figures/fig_a.png){#fig-a
-fig-alt="Points that rise, {{< var gini.change >}}" width=60%}
+![A caption with +0.145 and *stress* [@hill1973].](figures/fig_a.png){#fig-a
+fig-alt="Points that rise, +0.145" width=60%}
 
 ## Results {#sec-results}
 
-{{< include _includes/section_results.md >}}
+Words of the first include.
+
+{{< include _provenance/table.md >}}
+
+::: {#fig-b}
+![](figures/fig_b.svg){fig-alt="A square"}
+
+The caption of a block.
+:::
 
 # References {.unnumbered}
 
@@ -67,27 +76,15 @@ fig-alt="Points that rise, {{< var gini.change >}}" width=60%}
 :::
 
 [^note]: Said by @gini1912 long ago.
-"""
-
-INCLUDED = """\
-Words of the first include. {{< var notice >}}
-
-{{< include _includes/table.md >}}
-
-::: {#fig-b}
-![](figures/fig_b.svg){fig-alt="A square"}
-
-The caption of a block.
-:::
-"""
+""".replace("{notice}", NOTICE)
 
 TABLE = """\
 | tissue | change |
 |--------|-------:|
-| marrow | {{< var gini.change >}} |
+| marrow | +0.145 |
 | kidney | -0.02 |
 
-: Changes by tissue, median {{< var gini.change >}} {#tbl-a}
+: Changes by tissue, median +0.145 {#tbl-a}
 
 ::: {#tbl-b}
 
@@ -97,16 +94,6 @@ TABLE = """\
 
 A table whose caption stands apart.
 :::
-"""
-
-VARIABLES = f"""\
-notice: "{NOTICE}"
-study:
-  animal: mice
-gini:
-  change: "+0.145"
-low: "1.000"
-high: 7
 """
 
 SVG = """\
@@ -121,9 +108,7 @@ def _write_project(folder: Path) -> Path:
         shutil.copyfile(REPORTS / name, folder / name)
     texts = {
         "paper.qmd": PAPER,
-        "_includes/section_results.md": INCLUDED,
-        "_includes/table.md": TABLE,
-        "_variables.yml": VARIABLES,
+        "_provenance/table.md": TABLE,
         "figures/fig_b.svg": SVG,
     }
     for name, text in texts.items():
@@ -237,7 +222,7 @@ def test_notice_is_on_every_page(rendered: tuple[Path, Path]) -> None:
 
 
 def test_empty_notice_prints_nothing(project: Path) -> None:
-    _edit(project / "_variables.yml", NOTICE, "")
+    _edit(project / "paper.qmd", NOTICE, "")
     page, pdf = render(project, "paper.qmd", out_dir=project / "out", renderer=Renderer.PANDOC)
     assert '<div class="notice"' not in page.read_text(encoding="utf-8")
     assert "Simulated" not in _pdf_text(pdf)
@@ -291,11 +276,11 @@ def test_long_and_wide_tables_stay_whole(project: Path) -> None:
     rows = [[f"row{r:03d}", *(f"{r}.{c}25" for c in range(8))] for r in range(90)]
     lines = ["| " + " | ".join(row) + " |" for row in [names, ["--:"] * 9, *rows]]
     table = "\n".join([*lines, "", ": A long and wide one {#tbl-long}"])
-    (project / "_includes" / "long.md").write_text(table, encoding="utf-8")
+    (project / "_provenance" / "long.md").write_text(table, encoding="utf-8")
     _edit(
         project / "paper.qmd",
         "# References",
-        "See @tbl-long.\n\n{{< include _includes/long.md >}}\n\n# References",
+        "See @tbl-long.\n\n{{< include _provenance/long.md >}}\n\n# References",
     )
     _, pdf = render(project, "paper.qmd", out_dir=project / "out", renderer=Renderer.PANDOC)
     pages = [page.extract_text() for page in pypdf.PdfReader(pdf).pages]
@@ -327,68 +312,47 @@ def _remove(name: str) -> Callable[[Path], None]:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "unknown variable": (
-        _replace("{{< var low >}}", "{{< var lov >}}"),
-        "paper.qmd, line 14: no value lov in _variables.yml. Correct",
-    ),
-    "unknown variable in a nested include": (
-        _replace("{{< var gini.change >}}", "{{< var gini >}}", "_includes/table.md"),
-        "_includes/table.md, line 3: no value gini in _variables.yml. Correct",
-    ),
     "shortcode of another kind": (
         _append("{{< meta title >}}"),
-        "line 41: a shortcode that is not {{< var name >}} or",
+        "line 50: a shortcode that is no include of the paper on a line of its own. The paper",
     ),
-    "shortcode without its blanks": (_append("{{<var low>}}"), "line 41: a shortcode that is not"),
     "missing include": (
-        _remove("_includes/table.md"),
-        '_includes/section_results.md, line 3: include "_includes/table.md" does not exist. Write',
+        _remove("_provenance/table.md"),
+        "reports/_provenance/table.md does not exist. Run the stage that writes it: dvc repro.",
     ),
     "include out of the project": (
         _append("{{< include ../secret.md >}}"),
-        'line 41: include "../secret.md" does not exist. Write',
-    ),
-    "include circle": (
-        _replace(
-            "Words of",
-            "{{< include _includes/section_results.md >}}\n\nOf",
-            "_includes/section_results.md",
-        ),
-        "line 1: include circle _includes/section_results.md -> _includes/section_results.md. Take",
+        "reports/../secret.md does not exist. Run the stage",
     ),
     "include inside a paragraph": (
-        _append("Words\n{{< include _includes/table.md >}}"),
-        "line 42: {{< include _includes/table.md >}} does not stand alone. Quarto",
-    ),
-    "include with a YAML head": (
-        _replace("| tissue |", "---\na: b\n---\n\n| tissue |", "_includes/table.md"),
-        "_includes/table.md, line 1: an included file has YAML of its own. Move",
+        _append("Words {{< include _provenance/table.md >}}"),
+        "line 50: a shortcode that is no include of the paper on a line of its own.",
     ),
     "unresolved figure": (
         _replace("[@fig-a; @fig-b]", "[@fig-a; @fig-c]"),
-        "paper.qmd, line 29: @fig-c refers to nothing. Give the label {#fig-c} or correct it.",
+        "paper.qmd, line 30: @fig-c refers to nothing. Give the label {#fig-c} or correct it.",
     ),
-    "unresolved table": (_replace("@tbl-a]", "@tbl-z]"), "line 29: @tbl-z refers to nothing"),
-    "unresolved equation": (_replace("@eq-hill]", "@eq-h]"), "line 30: @eq-h refers to nothing"),
+    "unresolved table": (_replace("@tbl-a]", "@tbl-z]"), "line 30: @tbl-z refers to nothing"),
+    "unresolved equation": (_replace("@eq-hill]", "@eq-h]"), "line 31: @eq-h refers to nothing"),
     "unresolved section": (
         _replace("@sec-deep.", "@sec-de."),
-        "line 30: @sec-de refers to nothing",
+        "line 31: @sec-de refers to nothing",
     ),
     "section without a number": (
         _replace("{#sec-results}", "{#sec-results .unnumbered}"),
-        "line 30: @sec-results refers to a section without a number. Number",
+        "line 31: @sec-results refers to a section without a number. Number",
     ),
     "duplicated label": (
-        _replace("::: {#tbl-b}", "::: {#tbl-a}", "_includes/table.md"),
-        "_includes/table.md, line 8: label tbl-a is given 2 times. Give each its own.",
+        _replace("::: {#tbl-b}", "::: {#tbl-a}", "_provenance/table.md"),
+        "_provenance/table.md, line 8: label tbl-a is given 2 times. Give each its own.",
     ),
     "label on nothing": (
         _append("Words {#tbl-loose} alone."),
-        "line 41: label tbl-loose is not attached to anything. Write : Caption {#tbl-name}",
+        "line 50: label tbl-loose is not attached to anything. Write : Caption {#tbl-name}",
     ),
     "label of the wrong kind": (
         _replace("# Introduction {#sec-intro}", "# Introduction {#fig-intro}"),
-        "line 11: label fig-intro stands on a Header. Write ![Caption]",
+        "line 12: label fig-intro stands on a Header. Write ![Caption]",
     ),
     "figure without a caption": (
         _append("See @fig-c.\n\n![](figures/fig_a.png){#fig-c}"),
@@ -399,56 +363,52 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "tbl-c has no caption. Write : Caption",
     ),
     "block with two tables": (
-        _replace("A table whose", "| c |\n|---|\n| 1 |\n\nA table whose", "_includes/table.md"),
-        "_includes/table.md, line 8: the block tbl-b holds Table, Table, Para. It must hold",
+        _replace("A table whose", "| c |\n|---|\n| 1 |\n\nA table whose", "_provenance/table.md"),
+        "_provenance/table.md, line 8: the block tbl-b holds Table, Table, Para. It must hold",
     ),
     "figure that no sentence mentions": (
         _append("![Alone](figures/fig_a.png){#fig-alone}"),
-        "line 41: no sentence refers to fig-alone. Write @fig-alone where it is discussed.",
+        "line 50: no sentence refers to fig-alone. Write @fig-alone where it is discussed.",
     ),
     "table that no sentence mentions": (
         _replace("[-@tbl-b]", "[-@tbl-a]"),
-        "_includes/table.md, line 8: no sentence refers to tbl-b. Write @tbl-b",
+        "_provenance/table.md, line 8: no sentence refers to tbl-b. Write @tbl-b",
     ),
     "missing figure file": (
         _remove("figures/fig_b.svg"),
-        '_includes/section_results.md, line 6: figure "figures/fig_b.svg" does not exist in the',
+        'paper.qmd, line 45: figure "figures/fig_b.svg" does not exist in the',
     ),
     "figure from the network": (
-        _replace("figures/fig_b.svg", "https://example.org/b.svg", "_includes/section_results.md"),
-        'line 6: figure "https://example.org/b.svg" is not a path from the paper\'s folder.',
+        _replace("figures/fig_b.svg", "https://example.org/b.svg"),
+        'line 45: figure "https://example.org/b.svg" is not a path from the paper\'s folder.',
     ),
     "unknown citation": (
         _replace("[@gini1912]", "[@gini1921]"),
-        "paper.qmd, line 13: citation @gini1921 is not in references.bib. Correct the key",
+        "paper.qmd, line 14: citation @gini1921 is not in references.bib. Correct the key",
     ),
     "citation and reference in one bracket": (
         _replace("[@gini1912]", "[@gini1912; @fig-a]"),
-        "paper.qmd, line 13: one bracket holds a citation and the reference @fig-a.",
+        "paper.qmd, line 14: one bracket holds a citation and the reference @fig-a.",
     ),
     "missing bibliography": (
         _remove("references.bib"),
         '_quarto.yml: bibliography "references.bib" does not exist in the project.',
     ),
-    "value that is not text": (
-        _replace('"1.000"', "1.000", "_variables.yml"),
-        "_variables.yml: low is 1.0, not text. Put the value in quotes",
-    ),
     "no notice": (
-        _replace("notice:", "note:", "_variables.yml"),
-        '_variables.yml has no value "notice". Write the sentence',
+        _replace("notice:", "note:"),
+        'paper.qmd has no "notice" in its head. Write the sentence',
     ),
     "executed cell": (
         _append("```{python}\n1 + 1\n```"),
-        "line 41: a cell that is to be executed. The paper computes nothing",
+        "line 50: a cell that is to be executed. The paper computes nothing",
     ),
     "executed value": (
         _append("The sum `{python} 1 + 1`."),
-        "line 41: a cell that is to be executed. The paper computes nothing",
+        "line 50: a cell that is to be executed. The paper computes nothing",
     ),
     "callout": (
         _append("::: {.callout-note}\nWords.\n:::"),
-        "line 41: .callout-note is Quarto's alone. Write it in plain markdown.",
+        "line 50: .callout-note is Quarto's alone. Write it in plain markdown.",
     ),
     "format in the paper": (
         _replace("date: 2026-01-31", "format: html"),
@@ -464,32 +424,18 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "sections that begin at the second level": (
         lambda project: (project / "paper.qmd").write_text(PAPER.replace("\n# ", "\n## ")),
-        "line 11: no section begins with a single #",
+        "line 12: no section begins with a single #",
     ),
-    "number by hand": (
-        _append("The change was +0.145."),
-        "line 41: the number +0.145 stands in the text by hand. Name a value of _variables.yml",
-    ),
-    "number by hand in a caption": (
-        _replace(
-            "The caption of a block.", "The caption of 24 blocks.", "_includes/section_results.md"
-        ),
-        "_includes/section_results.md, line 8: the number 24 stands in the text by hand.",
-    ),
-    "measured number as mathematics": (
-        _append("The change was $G = 0.145$."),
-        "line 41: the number 0.145 stands in the text by hand.",
-    ),
-    "number by hand in the abstract": (
-        _replace("The change was {{< var gini.change >}}, as", "The change was 7%, as"),
-        "paper.qmd, line 8: the number 7% stands in the text by hand.",
-    ),
-    "YAML that does not parse": (
-        _replace("study:", "study: [", "_variables.yml"),
-        "_variables.yml is not YAML: ",
-    ),
-    "no paper": (_remove("paper.qmd"), "paper.qmd does not exist. Give the paper's name"),
+    "no paper": (_remove("paper.qmd"), "paper.qmd does not exist. Run the stage that writes it"),
     "no project file": (_remove("_quarto.yml"), "_quarto.yml does not exist. Run the stage"),
+    "head that does not parse": (
+        _replace("notice:", "notice: ["),
+        "paper.qmd, head is not YAML: ",
+    ),
+    "shortcode in an include": (
+        _replace("tissue", "{{< include b.md >}}", "_provenance/table.md"),
+        "_provenance/table.md, line 1: a shortcode that is no include",
+    ),
 }
 
 
@@ -503,13 +449,6 @@ def test_fault_is_one_line_that_names_it(project: Path, tmp_path: Path, fault: s
         check_source(read_source(project, "paper.qmd"), folder=scratch)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_digits_that_are_no_result_may_stand_in_the_text(project: Path, tmp_path: Path) -> None:
-    lines = ["Pythia-410M has L3H2, $1 - 1/n$ is a maximum and `x[1] = 2.5` code; 10x is a name."]
-    lines += ["See [@gini1912, p. 3] and a [link](https://example.org/2026/1).", "1. An item."]
-    _append("\n\n".join(lines))(project)
-    assert check_source(read_source(project, "paper.qmd"), folder=tmp_path)
 
 
 def test_check_lists_the_files_used(project: Path, tmp_path: Path) -> None:
@@ -566,7 +505,8 @@ def test_quarto_gets_the_same_files(project: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(stage, "find_quarto", lambda: "/opt/quarto")
     page, pdf = render(project, "paper.qmd", out_dir=project / "_output")
     assert (page.read_text(), pdf.read_text()) == ("html", "pdf")
-    assert {"_quarto.yml", "_variables.yml", "_includes/table.md", "figures/fig_a.png"} <= set(seen)
+    assert {"_quarto.yml", "paper.qmd", "figures/fig_a.png"} <= set(seen)
+    assert "A table whose caption stands apart." in seen["paper.qmd"]
     assert NOTICE in seen["_notice.html"]
     assert NOTICE in seen["_notice.typ"]
     assert "#show figure" in seen["_style.typ"]

@@ -4,9 +4,23 @@ import re
 
 import pytest
 
-from stages.report import summaries
+from stages.report import manuscript
 
 NAMES = {"components", "kimmel_validation", "substates", "results"}
+NOTHING = "These inputs have nothing to summarise here."
+WORDS = [
+    *("--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"),
+    *(
+        "--planted",
+        "planted.csv",
+        "--tables",
+        "tables",
+        "--paper",
+        "paper.qmd",
+        "--summaries",
+        "summaries",
+    ),
+]
 
 
 @pytest.fixture
@@ -15,15 +29,17 @@ def written(study_folder, tmp_path):
 
     def go(platforms, **options):
         study_folder(platforms, **options)
-        words = ["--cells", "cells.json", "--heads", "heads.json", "--tables", "tables"]
-        words += ["--planted", "planted.csv"]
-        assert summaries.main([*words, "--out", "summaries"]) == 0
+        assert manuscript.main(WORDS) == 0
         return {
             path.stem: path.read_text(encoding="utf-8")
             for path in (tmp_path / "summaries").iterdir()
         }
 
     return go
+
+
+def _words(markdown):
+    return " ".join(markdown.split())
 
 
 def _tables(markdown):
@@ -76,7 +92,7 @@ def test_components_name_types_and_clusters_once(written, cluster_tables):
 
 def test_validation_and_substates_follow_their_tables(written, cluster_tables):
     found = written(["droplet"], simulated=True, clusters=cluster_tables.filled)
-    assert "Not stable: kidney at 0.8 (6 of 9 runs)." in found["kimmel_validation"]
+    assert "Not stable: kidney at 0.8 (6 of 9 runs)." in _words(found["kimmel_validation"])
     ((_, _, *validation),) = _tables(found["kimmel_validation"])
     assert [row[:2] for row in validation] == [
         [tissue, at] for tissue in ("Kidney", "Spleen") for at in ("0.2", "0.8", "1.6")
@@ -84,7 +100,7 @@ def test_validation_and_substates_follow_their_tables(written, cluster_tables):
     compared, left_out = _tables(found["substates"])
     assert [row[1] for row in compared[2:]] == ["fenestrated\\|cell", "macrophage", "podocyte"]
     assert left_out[2][2:5] == ["podocyte", "20", "1, 2"]
-    results = found["results"]
+    results = _words(found["results"])
     assert "Podocytes crystallize in kidney (TMS droplet)" in results
     assert "no two-sided p below 0.33 is possible" in results
     assert "such intervals of the effective number held the truth in 46% only" in results
@@ -93,19 +109,18 @@ def test_validation_and_substates_follow_their_tables(written, cluster_tables):
 def test_without_clusters_each_summary_is_whole(written, cluster_tables):
     found = written(["facs"], simulated=True, clusters=cluster_tables.empty)
     for name in ("kimmel_validation", "substates", "components"):
-        assert summaries.NOTHING in found[name]
+        assert NOTHING in found[name]
     results = found["results"]
-    assert f"## Finer and coarser cells\n\n{summaries.NOTHING}\n" in results
+    assert f"## Finer and coarser cells\n\n{NOTHING}\n" in results
     # One change of the simulated cells is known, and nothing of clusters.
-    assert "1 of 1 changes over annotated types have the true sign" in results
+    assert "1 of 1 changes over annotated types have the true sign" in _words(results)
     assert "Restriction" not in results
 
 
 def test_a_missing_table_is_one_line(study_folder, tmp_path, caplog):
     study_folder(["facs"], simulated=True)
     (tmp_path / "tables" / "stability.csv").unlink()
-    words = ["--cells", "cells.json", "--heads", "heads.json", "--tables", "tables"]
-    words += ["--planted", "planted.csv"]
-    assert summaries.main([*words, "--out", "summaries"]) == 1
+    assert manuscript.main(WORDS) == 1
     assert "stability.csv does not exist" in caplog.text
     assert not (tmp_path / "summaries").exists()
+    assert not (tmp_path / "paper.qmd").exists()

@@ -9,8 +9,6 @@ import pandas as pd
 from stages.report import text
 from stages.report.tables import VERDICTS
 
-_, DIFFERS, _ = VERDICTS
-
 
 class _Named(NamedTuple):
     """How a quantity is written: its name, its digits, and whether it is a change."""
@@ -49,25 +47,8 @@ def ours(row: Mapping[str, Any]) -> str:
     return f"{shown} [{low},{text.NBSP}{high}]"
 
 
-def _published(row: Mapping[str, Any]) -> str:
-    """Return the name and the published value of a number, with its tolerance."""
-    named = NAMES[row["quantity"]]
-    match row["compared"]:
-        case "sign":
-            return f"{named.name} {'>' if row['published'] > 0 else '<'} 0"
-        case "at most":
-            return f"{named.name} {text.p_value(row['published'])}"
-        case _:
-            allowed = f"± {row['tolerance']:g}"
-            if not named.signed:
-                return f"{named.name} {text.number(row['published'], named.digits)} {allowed}"
-            # As many digits as were published: those that the file keeps.
-            digits = len(repr(float(row["published"])).partition(".")[2])
-            return f"{named.name} {text.signed(row['published'], digits)} {allowed}"
-
-
-def counts(table: pd.DataFrame) -> dict[str, str]:
-    """Return what the text says of the whole ledger, ready to print.
+def context(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the text says of the whole ledger, and a row for each claim.
 
     Parameters
     ----------
@@ -77,67 +58,34 @@ def counts(table: pd.DataFrame) -> dict[str, str]:
     Returns
     -------
     dict
-        ``n_claims``, ``n_reproduced``, ``n_differs``, ``n_not_testable``; and ``differs_list``, the
-        claims that differ.
+        ``n_reproduced``, ``n_differs``, ``n_not_testable``; ``rows``: what each claim says
+        (``claim``, ``verdict``, ``stage``), the numbers that were published (``stated``, of the
+        first case), those that were found and ``judged``, how many of these agree (``n_agree``) in
+        how many cases (``n_cases``), and those that are ``noted`` beside, by case.
     """
-    each = table.drop_duplicates("id")
-    by_verdict = each["verdict"].value_counts()
+    rows = [_claim(part) for _, part in table.groupby("id", sort=False)]
     names = ("n_reproduced", "n_differs", "n_not_testable")
-    differs = each.loc[each["verdict"] == DIFFERS, "claim"]
-    return (
-        {"n_claims": text.plural(len(each), "published claim")}
-        | {
-            name: text.integer(int(by_verdict.get(verdict, 0)))
-            for name, verdict in zip(names, VERDICTS, strict=True)
-        }
-        | {"differs_list": "; ".join(str(claim).rstrip(".") for claim in differs) or "none"}
-    )
+    counts = {
+        name: sum(row["verdict"] == verdict for row in rows)
+        for name, verdict in zip(names, VERDICTS, strict=True)
+    }
+    return {"rows": rows, **counts}
 
 
-def ledger(table: pd.DataFrame) -> str:
-    """Return the ledger as a Markdown table, one row a claim.
-
-    Parameters
-    ----------
-    table
-        ``CLAIMS``.
-
-    Returns
-    -------
-    str
-        What was published, what was found (our numbers; how many agree where there are several
-        cases; empty where the inputs can say nothing), the verdict and the stage.
-    """
-    rows = []
-    for _, part in table.groupby("id", sort=False):
-        stated = part[part["agrees"] != "noted"]
-        first = part.iloc[0]
-        at_first = stated[stated["case"] == first["case"]]
-        published = ", ".join(_published(dict(row)) for _, row in at_first.iterrows())
-        rows.append(
-            [
-                str(first["claim"]).rstrip("."),
-                published,
-                _found(part, stated),
-                str(first["verdict"]).removesuffix(" on these inputs"),
-                f"`{first['stage']}`",
-            ]
-        )
-    header = ["Claim", "Published", "Found here", "Verdict", "Stage"]
-    return text.pipe_table(header, rows, align="lllll")
-
-
-def _found(part: pd.DataFrame, stated: pd.DataFrame) -> str:
-    judged = stated[stated["agrees"] != "not judged"]
-    if judged.empty:
-        return text.DASH
-    if stated["case"].nunique() > 1:
-        n_agree = int((judged["agrees"] == "yes").sum())
-        return f"{n_agree} of {len(judged)} numbers agree"
-    shown = ", ".join(ours(dict(row)) for _, row in judged.iterrows())
-    noted = part[part["agrees"] == "noted"].groupby("case", sort=False)
-    beside = [
-        f"{case}: {', '.join(ours(dict(row)) for _, row in rows.iterrows())}"
-        for case, rows in noted
-    ]
-    return f"{shown} ({'; '.join(beside)})" if beside else shown
+def _claim(part: pd.DataFrame) -> dict[str, Any]:
+    numbers: list[dict[str, Any]] = part.to_dict("records")
+    numbers = [row | {"named": NAMES[row["quantity"]]} for row in numbers]
+    stated = [row for row in numbers if row["agrees"] != "noted"]
+    judged = [row for row in stated if row["agrees"] != "not judged"]
+    noted: dict[str, list[dict[str, Any]]] = {}
+    for row in numbers:
+        if row["agrees"] == "noted":
+            noted.setdefault(row["case"], []).append(row)
+    return {
+        **numbers[0],
+        "stated": [row for row in stated if row["case"] == numbers[0]["case"]],
+        "n_cases": len({row["case"] for row in stated}),
+        "judged": judged,
+        "n_agree": sum(row["agrees"] == "yes" for row in judged),
+        "noted": noted,
+    }

@@ -148,7 +148,7 @@ class RescueTolerance(Section):
 class Quantity(NamedTuple):
     """A number that a claim states."""
 
-    name: str
+    quantity: str
     compared: Literal["value", "sign", "at most"]
     published: float
     tolerance: float = nan
@@ -209,9 +209,9 @@ class FlipClaim(_Claim):
         """The numbers that the claim states."""
         coarse, fine = (_signs(getattr(self.published, end)) for end in ("coarse", "fine"))
         return [
-            quantity._replace(name=f"{end}_{quantity.name}")
-            for end, stated in (("coarse", coarse), ("fine", fine))
-            for quantity in stated
+            stated._replace(quantity=f"{end}_{stated.quantity}")
+            for end, both in (("coarse", coarse), ("fine", fine))
+            for stated in both
         ]
 
 

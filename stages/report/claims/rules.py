@@ -5,8 +5,7 @@ cells.
 
 ========== ===========================================================================
 change     ``aging.csv``: the change of both metrics in a tissue on an arm, within the tolerance.
-direction  ``aging.csv`` (annotated types) or ``granularity_replication.csv`` (each resolution): the
-           signs of both.
+direction  ``aging.csv`` (annotated types) or ``granularity_replication.csv`` (each resolution): the signs of both.
 flip       Coarse signs in ``aging.csv``, fine ones in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
 rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
@@ -40,36 +39,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stages.base import tables
-from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import CLUSTER_AGING
-from stages.cells.tables.restriction import RESTRICTION
-from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement.metrics import REGISTRY, measure
-from stages.measurement.tables import CHANGES
-from stages.report import text
-from stages.report.claims.published import (
-    PLANE,
-    ChangeClaim,
-    Claim,
-    ClaimError,
-    DirectionClaim,
-    FlipClaim,
-    HeadsClaim,
-    RescueClaim,
-    SubstatesClaim,
-    Tissue,
-)
+from stages.report import reading, text
+from stages.report.claims import published as claimed
+from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
 
 _CHANGE = ("change", "change_low", "change_high")
 
+_OF_CELLS = ("aging", "kimmel", "kidney", "substates", "restriction")
+_OF_HEADS = ("head_importance", "head_change")
 SCHEMAS = {
-    "aging.csv": AGING,
-    "granularity_replication.csv": CLUSTER_AGING,
-    "granularity_curve.csv": CLUSTER_AGING,
-    "substates.csv": CLUSTER_AGING,
-    "restriction.csv": RESTRICTION,
-    "head_importance.csv": HEAD_IMPORTANCE,
-    "changes/heads.csv": CHANGES,
+    reading.FILES.get(name, f"{name}.csv"): reading.SCHEMAS[name]
+    for name in (*_OF_CELLS, *_OF_HEADS)
 }
 """The tables that a rule may read."""
 
@@ -77,9 +58,9 @@ SCHEMAS = {
 class Ours(NamedTuple):
     """A number of ours with the interval it has, if any."""
 
-    value: float
-    low: float = nan
-    high: float = nan
+    ours: float
+    ours_low: float = nan
+    ours_high: float = nan
 
 
 Numbers = dict[str, Ours]
@@ -126,14 +107,10 @@ def read_tables(claims: Iterable[Claim], folder: Path) -> dict[str, pd.DataFrame
 
 def _of_tissue(table: pd.DataFrame, where: Tissue) -> pd.DataFrame:
     """Return the rows of a tissue, from all cells."""
-    chosen = (
-        (table["cohort"] == where.cohort)
-        & (table["tissue"] == where.tissue)
-        & (table["cells"] == "all")
-    )
+    at = (table["cohort"] == where.cohort) & (table["tissue"] == where.tissue)
     if where.platform is not None:
-        chosen &= table["platform"] == where.platform
-    rows: pd.DataFrame = table[chosen]
+        at &= table["platform"] == where.platform
+    rows: pd.DataFrame = table[at & (table["cells"] == "all")]
     return rows
 
 
@@ -154,18 +131,18 @@ def _changes(rows: pd.DataFrame) -> Numbers:
 
 
 def _nothing(claim: Claim, where: Tissue, *, what: str = "comparison") -> str:
-    cohort = text.COHORTS.get(where.cohort, where.cohort)
+    cohort = text.cohort_name(where.cohort)
     arm = cohort if where.platform is None else text.arm(where.cohort, where.platform)
     return f"{claim.table} has no {what} of {arm} {text.tissue_name(where.tissue).lower()}"
 
 
-def _change(claim: ChangeClaim, of: Tables) -> Found:
+def _change(claim: claimed.ChangeClaim, of: Tables) -> Found:
     rows = _of_tissue(of[claim.table], claim.where)
     cases = {arm: _changes(part) for arm, part in _by_platform(rows, claim.where)}
     return Found(cases, missing="" if cases else _nothing(claim, claim.where))
 
 
-def _direction(claim: DirectionClaim, of: Tables) -> Found:
+def _direction(claim: claimed.DirectionClaim, of: Tables) -> Found:
     where, expected = claim.where, claim.where.n_resolutions
     found = Found()
     for arm, part in _by_platform(_of_tissue(of[claim.table], where), where):
@@ -182,7 +159,7 @@ def _direction(claim: DirectionClaim, of: Tables) -> Found:
     return found
 
 
-def _flip(claim: FlipClaim, of: Tables) -> Found:
+def _flip(claim: claimed.FlipClaim, of: Tables) -> Found:
     where = claim.where
     fine = _of_tissue(of[claim.table], where)
     fine = fine[fine["resolution"] == where.fine_resolution]
@@ -196,7 +173,7 @@ def _flip(claim: FlipClaim, of: Tables) -> Found:
     return found
 
 
-def _substates(claim: SubstatesClaim, of: Tables) -> Found:
+def _substates(claim: claimed.SubstatesClaim, of: Tables) -> Found:
     where = claim.where
     rows = _of_tissue(of[claim.table], where)
     named = [where.cell_type.lower() in str(name).lower().split() for name in rows["cell_type"]]
@@ -226,7 +203,7 @@ def _substates(claim: SubstatesClaim, of: Tables) -> Found:
     return found
 
 
-def _rescue(claim: RescueClaim, of: Tables) -> Found:
+def _rescue(claim: claimed.RescueClaim, of: Tables) -> Found:
     where = claim.where
     rows = _of_tissue(of[claim.table], where)
     rows = rows[
@@ -247,7 +224,7 @@ def _rescue(claim: RescueClaim, of: Tables) -> Found:
     return found
 
 
-def _heads(claim: HeadsClaim, of: Tables) -> Found:
+def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
     where = claim.where
     table = of[claim.table]
     removed = table[(table["unit"] == "head") & (table["perturbation"] == "zero")]
@@ -285,7 +262,7 @@ def _heads(claim: HeadsClaim, of: Tables) -> Found:
     else:
         # The same heads: the interval of their change is that of the claim.
         for name, all_heads in over_all.items():
-            numbers[name] = numbers[name]._replace(low=all_heads.low, high=all_heads.high)
+            numbers[name] = Ours(numbers[name].ours, *all_heads[1:])
     return found
 
 

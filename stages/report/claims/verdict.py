@@ -88,10 +88,10 @@ def _judged(quantities: Sequence[Quantity], found: Found) -> list[dict[str, Any]
     rows = []
     for case, numbers in (found.cases or {NOWHERE: {}}).items():
         for quantity in quantities:
-            ours = numbers.get(quantity.name, Ours(nan))
+            ours = numbers.get(quantity.quantity, Ours(nan))
             agrees = "not judged"
-            if not isnan(ours.value):
-                agrees = "yes" if _agrees(quantity, ours.value) else "no"
+            if not isnan(ours.ours):
+                agrees = "yes" if _agrees(quantity, ours.ours) else "no"
             rows.append(_row(case, quantity, ours, agrees))
     for case, numbers in found.noted.items():
         rows += [
@@ -102,17 +102,7 @@ def _judged(quantities: Sequence[Quantity], found: Found) -> list[dict[str, Any]
 
 
 def _row(case: str, quantity: Quantity, ours: Ours, agrees: str) -> dict[str, Any]:
-    return {
-        "case": case,
-        "quantity": quantity.name,
-        "compared": quantity.compared,
-        "published": quantity.published,
-        "ours": ours.value,
-        "ours_low": ours.low,
-        "ours_high": ours.high,
-        "tolerance": quantity.tolerance,
-        "agrees": agrees,
-    }
+    return {"case": case, **quantity._asdict(), **ours._asdict(), "agrees": agrees}
 
 
 def _agrees(quantity: Quantity, ours: float) -> bool:

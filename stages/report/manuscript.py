@@ -1,0 +1,85 @@
+"""Write the source of the paper and the summaries: templates, filled from the tables of the study.
+
+``reports/paper.qmd`` is the paper with plain numbers and tables in it; `render` makes pages of it.
+Of the summaries, ``components.md`` says what the two numbers are taken over, types and clusters,
+and which way each goes; ``kimmel_validation.md`` and ``substates.md`` are about those two analyses;
+``results.md`` has all findings on one page. What the inputs have nothing of, the templates say.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stages.base import cli, study
+from stages.base.files import atomic_folder, write_text
+from stages.base.settings import Settings, load
+from stages.measurement.resampling import SIGNIFICANT
+from stages.report import cells, clusters, heads, planted
+from stages.report.claims import printed
+from stages.report.comparisons import Row
+from stages.report.reading import Tables
+from stages.report.writing import Templates
+
+SUMMARIES = ("components", "kimmel_validation", "substates", "results")
+
+
+def context(
+    found: Tables, settings: Settings, what: study.Study, overrides: Mapping[str, str]
+) -> Row:
+    """Return all that the templates may name.
+
+    Parameters
+    ----------
+    found
+        The tables.
+    settings
+        All settings.
+    what
+        The inputs, of cells and heads together.
+    overrides
+        Settings that were changed for this run, and to what.
+    """
+    of_clusters = clusters.context(found, settings)
+    return {
+        "settings": settings,
+        "notice": what.notice,
+        "overrides": overrides,
+        "significant": SIGNIFICANT,
+        **cells.context(found, settings),
+        **of_clusters,
+        **planted.context(found, of_clusters, settings),
+        **heads.context(found),
+        "claims": printed.context(found.claims),
+    }
+
+
+def _run(args: argparse.Namespace) -> None:
+    overrides = json.loads(args.overrides.read_text(encoding="utf-8"))
+    found = Tables(args.tables, args.planted)
+    values = context(found, load(args.params), study.of(args), overrides)
+    templates = Templates()
+    paper = templates.fill("paper.qmd.j2", values)
+    with atomic_folder(args.summaries) as folder:
+        for name in SUMMARIES:
+            markdown = templates.fill(f"summaries/{name}.md.j2", values)
+            # Strikes the index through, wherever Markdown is not pandoc's.
+            write_text(folder / f"{name}.md", markdown.replace("~eff~", "<sub>eff</sub>"))
+    write_text(args.paper, paper)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    study.add_arguments(parser)
+    parser.add_argument("--overrides", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--planted", type=Path, required=True, help="what was simulated")
+    parser.add_argument("--paper", type=Path, required=True, help="the source of the paper")
+    parser.add_argument("--summaries", type=Path, required=True, help="folder of the summaries")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

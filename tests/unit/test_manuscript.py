@@ -1,0 +1,516 @@
+"""The paper's source: what fits simulated inputs, what fits real ones, and no number lost."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from stages.base.errors import RenderError
+from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE
+from stages.report import check, manuscript, source
+from stages.report import text as words
+from stages.report.writing import TEMPLATES, Templates
+
+LABEL = r"\{#([\w-]+)[ }]"
+
+
+def _squeezed(text):
+    return " ".join(text.split())
+
+
+def _read(markdown):
+    """Return a paper's `head`, its `words`, its `sections` and its `tables`, by their labels.
+
+    A section is its words up to the next header; a table its rows of cells, header first.
+    """
+    _, head, body = markdown.split("---\n", 2)
+    sections, tables = {}, {}
+    for part in re.split(r"(?m)^(?=#+ )", body):
+        if label := re.match(rf"#.*{LABEL}", part):
+            sections[label.group(1)] = _squeezed(part)
+    pattern = rf"((?:^\|.*\n)+)\n: (?:.+\n)*?.*?{LABEL}"
+    for block, label in re.findall(pattern, body, flags=re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row)[1:-1] for row in block.splitlines()]
+        tables[label] = [[_squeezed(cell) for cell in row] for row in rows]
+    read = yaml.safe_load(head)
+    return SimpleNamespace(
+        head=read,
+        abstract=_squeezed(read["abstract"]),
+        text=body,
+        words=_squeezed(body),
+        sections=sections,
+        tables=tables,
+    )
+
+
+@pytest.fixture
+def project(study_folder, tmp_path):
+    """Return what writes all tables of a study, runs the stage and reads the paper."""
+
+    def go(platforms, **options):
+        made = study_folder(platforms, **options)
+        words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
+        words += ["--planted", "planted.csv"]
+        words += ["--planted", "planted.csv"]
+    words += ["--tables", "tables", "--paper", "paper.qmd", "--summaries", "summaries"]
+        assert manuscript.main(words) == 0
+        paper = _read((tmp_path / "paper.qmd").read_text(encoding="utf-8"))
+        paper.made = made
+        return paper
+
+    return go
+
+
+def _signed(value, digits):
+    return f"{value:+.{digits}f}".replace("-", words.MINUS)
+
+
+def test_simulated_inputs_get_the_text_about_the_simulation(project):
+    paper = project(["facs", "droplet"], simulated=True)
+    assert paper.head["notice"].startswith("Simulated demo data and demo model: no finding.")
+    assert paper.abstract.endswith(paper.head["notice"])
+    assert "**simulated**" in paper.sections["sec-data"]
+    recovery = paper.sections["sec-recovery"]
+    assert "the true change of every tissue is known" in recovery
+    assert "1 of 1 changes have the true sign, and 1 of 1 95% intervals hold the truth" in recovery
+    assert len(paper.tables["tbl-recovery"]) == 3
+
+
+def test_real_inputs_get_no_word_of_a_simulation(project):
+    paper = project(["facs"], simulated=False)
+    assert paper.head["notice"] == ""
+    assert "simulated" not in paper.sections["sec-data"]
+    assert "These inputs are real" in paper.sections["sec-recovery"]
+    assert "tbl-recovery" not in paper.text
+
+
+def test_one_platform_has_no_table_of_two(project):
+    paper = project(["facs"], simulated=False)
+    assert "no tissue that was compared on both" in paper.sections["sec-concordance"]
+    assert "tbl-concordance" not in paper.text
+    paper = project(["facs", "droplet"], simulated=False)
+    assert "changes with the same sign in 1 of 1 tissues" in paper.sections["sec-concordance"]
+    assert [row[0] for row in paper.tables["tbl-concordance"][2:]] == ["Limb Muscle"] * 2
+
+
+def test_values_are_those_of_the_tables(project):
+    paper = project(["facs"], simulated=False)
+    gini = paper.made["aging"].set_index(["cells", "metric"]).loc[("all", "gini")]
+    (row,) = paper.tables["tbl-aging"][2:]
+    assert row[:3] == ["TMS FACS", "Limb Muscle", "3, 3"]
+    assert row[3].startswith(f"{_signed(gini.change, 3)} [")
+    assert row[4] == f"{gini.mann_whitney_p:.2f}"
+    kept = paper.made["proportions"]["n_cells"].sum()
+    assert f"{kept:,} cells), with" in paper.abstract
+    direction = paper.sections["sec-direction"]
+    assert "Of 1 comparison, 1 crystallize: limb muscle (TMS FACS). 0 disperse: none." in direction
+    # 3 against 3: two of the twenty arrangements are as extreme as any can be.
+    assert "that could be reached lies between 0.1 and 0.1" in direction
+
+
+def test_a_bar_in_a_name_breaks_no_table(project):
+    paper = project(["facs"], simulated=False)
+    rows = paper.tables["tbl-drivers"]
+    assert len({len(row) for row in rows}) == 1
+    assert "a\\|b cell" in [row[2] for row in rows]
+    for table in paper.tables.values():
+        assert len({len(row) for row in table}) == 1
+
+
+def test_the_same_comparison_by_other_means(project):
+    paper = project(["facs"], simulated=False)
+    aged = paper.made["aging"].set_index(["cells", "metric"])
+    of_gini, of_number = paper.tables["tbl-otherwise"][2:]
+    full, equal = aged.loc[("all", "gini")], aged.loc[("rarefied", "gini")]
+    equal_change, shift, within, smallest = of_gini[3:]
+    assert equal_change.startswith(f"{equal.change:+.3f} [")
+    # Ranks of three against three give no interval at this level, and no brackets without one.
+    assert pd.isna(full["shift_low"])
+    assert shift == f"{full['shift']:+.3f}"
+    assert within == f"{full['within_sex_p']:.2f}"
+    assert smallest == f"{full['within_sex_p_smallest']:.2g}"
+    assert of_number[2] == "ΔN~eff~"
+
+
+def test_the_abstract_says_only_what_the_inputs_hold(project, cluster_tables):
+    filled = project(["facs", "droplet"], simulated=True, clusters=cluster_tables.filled)
+    assert (
+        "the direction of the kidney turns with granularity in TMS droplet, and" in filled.abstract
+    )
+    # Four were followed through nine runs each; of one, three runs go the other way.
+    assert "3 of 4 directions over clusters hold" in filled.abstract
+    assert "In the marrow of rats, caloric restriction takes back" in filled.abstract
+    assert "Of 2 tissues of an arm," in filled.abstract
+    empty = project(["facs"], simulated=True)
+    for word in ("Leiden", "restriction", "right angle"):
+        assert word in filled.abstract
+        assert word not in empty.abstract
+
+
+def test_heads_are_described_by_their_tables(project):
+    paper = project(["facs"], simulated=True)
+    heads = paper.sections["sec-heads"]
+    assert "the largest effect at the last step is L1H2:" in heads
+    assert "of 8 heads, a change of" in heads
+    assert "2 layers and 8 heads in all" in paper.sections["sec-model"]
+    first, last = re.search(r"effects goes from (0\.\d+) to (0\.\d+), a change", heads).groups()
+    assert float(last) > 0.6 > float(first)
+    assert "by these signs the heads crystallize." in heads
+    # Noise keeps it from being silent at step 1, so it does not count as emergent.
+    assert "Of 8 heads, 0 are born critical, 0 emergent, 1 growing," in heads
+    # With every true effect zero at step 1 the whole sum is noise, and the text must say so.
+    first, end = re.search(r"noise share is (\S+) at the first step and (\S+) at", heads).groups()
+    assert float(first) > 0.4 > float(end)
+    assert "At step 1 more than 0.4 of the sum" in heads
+    assert len(paper.tables["tbl-heads"]) == 4
+    assert "Every effect is computed on every sequence." in paper.sections["sec-removal"]
+    # Attribution that was drawn by chance names the largest head by chance alone.
+    screen = paper.sections["sec-screen"]
+    assert "Of the 1 heads with the largest effects" in screen
+    assert f"where that of the effects is {last}." in screen
+    assert len(paper.tables["tbl-screen"]) == 4
+    assert "**Demo model.**" in paper.sections["sec-model"]
+
+
+def test_a_control_variate_is_stated(project):
+    row = ["head", "zero", 48, 48, 400, 48, 12]
+    summary = pd.DataFrame(
+        [[16, *row, 0.999, 0.9, 300.0], [64, *row, 0.97, 0.7, 250.0]],
+        columns=list(HEAD_CONTROL_VARIATE.columns),
+    )
+    removal = project(["facs"], simulated=True, summary=summary).sections["sec-removal"]
+    assert "48 of the 400 sequences" in removal
+    assert "12 are chosen for their unusual first-order attribution" in removal
+    assert "explain 0.97 to 1.00 of the variance" in removal
+    assert "on every sequence" not in removal
+
+
+def test_published_effects_are_described_by_the_table_of_agreement(project):
+    paper = project(["facs"], simulated=True, published=True)
+    found, table = paper.sections["sec-companion"], paper.made["companion_agreement"]
+    assert "setting the output of 4 of these heads to zero" in found
+    assert "over the heads and the 2 checkpoints that both have" in found
+    assert "0.1250 nats, is that of L1H1 at step 8." in found
+    assert "differ by at most 0.2500 nats" in found
+    first, last = (table.iloc[i] for i in (0, -1))
+    ours, theirs = (_signed(last[key] - first[key], 3) for key in ("gini", "gini_companion"))
+    assert "From step 1 to step 8 the Gini coefficient of these heads changes by" in found
+    assert f"by {ours} (published effects: {theirs})" in found
+    assert ours != theirs
+    # The first step agrees, so the range of the correlation ends at 1.
+    assert re.search(r"correlation of the effects is \S+ to 1\.000;", found)
+    *_, of_last = paper.tables["tbl-companion"]
+    assert of_last[:3] == ["8", "4", "+0.2500"]
+    assert of_last[4:6] == ["0.1250", "L1H1"]
+
+
+def test_without_published_effects_one_sentence_says_so(project):
+    paper = project(["facs"], simulated=True)
+    assert "No published effects of these heads" in paper.sections["sec-screen"]
+    assert "sec-companion" not in paper.text
+    assert "tbl-companion" not in paper.text
+
+
+def test_without_clusters_one_sentence_says_so(project, settings):
+    paper = project(["facs"], simulated=True)
+    # The methods are told of all inputs alike.
+    along = {*settings.clusters.resolutions, *settings.granularity["curve"].resolutions}
+    assert f"cohort and platform at {len(along)} resolutions" in paper.sections["sec-clusters"]
+    granularity = paper.sections["sec-granularity"]
+    assert "These inputs name no counts of genes" in granularity
+    for topic in ("kidney", "kimmel", "substates", "restriction", "planted"):
+        assert f"{{#sec-{topic}}}" not in paper.text
+
+
+def test_a_turn_over_clusters_is_told_from_one_between_types_and_clusters(project, cluster_tables):
+    paper = project(
+        ["facs", "droplet"], simulated=True, clusters=cluster_tables.filled, tissue="Kidney"
+    )
+    kidney = paper.sections["sec-kidney"]
+    assert set(paper.made["aging"]["quadrant"]) == {"crystallize"}
+    assert (
+        "Over annotated types it crystallizes in TMS droplet (3 types) and TMS FACS (3 types)."
+    ) in kidney
+    assert (
+        "by resolution: TMS droplet crystallizes at 0.2 and disperses from 0.8 to 1.6 (4 clusters);"
+        " TMS FACS disperses at every resolution (4 clusters). Over clusters alone"
+    ) in kidney
+    assert "the direction turns in TMS droplet." in kidney
+    assert "for both metrics, are found in TMS droplet." in kidney
+    assert "In TMS FACS clusters of every granularity disperse" in kidney
+    assert "the step from annotated types to clusters." in kidney
+    # Equal results share a row: two arms of types, and of 0.2 and 0.8 to 1.6, or of all three.
+    rows = [row[1] for row in paper.tables["tbl-kidney"][2:]]
+    assert rows == ["types", "0.2", "0.8–1.6", "types", "0.2–1.6"]  # noqa: RUF001
+
+
+def test_without_annotated_types_no_step_to_clusters_is_claimed(project, cluster_tables):
+    paper = project(["facs"], simulated=False, clusters=cluster_tables.filled)
+    kidney = paper.sections["sec-kidney"]
+    assert "Over annotated types the kidney was not compared." in kidney
+    assert "step from annotated types" not in kidney
+    assert "These inputs are real: which directions" in paper.words
+    assert "sec-planted" not in paper.text
+
+
+def test_stretches_of_one_direction(templates):
+    macro = (TEMPLATES / "words.md.j2").read_text(encoding="utf-8")
+    rows = pd.DataFrame({"resolution": [0.2, 0.8, 1.6], "quadrant": ["mixed"] + ["disperse"] * 2})
+    said = [
+        _squeezed(templates(macro + "{{ along(found) }}", found=part.to_dict("records")))
+        for part in (rows, rows[1:], rows[:1])
+    ]
+    assert said == [
+        "is mixed at 0.2 and disperses from 0.8 to 1.6",
+        "disperses at every resolution",
+        "is mixed at 0.2",
+    ]
+
+
+def test_an_unstable_direction_is_named_with_its_runs(project, cluster_tables):
+    paper = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    kimmel = paper.sections["sec-kimmel"]
+    unstable = "Of 3 directions 2 are stable. Not stable: kidney at 0.8 (6 of 9 runs)."
+    assert unstable in kimmel
+    assert "at resolution 0.8: kidney crystallizes, spleen disperses." in kimmel
+    assert "no p-value below 0.1 is possible, and 0 of the 12 tests have q" in kimmel
+    assert "adjusted Rand index of 0.90 (median" in kimmel
+    rows = {(row[0], row[1]): row[-2:] for row in paper.tables["tbl-kimmel"]}
+    assert rows["Kidney", "0.8"] == ["6 of 9", "0.90"]
+    assert rows["Kidney", "1.6"] == [words.DASH, words.DASH]
+    # What was asked of the other kidney is none of the validation cohort's.
+    kidney = paper.sections["sec-kidney"]
+    assert "Of 3 directions 2 are stable." in kidney
+    assert "Kimmel droplet at 0.8 (6 of 9 runs)" in kidney
+
+
+def test_substates_are_those_of_the_shown_resolution(project, cluster_tables):
+    paper = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    found = paper.sections["sec-substates"]
+    assert "Of 3 comparisons of a type in a tissue and arm, 1 crystallize, 2 disperse" in found
+    assert "Podocytes crystallize in kidney (TMS droplet): ΔGini +" in found
+    assert "Macrophages disperse in kidney (TMS droplet): " in found
+    # The macrophages turn between the two resolutions.
+    assert "1 of 2 have the same direction at resolution 0.3." in found
+    assert "to be compared: 1 type." in found
+    assert "fenestrated\\|cell" in [row[1] for row in paper.tables["tbl-substates"]]
+
+
+def test_a_rescue_says_what_its_intervals_are_over(project, cluster_tables):
+    paper = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    found = paper.sections["sec-restriction"]
+    table = cluster_tables.filled.restriction
+    row = table[
+        (table["libraries"] == "mean") & (table["cells"] == "all") & (table["metric"] == "gini")
+    ].iloc[0]
+    assert f"takes back {row.rescue_fraction:.2f} [" in found
+    assert "with 2 libraries a condition" in found
+    assert "no two-sided p below 0.33 is possible, within sexes none below 0.50" in found
+    assert "two conditions have 6 arrangements" in found
+    tests = paper.tables["tbl-restriction-tests"][2:]
+    assert len(tests) == 4
+    assert all(row[3:] == ["0.33", "0.33", "0.50", "0.50"] for row in tests)
+    ways = ["mean of both", "mean of both, equal cells", "cells pooled", "male alone"]
+    rows = paper.tables["tbl-restriction"][2:]
+    assert [row[1] for row in rows[:4]] == ways
+    assert [row[0] for row in rows] == ["Gini"] * 5 + ["N~eff~"] * 5
+    assert "over cells" in found
+    assert "held the truth in 46% of studies only" in found
+    assert "(P > 0.999 for a rescue at all)" in found
+    # A line that begins with ">" would be a quotation in Markdown.
+    assert not re.search(r"(?m)^\s*[<>] ", paper.text)
+
+
+def test_what_was_planted_is_compared_with_what_was_found(project, cluster_tables):
+    paper = project(
+        ["facs", "droplet"], simulated=True, clusters=cluster_tables.filled, tissue="Kidney"
+    )
+    planted = paper.sections["sec-planted"]
+    assert "disperses over types and substates together in 2 of 2 arms" in planted
+    assert "over annotated types in 2 of 2 and over the finest clusters in 2 of 2" in planted
+    assert "podocytes crystallize and macrophages disperse in the simulation" in planted
+    assert "Restriction takes back 0.6 of the drift of the mean composition" in planted
+    assert "no published claim is tested" in planted
+
+
+def test_a_wrong_direction_is_named(project, cluster_tables):
+    turned = {"crystallize": "disperse", "disperse": "crystallize"}
+    found = cluster_tables.filled
+    wrong = found.substates.assign(
+        quadrant=[
+            turned[quadrant] if kind == "podocyte" else quadrant
+            for kind, quadrant in zip(
+                found.substates["cell_type"], found.substates["quadrant"], strict=True
+            )
+        ]
+    )
+    paper = project(["facs"], simulated=True, clusters=found._replace(substates=wrong))
+    assert "; another is found in podocyte (TMS droplet, Kidney)." in paper.sections["sec-planted"]
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("published", [False, True])
+def test_the_paper_finds_all_it_refers_to(
+    project, repository, tmp_path, cluster_tables, published, filled, simulated
+):
+    made = cluster_tables.filled if filled else cluster_tables.empty
+    paper = project(["facs", "droplet"], simulated=simulated, published=published, clusters=made)
+    for name in ("_quarto.yml", "references.bib", "paper.css"):
+        shutil.copy(repository / "reports" / name, tmp_path)
+    # The check asks only whether a figure is there; drawing them is tested elsewhere. So are the
+    # words on provenance, which another stage writes.
+    (tmp_path / "_provenance").mkdir()
+    (tmp_path / "_provenance" / "runs.md").write_text("One run.\n", encoding="utf-8")
+    row = words.pipe_table(["Stage"], [["`study`"]], align="l")
+    (tmp_path / "_provenance" / "table.md").write_text(row + "\n", encoding="utf-8")
+    (tmp_path / "figures").mkdir()
+    drawn = set(re.findall(r"\((figures/\w+\.svg)\)", paper.text))
+    assert len(drawn) > 5
+    for name in drawn:
+        (tmp_path / name).touch()
+    (tmp_path / "scratch").mkdir()
+    read = source.read_source(tmp_path, "paper.qmd")
+    used = check.check_source(read, folder=tmp_path / "scratch")
+    assert drawn <= set(used)
+    assert "One run." in read.text
+    assert ("## Beside published effects" in read.text) == published
+    assert ("figures/fig_kidney_symmetry.svg" in used) == filled
+    assert not re.search(r"\{%|\{\{(?!<)|None|Undefined", paper.text)
+
+
+def test_both_systems_lie_in_one_plane(project, cluster_tables):
+    paper = project(["facs"], simulated=True, clusters=cluster_tables.filled)
+    found = paper.sections["sec-plane"]
+    assert "every checkpoint minus step 1." in found
+    assert "up to step 8: a direction of" in found
+    assert "with 2 checkpoints the second cannot be below" in found
+    # L1H2 grows: more Gini, fewer effective heads.
+    assert "named *crystallize*." in found
+    assert "Of 1 tissue of an arm," in found
+    # All is noise at the first step, and the text must say what that does to the intervals.
+    assert "are not to be believed" in found
+    assert "fig-plane" in found
+    assert "fig-plane" not in project(["facs"], simulated=True).sections["sec-plane"]
+
+
+def test_the_ledger_reproduces_nothing_on_simulated_inputs(project):
+    paper = project(["facs"], simulated=True)
+    counted = re.search(
+        r"Of (\d+) published claims, 0 are reproduced, 0 differ and (\d+) cannot be tested",
+        paper.sections["sec-claims"],
+    )
+    assert counted.group(1) == counted.group(2)
+    rows = paper.tables["tbl-claims"][2:]
+    assert len(rows) == int(counted.group(1))
+    assert {row[3] for row in rows} == {"not testable"}
+    assert "Those that differ: none." in paper.sections["sec-claims"]
+
+
+def test_settings_that_were_changed_are_named(project, tmp_path):
+    paper = project(["facs"], simulated=False)
+    assert "All settings are those of the repository." in paper.sections["sec-availability"]
+    (tmp_path / "overrides.json").write_text('{"aging.x": "1|2", "b": "c"}', encoding="utf-8")
+    words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
+    words += ["--planted", "planted.csv"]
+    words += ["--tables", "tables", "--paper", "paper.qmd", "--summaries", "summaries"]
+    assert manuscript.main(words) == 0
+    text = (tmp_path / "paper.qmd").read_text(encoding="utf-8")
+    assert "`aging.x` = `1|2` and `b` = `c`." in text
+
+
+# Templates
+
+
+@pytest.fixture
+def templates(tmp_path):
+    """Return what fills one template."""
+
+    def go(markdown, **values):
+        (tmp_path / "x.md.j2").write_text(markdown, encoding="utf-8")
+        return Templates(tmp_path).fill("x.md.j2", values)
+
+    return go
+
+
+FAULTS = {
+    "unknown value": ("A\n{{ b }}", "x.md.j2, line 2: 'b' is undefined. Correct"),
+    "unknown value in a filter": ("{{ n | number(2) }}", "x.md.j2, line 1: 'n' is undefined"),
+    "unknown part of a value": (
+        "A\n\n{{ row.y }}",
+        "x.md.j2, line 3: 'dict object' has no attribute 'y'. Correct",
+    ),
+    "unknown value in a condition": ("{% if b %}x{% endif %}", "line 1: 'b' is undefined"),
+    "unknown filter": ("A\n{{ row.x | nombre }}", "x.md.j2, line 2: No filter named 'nombre'."),
+    "no template": ("{% include 'y.md.j2' %}", "there is no template y.md.j2. Restore it"),
+    "broken template": ("A\n{% if row %}", "x.md.j2, line 2: "),
+    "float without digits": (
+        "A\n{{ row.x }}",
+        "x.md.j2, line 2: the value 0.125 has no filter that says how it is written.",
+    ),
+    "nothing in place of a value": ("{{ row.none }}", "line 1: the value None has no filter"),
+    "row with too few cells": (
+        '{% filter table("lr") %}\na | b\n{{ row.name }}\n{% endfilter %}',
+        "has 1 cells, not 2",
+    ),
+    "wrong kind of value": ("A\n{{ row.name | number(1) }}", "x.md.j2, line 2: must be real"),
+    "number by hand": (
+        "A\n\nThe change was +0.145.",
+        "x.md.j2, line 3: the number +0.145 stands in the text by hand. Put in a value of a table",
+    ),
+    "number by hand beside a value": ("{{ row.name }} of 24 mice", "line 1: the number 24 stands"),
+    "number by hand under a condition": (
+        "{% if row %}\nA\n{% else %}\nOf 24 mice.\n{% endif %}",
+        "x.md.j2, line 4: the number 24 stands",
+    ),
+    "number by hand in a string": ('{{ "24 mice" if row else "" }}', "the number 24 stands"),
+    "number by hand in a caption": ("![In 24 mice](a.png){#fig-a}", "the number 24 stands"),
+    "measured number as mathematics": ("It was $G = 0.145$.", "the number 0.145 stands"),
+    "number by hand in the abstract": (
+        "---\ntitle: T\nabstract: |\n  It was 7%.\n---\n",
+        "x.md.j2, line 4: the number 7% stands in the text by hand.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_template_is_one_line_that_names_it(templates, fault):
+    markdown, message = FAULTS[fault]
+    with pytest.raises(RenderError) as caught:
+        templates(markdown, row={"x": 0.125, "none": None, "name": "a"})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_digits_that_are_no_result_may_stand_in_a_template(templates):
+    lines = ["Pythia-410M has L3H2, $1 - 1/n$ is a maximum and `x[1] = 2.5` code; 10x is a name."]
+    lines += ["See [@gini1912, p. 3] and a [link](https://example.org/2026/1).", "1. An item."]
+    lines += ["$$ G = 2 $$ {#eq-x}", "{{ n }} of {{ 0.5 | number(2) }}", "<# 24 mice #>"]
+    markdown = "\n\n".join(lines)
+    assert templates(markdown, n=1234).endswith("1,234 of 0.50\n\n")
+
+
+def test_a_name_of_a_table_may_hold_bars(templates):
+    markdown = '{% filter table("ll") %}\na | b\n{{ name }} | {{ n }}\n{% endfilter %}\n'
+    assert templates(markdown, name="x|y", n=1) == "| a | b |\n|:--|:--|\n| x\\|y | 1 |\n"
+
+
+def test_undefined_numbers_are_dashes(templates):
+    markdown = (
+        "{{ x | number(2) }} {{ x | p_value }} {{ row | change }} {{ row | estimate('y', 1) }}"
+    )
+    row = {"metric": "gini", "change": 0.5, "change_low": np.nan, "change_high": np.nan}
+    row |= {"y": np.nan, "y_low": 1.0, "y_high": 2.0}
+    dash = words.DASH
+    assert templates(markdown, x=np.nan, row=row) == f"{dash} {dash} +0.500 {dash}"
+
+
+def test_every_template_is_used():
+    texts = {path: path.read_text(encoding="utf-8") for path in TEMPLATES.rglob("*.j2")}
+    named = set(re.findall(r'(?:include|import) "([\w/.]+)"', "".join(texts.values())))
+    named |= {"paper.qmd.j2", *(f"summaries/{name}.md.j2" for name in manuscript.SUMMARIES)}
+    assert named == {path.relative_to(TEMPLATES).as_posix() for path in texts}
