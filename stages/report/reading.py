@@ -109,7 +109,8 @@ def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
             return _with_arms(table).rename(columns=_OF_HEADS)
         case "plane_directions":
             table = table[table["system"] == "cells"]
-            return _with_arms(table).rename(columns=_OF_REFERENCE)
+            steps = {"position_first": int, "position_last": int}
+            return _with_arms(table).astype(steps).rename(columns=_OF_REFERENCE)
     return table
 
 

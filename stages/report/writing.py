@@ -116,7 +116,7 @@ class Templates:
             comment_start_string="<#",
             comment_end_string="#>",
             # Markdown is no HTML; _shown escapes what would end a cell.
-            autoescape=False,
+            autoescape=False,  # noqa: S701
         )
         self._environment.filters |= FILTERS
         self._environment.globals["interval"] = text.interval

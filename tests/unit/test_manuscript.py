@@ -56,7 +56,7 @@ def project(study_folder, tmp_path):
         words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
         words += ["--planted", "planted.csv"]
         words += ["--planted", "planted.csv"]
-    words += ["--tables", "tables", "--paper", "paper.qmd", "--summaries", "summaries"]
+        words += ["--tables", "tables", "--paper", "paper.qmd", "--summaries", "summaries"]
         assert manuscript.main(words) == 0
         paper = _read((tmp_path / "paper.qmd").read_text(encoding="utf-8"))
         paper.made = made

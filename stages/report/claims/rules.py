@@ -5,7 +5,7 @@ cells.
 
 ========== ===========================================================================
 change     ``aging.csv``: the change of both metrics in a tissue on an arm, within the tolerance.
-direction  ``aging.csv`` (annotated types) or ``granularity_replication.csv`` (each resolution): the signs of both.
+direction  ``aging.csv`` (types) or ``granularity_replication.csv`` (each resolution): both signs.
 flip       Coarse signs in ``aging.csv``, fine ones in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
 rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
