@@ -22,6 +22,7 @@ from stages.report.claims import printed
 from stages.report.numerals import check_numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
+NOT_THERE = (jinja2.UndefinedError, AttributeError, LookupError)
 
 Row = Mapping[str, Any]
 
@@ -105,6 +106,7 @@ class Templates:
     """
 
     def __init__(self, folder: Path = TEMPLATES) -> None:
+        self._folder = folder
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(folder),
             undefined=jinja2.StrictUndefined,
@@ -120,7 +122,7 @@ class Templates:
         )
         self._environment.filters |= FILTERS
         self._environment.globals["interval"] = text.interval
-        for name in self._environment.list_templates():
+        for name in self._environment.list_templates(extensions=["j2"]):
             source = (folder / name).read_text(encoding="utf-8")
             try:
                 check_numbers(name, self._prose(source))
@@ -151,19 +153,11 @@ class Templates:
         except jinja2.TemplateNotFound as error:
             msg = f"there is no template {error.name}. Restore it, or correct its name."
             raise RenderError(msg) from None
-        except (
-            jinja2.UndefinedError,
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (*NOT_THERE, ArithmeticError, TypeError, ValueError) as error:
             # Jinja gives each frame of a template the line of its source.
-            place = next(
-                f"{Path(frame.filename).name}, line {frame.lineno}"
-                for frame in reversed(traceback.extract_tb(error.__traceback__))
-                if Path(frame.filename).suffix == ".j2"
-            )
+            frames = reversed(traceback.extract_tb(error.__traceback__))
+            at = next(frame for frame in frames if Path(frame.filename).suffix == ".j2")
+            place = f"{Path(at.filename).relative_to(self._folder).as_posix()}, line {at.lineno}"
             reason = " ".join(str(error).split()) or type(error).__name__
             msg = f"{place}: {reason}. Correct the template or what it is given."
             raise RenderError(msg) from error

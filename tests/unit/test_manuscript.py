@@ -457,6 +457,7 @@ FAULTS = {
         '{% filter table("lr") %}\na | b\n{{ row.name }}\n{% endfilter %}',
         "has 1 cells, not 2",
     ),
+    "no name": ("{{ row.none | tissue_name }}", "x.md.j2, line 1: 'NoneType' object has no"),
     "wrong kind of value": ("A\n{{ row.name | number(1) }}", "x.md.j2, line 2: must be real"),
     "number by hand": (
         "A\n\nThe change was +0.145.",
