@@ -26,12 +26,12 @@ from stages.base.files import file_hash
 from stages.base.settings import PARAMS_FILE, load
 from stages.heads.attribution import read as read_attribution
 from stages.heads.components import UNIT
+from stages.heads.removals import Removal
 from stages.heads.settings import Sweep
 from stages.heads.subset import subset_of
 from stages.heads.sweep import (
     Inputs,
     Shards,
-    Task,
     assemble,
     compute,
     lock,
@@ -60,7 +60,7 @@ class Job:
     """Which of the evaluated sequences."""
     sweep: Sweep
     shards: Shards
-    todo: list[Task]
+    todo: list[Removal]
     device: str
     position: int
 

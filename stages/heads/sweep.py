@@ -24,46 +24,14 @@ from stages.base import cli
 from stages.base.errors import AblationError
 from stages.base.files import atomic_path
 from stages.heads.components import components
+from stages.heads.removals import Baseline, Block, Component, Heads, Losses, Noise, Removal
 from stages.heads.settings import Sweep
 from stages.measurement.effects import Effects, State, write
 from stages.models.engine import ENGINE_VERSION, Engine
 from stages.models.perturbation import COMPANION_HEADS, AblationType
 
-Losses = npt.NDArray[np.float64]
 
-BASELINE = "baseline"
-
-
-@dataclass(frozen=True, order=True)
-class Task:
-    """One shard's work: one kind of perturbation of one layer."""
-
-    layer: int
-    unit: str
-    """head, layer, noise or baseline."""
-    perturbation: str
-    heads: tuple[int, ...] = ()
-    draws: tuple[tuple[int, int, float], ...] = ()
-    """Number, seed and alpha of each draw; alpha is 0 where there is no noise."""
-
-    @property
-    def rows(self) -> tuple[tuple[int, int], ...]:
-        """Head and draw of each row of the shard's losses."""
-        draws = [number for number, _, _ in self.draws] or [0]
-        return tuple((head, draw) for head in (self.heads or (-1,)) for draw in draws)
-
-    @property
-    def label(self) -> str:
-        """A name for people."""
-        return f"L{self.layer:02d}-{self.unit}-{self.perturbation}"
-
-    def cost(self, n_layers: int) -> int:
-        """Return the work for one sequence, in blocks run; the unembedding counts as one."""
-        done = self.layer if self.unit == BASELINE else self.layer + 1
-        return len(self.rows) * (n_layers - done + 1)
-
-
-def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Task]:
+def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Removal]:
     """List the tasks of a checkpoint, in the order of layers.
 
     Raises
@@ -73,13 +41,14 @@ def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Task]:
     """
     by_layer = _chosen_heads(sweep, n_layers, n_heads)
     # Behind the last block: what the baseline pass ends with.
-    tasks = [Task(n_layers, BASELINE, "none")]
+    tasks: list[Removal] = [Baseline(n_layers)]
     for name in sweep.perturbations:
-        drawn = range(sweep.resample.draws) if name == AblationType.RESAMPLE.value else ()
-        draws = tuple((draw, sweep.resample.seed + draw, 0.0) for draw in drawn)
-        tasks += [Task(layer, "head", name, heads, draws) for layer, heads in by_layer.items()]
+        way = AblationType(name)
+        drawn = sweep.resample.draws if way is AblationType.RESAMPLE else 0
+        seeds = tuple(sweep.resample.seed + draw for draw in range(drawn)) or (0,)
+        tasks += [Heads(layer, way, heads, seeds) for layer, heads in by_layer.items()]
     if sweep.layers:
-        tasks += [Task(layer, "layer", "zero") for layer in range(n_layers)]
+        tasks += [Block(layer) for layer in range(n_layers)]
     noise = sweep.noise
     numbered = [
         (index, draw, alpha)
@@ -94,8 +63,8 @@ def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Task]:
             if draw % n_layers == layer
         )
         if draws:
-            tasks.append(Task(layer, "noise", "gaussian", draws=draws))
-    return sorted(tasks)
+            tasks.append(Noise(layer, draws))
+    return sorted(tasks, key=lambda task: (task.layer, task.kind, task.condition))
 
 
 def _chosen_heads(sweep: Sweep, n_layers: int, n_heads: int) -> dict[int, tuple[int, ...]]:
@@ -135,24 +104,20 @@ class Inputs:
     device: str
     """cpu or cuda: they round differently."""
 
-    def key(self, task: Task) -> str:
+    def key(self, task: Removal) -> str:
         """Return the sha256 that names the shard of `task`."""
         content = dataclasses.asdict(self) | {
-            "task": dataclasses.asdict(task),
+            "task": dataclasses.asdict(task) | {"kind": task.kind, "way": task.condition},
             "engine": ENGINE_VERSION,
             "torch": torch.__version__,
         }
-        if not _needs_reference(task):
+        if not task.needs_reference:
             content["reference"] = ""
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _needs_reference(task: Task) -> bool:
-    return task.unit == "head" and AblationType(task.perturbation).needs_reference
-
-
-def shares(tasks: Sequence[Task], index: int, count: int) -> list[Task]:
+def shares(tasks: Sequence[Removal], index: int, count: int) -> list[Removal]:
     """Deal the tasks out to `count` runs and return those of run `index`.
 
     Each gets tasks of low and of high layers, whose costs differ.
@@ -168,11 +133,11 @@ class Shards:
     inputs: Inputs
     n_sequences: int
 
-    def path(self, task: Task) -> Path:
+    def path(self, task: Removal) -> Path:
         """Return where the shard of `task` lies or will lie."""
         return self.folder / f"{task.label}-{self.inputs.key(task)[:24]}.npz"
 
-    def read(self, task: Task) -> Losses | None:
+    def read(self, task: Removal) -> Losses | None:
         """Return a shard's losses, (rows, sequences); none if it is not there or damaged.
 
         A damaged shard is named and removed; it is computed again.
@@ -187,7 +152,7 @@ class Shards:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             fault = " ".join(str(error).split()) or type(error).__name__
         else:
-            expected = (len(task.rows), self.n_sequences)
+            expected = (task.n_rows, self.n_sequences)
             if (
                 key == self.inputs.key(task)
                 and losses.shape == expected
@@ -199,7 +164,7 @@ class Shards:
         path.unlink(missing_ok=True)
         return None
 
-    def write(self, task: Task, losses: Losses) -> None:
+    def write(self, task: Removal, losses: Losses) -> None:
         """Write a shard, whole or not at all.
 
         Raises
@@ -214,7 +179,7 @@ class Shards:
         except OSError as error:
             raise AblationError(_unwritten(path, error)) from None
 
-    def missing(self, tasks: Sequence[Task]) -> list[Task]:
+    def missing(self, tasks: Sequence[Removal]) -> list[Removal]:
         """Return the tasks whose shard is not there or is damaged."""
         return [task for task in tasks if self.read(task) is None]
 
@@ -231,35 +196,16 @@ def _unwritten(path: Path, error: OSError) -> str:
     )
 
 
-def compute(task: Task, engine: Engine) -> Losses:
-    """Return the losses of a task: (rows, sequences). Layers must come in ascending order."""
-    match task.unit:
-        case "head":
-            kind = AblationType(task.perturbation)
-            drawn = [
-                engine.without_heads(
-                    task.layer,
-                    task.heads,
-                    kind,
-                    generator=torch.Generator().manual_seed(seed),
-                )
-                for _, seed, _ in task.draws or ((0, 0, 0.0),)
-            ]
-            # (heads, draws, sequences): one row after another as in task.rows.
-            losses = torch.stack(drawn, dim=1).flatten(0, 1)
-        case "layer":
-            losses = engine.without_layer(task.layer)[None]
-        case "noise":
-            losses = torch.stack(
-                [
-                    engine.with_noise(task.layer, alpha=alpha, seed=seed)
-                    for _, seed, alpha in task.draws
-                ]
-            )
-        case _:
-            losses = engine.baseline()[None]
-    values = np.asarray(losses.numpy(), dtype=np.float64)
-    if not np.isfinite(values).all() and task.unit != "noise":
+def compute(task: Removal, engine: Engine) -> Losses:
+    """Return the losses of a task: (rows, sequences). Layers must come in ascending order.
+
+    Raises
+    ------
+    AblationError
+        Losses are nan or infinite where they should not be.
+    """
+    values = np.asarray(task.losses(engine).numpy(), dtype=np.float64)
+    if not np.isfinite(values).all() and not task.may_overflow:
         msg = (
             f"{task.label} makes losses that are nan or infinite. "
             "Use sweep.precision float32, or leave this checkpoint out."
@@ -269,8 +215,8 @@ def compute(task: Task, engine: Engine) -> Losses:
 
 
 def assemble(
-    tasks: Sequence[Task],
-    read: Callable[[Task], Losses | None],
+    tasks: Sequence[Removal],
+    read: Callable[[Removal], Losses | None],
     *,
     state: State,
     sequences: npt.NDArray[np.int64],
@@ -289,20 +235,11 @@ def assemble(
     size : (n_layers, n_heads)
         How much each head writes, which alone could explain a large effect.
     """
-    base = _finished(next(task for task in tasks if task.unit == BASELINE), read)[0]
-    found: dict[tuple[str, str], dict[tuple[int, int, int], Losses]] = {}
+    base = _finished(next(task for task in tasks if isinstance(task, Baseline)), read)[0]
+    found: dict[tuple[str, str], dict[Component, Losses]] = {}
     for task in tasks:
-        if task.unit == BASELINE:
-            continue
-        losses = _finished(task, read).reshape(len(task.heads) or 1, -1, len(base))
-        of_kind = found.setdefault((task.unit, task.perturbation), {})
-        if task.unit == "noise":
-            # Every direction is a component; the draws of a head are repeats.
-            for (number, _, _), one in zip(task.draws, losses[0], strict=True):
-                of_kind[task.layer, 0, number] = one[np.newaxis]
-        else:
-            for head, drawn in zip(task.heads or (0,), losses, strict=True):
-                of_kind[task.layer, head, 0] = drawn
+        for component, losses in task.by_component(_finished(task, read)):
+            found.setdefault((task.kind, task.condition), {})[component] = losses
     parts = []
     for (kind, condition), removed in sorted(found.items()):
         rows = sorted(removed, key=lambda row: (row[2], row[0], row[1]))
@@ -324,7 +261,7 @@ def assemble(
     return parts
 
 
-def _finished(task: Task, read: Callable[[Task], Losses | None]) -> Losses:
+def _finished(task: Removal, read: Callable[[Removal], Losses | None]) -> Losses:
     losses = read(task)
     if losses is None:
         msg = f"the shard {task.label} is missing. Run the sweep again."
