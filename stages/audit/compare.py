@@ -246,10 +246,6 @@ def _place(shape: tuple[int, ...]) -> Callable[[int], str]:
     return lambda at: str(tuple(int(i) for i in np.unravel_index(at, shape))) if shape else ""
 
 
-def _npy(path: Path) -> dict[str, npt.NDArray[Any]]:
-    return {"array": np.load(path)}
-
-
 def _h5(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read every dataset and attribute of an HDF5 file, but for references between them."""
     found: dict[str, npt.NDArray[Any]] = {}
@@ -373,7 +369,7 @@ def _unzipped(path: Path) -> str:
 KINDS: dict[str, Comparison] = {
     ".csv": _rows(_csv, tables.read),
     ".parquet": _rows(pd.read_parquet),
-    ".npy": _named("array", _npy),
+    ".npy": _named("array", lambda path: {"array": np.load(path)}),
     ".safetensors": _named("array", load_file),
     ".h5ad": _named("array", _h5),
     ".png": _png,

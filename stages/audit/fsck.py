@@ -10,7 +10,6 @@ status 0. This command notices all of them::
 """
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +18,6 @@ from stages.audit import lock
 from stages.base import cli
 from stages.base.errors import StageError
 from stages.base.files import FOLDER_MARK, file_hash
-
-log = logging.getLogger("tools")
 
 STORE = Path("artifacts")
 
@@ -61,7 +58,7 @@ def _refuse_damaged(
             if wanted == objects[path]
         }
         users = ", ".join(sorted(made)) or "nothing in dvc.lock"
-        log.error("damaged: %s has the md5 %s. Made from it: %s", path, md5, users)
+        cli.log.error("damaged: %s has the md5 %s. Made from it: %s", path, md5, users)
     if bad:
         msg = (
             f"{len(bad)} of {len(objects)} objects are damaged. Restore those of {STORE} by "
@@ -69,7 +66,7 @@ def _refuse_damaged(
             "run dvc pull; what is not pushed comes back by dvc repro."
         )
         raise StoreError(msg)
-    log.info("%d objects have the md5 they are named after.", len(objects))
+    cli.log.info("%d objects have the md5 they are named after.", len(objects))
 
 
 def _refuse_others(pushed: Mapping[lock.Output, Mapping[str, str]]) -> None:
@@ -82,7 +79,7 @@ def _refuse_others(pushed: Mapping[lock.Output, Mapping[str, str]]) -> None:
         if not all(lock.is_true(Path(name), md5) for name, md5 in files.items())
     ]
     for output in absent:
-        log.error("not as in dvc.lock: %s (md5 %s)", output.path, output.md5)
+        cli.log.error("not as in dvc.lock: %s (md5 %s)", output.path, output.md5)
     if absent:
         msg = (
             f"{len(absent)} of {len(pushed)} pushed outputs are not here as dvc.lock has them. If "
@@ -90,7 +87,7 @@ def _refuse_others(pushed: Mapping[lock.Output, Mapping[str, str]]) -> None:
             "refused: check its address and password, and run dvc pull."
         )
         raise StoreError(msg)
-    log.info("%d pushed outputs are here as dvc.lock has them.", len(pushed))
+    cli.log.info("%d pushed outputs are here as dvc.lock has them.", len(pushed))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ while the stage ran, and no one can say which of them its outputs come from: tha
 import argparse
 import functools
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,15 @@ from stages.base import cli, record
 from stages.base.errors import ProvenanceError
 from stages.base.files import atomic_folder, write_text
 from stages.base.settings import PARAMS_FILE
-
-log = logging.getLogger("stages")
+from stages.report.writing import Templates
 
 # All that this stage ever described on this machine: another study's outputs may come back.
 MEMORY = record.FOLDER / ".described.json"
 # They come after what is described here, or are it.
 NOT_DESCRIBED = ("provenance", "render")
 CODE_FOLDER = "stages/"
+INCLUDED = ("runs.md", "table.md")
+"""What the paper includes, each from the template of its name."""
 KEYS = {"code", "command", "inputs", "outputs", "params", "precision", "run", "seeds"}
 
 Entry = dict[str, Any]
@@ -158,9 +158,7 @@ def _entry(stage: lock.Stage, run: dict[str, Any] | None) -> Entry:
 
 def _run_of(note: Mapping[str, Any], written: set[str]) -> dict[str, Any]:
     keys = ("commit", "environment", "gpu", "peak_memory_mib", "started", "wall_seconds")
-    changed = note["changed"]
-    if changed is not None:
-        changed = [path for path in changed if path not in written]
+    changed = note["changed"] and [path for path in note["changed"] if path not in written]
     return {"changed": changed} | {key: note[key] for key in keys}
 
 
@@ -238,7 +236,7 @@ def _read_notes(stages: Iterable[lock.Stage]) -> dict[str, dict[str, Any]]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            log.warning("warning: %s is passed over: %s", path, error)
+            cli.log.warning("warning: %s is passed over: %s", path, error)
     return notes
 
 
@@ -256,10 +254,11 @@ def _run(args: argparse.Namespace) -> None:
     try:
         write(known, MEMORY)
     except OSError as error:
-        log.warning("warning: cannot write %s (%s). Make it writable.", MEMORY, error.strerror)
+        cli.log.warning("warning: cannot write %s (%s). Make it writable.", MEMORY, error.strerror)
+    templates, values = Templates(), printed.context(found)
     with atomic_folder(args.out) as folder:
-        write_text(folder / "table.md", printed.table(found) + "\n")
-        write_text(folder / "runs.md", printed.sentences(found) + "\n")
+        for name in INCLUDED:
+            write_text(folder / name, templates.fill(f"provenance/{name}.j2", values))
     write(found, args.record)
 
 

@@ -48,7 +48,7 @@ def context(
         "significant": SIGNIFICANT,
         **cells.context(found, settings),
         **of_clusters,
-        **planted.context(found, of_clusters, settings),
+        "planted": planted.context(found, of_clusters, settings),
         **heads.context(found),
         "claims": printed.context(found.claims),
     }

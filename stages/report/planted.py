@@ -10,7 +10,7 @@ from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.truth import UNCHANGED
 from stages.report import text
 from stages.report.clusters import at_shown
-from stages.report.comparisons import TISSUE, Row, directions, over_types, records
+from stages.report.comparisons import TISSUE, Row, directions, keyed, over_types, records
 from stages.report.reading import Tables
 
 
@@ -27,13 +27,11 @@ def context(found: Tables, clusters: Row, settings: Settings) -> Row:
         All settings.
     """
     if found.planted.empty:
-        return {"planted": {}}
+        return {}
     return {
-        "planted": {
-            "kidney": _kidney(found),
-            "substates": _substates(found, settings),
-            "restriction": _restriction(found, clusters["restriction"]),
-        }
+        "kidney": _kidney(found),
+        "substates": _substates(found, settings),
+        "restriction": _restriction(found, clusters["restriction"]),
     }
 
 
@@ -60,28 +58,24 @@ def _kidney(found: Tables) -> Row:
 
 
 def _substates(found: Tables, settings: Settings) -> Row:
+    rows = keyed(records(directions(at_shown(found.substates, settings))), [*TISSUE, "cell_type"])
+    if not rows:
+        return {}
     made = _planted(found, "substates")
-    rows = records(directions(at_shown(found.substates, settings)))
-    ways = [
-        made.get((*(row[name] for name in TISSUE), row["cell_type"]), UNCHANGED) for row in rows
-    ]
-    planted = [(row, way) for row, way in zip(rows, ways, strict=True) if way != UNCHANGED]
+    changed = made[made != UNCHANGED].to_dict()
+    planted = [(row, changed[key]) for key, row in rows.items() if key in changed]
     tissue = settings.granularity["curve"].tissues[0]
     named = {
         word: direction
-        for (*_, where, kind), direction in made[made != UNCHANGED].items()
+        for (*_, where, kind), direction in changed.items()
         for word in NAMED
         if where == tissue and is_named(kind, (word,))
     }
-    return (
-        {
-            "n": len(planted),
-            "wrong": [row for row, way in planted if row["quadrant"] != way],
-            "named": {word: named[word] for word in NAMED if word in named},
-        }
-        if rows
-        else {}
-    )
+    return {
+        "n": len(planted),
+        "wrong": [row for row, way in planted if row["quadrant"] != way],
+        "named": {word: named[word] for word in NAMED if word in named},
+    }
 
 
 def _restriction(found: Tables, rescued: Row) -> Row:

@@ -5,7 +5,6 @@ only the files the paper uses; the two results appear in the output folder toget
 """
 
 import argparse
-import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ from stages.report.check import check_source
 from stages.report.pandoc import bundled_pandoc, render_with_pandoc
 from stages.report.quarto import find_quarto, quarto_version, render_with_quarto
 from stages.report.source import read_source, stage_project
-
-log = logging.getLogger(__name__)
 
 
 class Renderer(Enum):
@@ -71,7 +68,7 @@ def render(
         folder.mkdir()
         resources = check_source(source, folder=scratch)
         stage_project(source, resources, folder=folder)
-        log.info("rendering %s with %s", paper, _describe(renderer))
+        cli.log.info("rendering %s with %s", paper, _describe(renderer))
         if renderer is Renderer.QUARTO:
             results = render_with_quarto(source, folder=folder)
         else:
@@ -82,7 +79,7 @@ def render(
             for result, target in zip(results, targets, strict=True):
                 shutil.copyfile(result, stack.enter_context(atomic_path(target)))
     for target in targets:
-        log.info("wrote %s", target)
+        cli.log.info("wrote %s", target)
     return targets
 
 

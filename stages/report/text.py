@@ -160,6 +160,22 @@ def probability(share: float) -> str:
     return "< 0.001" if share < 0.0005 else f"= {share:.3f}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time as a person says it, in two units at most.
+
+    Examples
+    --------
+    >>> [duration(value).replace(NBSP, " ") for value in (0.42, 9.96, 59.7, 3599.9, 40000)]
+    ['0.4 s', '10 s', '1 min', '1 h', '11 h 7 min']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f}{NBSP}s"
+    whole = round(seconds) if seconds < 3600 else 60 * round(seconds / 60)
+    values = {"h": whole // 3600, "min": whole // 60 % 60, "s": whole % 60}
+    parts = [f"{value}{NBSP}{unit}" for unit, value in values.items() if value]
+    return NBSP.join(parts[:2])
+
+
 def between(ends: Sequence[float], digits: int) -> str:
     """Return the smallest and the largest of several values, or the one that both are.
 

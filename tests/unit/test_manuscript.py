@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from stages.audit import provenance
 from stages.base.errors import RenderError
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE
 from stages.report import check, manuscript, source
@@ -514,4 +515,5 @@ def test_every_template_is_used():
     texts = {path: path.read_text(encoding="utf-8") for path in TEMPLATES.rglob("*.j2")}
     named = set(re.findall(r'(?:include|import) "([\w/.]+)"', "".join(texts.values())))
     named |= {"paper.qmd.j2", *(f"summaries/{name}.md.j2" for name in manuscript.SUMMARIES)}
+    named |= {f"provenance/{name}.j2" for name in provenance.INCLUDED}
     assert named == {path.relative_to(TEMPLATES).as_posix() for path in texts}

@@ -15,6 +15,7 @@ from stages.audit import printed, provenance
 from stages.audit.lock import Output, Stage
 from stages.base import record
 from stages.base.errors import ProvenanceError
+from stages.report.writing import Templates
 
 WORK = '''
 """Copy one file to a folder, with a number; change this file meanwhile if asked to."""
@@ -222,6 +223,10 @@ def _note(**changes):
     } | changes
 
 
+def _printed(name, found):
+    return Templates().fill(f"provenance/{name}.md.j2", printed.context(found))
+
+
 def _described(stages, notes):
     return provenance.provenance(stages, notes, {}, {}, own="provenance.json")
 
@@ -248,7 +253,7 @@ def test_groups_of_unlike_members_say_so():
     found = _described(stages, notes)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in printed.table(found).splitlines()[2:]
+        for line in _printed("table", found).splitlines()[2:]
     ]
     assert [row[:2] for row in rows] == [["`g` (3)", "several"], ["`h`", "0123456"]]
     assert rows[0][2] == record.short_hash({"stages/x": "d"}, 7)
@@ -257,7 +262,7 @@ def test_groups_of_unlike_members_say_so():
     shown = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in rows[0][5:]]
     assert shown == ["1", "02 Jan 03:04", "2.5 s"]
     assert (rows[1][3], rows[1][5]) == ("\N{EN DASH}", "\N{EN DASH}")
-    said = printed.sentences(found)
+    said = _printed("runs", found)
     assert "CPU, 4 cores, 8 GiB of memory, no graphics card, Linux x86_64, Python 3.11.1 with" in (
         said
     )
@@ -270,7 +275,7 @@ def test_two_machines_are_both_described():
     other = _note()["environment"] | {"gpus": ["NVIDIA H200"], "cores": 16}
     stages = [_stage("one"), _stage("two")]
     found = _described(stages, {"one": _note(), "two": _note(environment=other)})
-    said = printed.sentences(found)
+    said = _printed("runs", found)
     assert "on 2 machines or sets of packages: CPU, 4 cores" in said
     assert "16 cores, 8 GiB of memory, NVIDIA H200, Linux" in said
 

@@ -18,7 +18,7 @@ class _Named(NamedTuple):
     signed: bool = True
 
 
-_PLANE = {"gini_change": _Named("ΔGini", 3), "effective_number_change": _Named("ΔN~eff~", 2)}
+_PLANE = {f"{metric}_change": _Named(*named) for metric, named in text.CHANGES.items()}
 NAMES = {
     **_PLANE,
     **{

@@ -166,19 +166,25 @@ class _Claim(Section):
     """Tables that the rule reads beside the claim's own."""
 
 
-class ChangeClaim(_Claim):
-    """The change of both metrics of a tissue on an arm."""
+class _Change(_Claim):
+    """A claim of how far both metrics change."""
 
-    rule: Literal["change"]
-    table: Literal["aging.csv"]
-    where: Arm
     published: Plane
     tolerance: PlaneTolerance
 
     @property
     def quantities(self) -> list[Quantity]:
         """The numbers that the claim states."""
-        return _values(self.published, self.tolerance)
+        stated, allowed = vars(self.published), vars(self.tolerance)
+        return [Quantity(f"{name}_change", "value", stated[name], allowed[name]) for name in PLANE]
+
+
+class ChangeClaim(_Change):
+    """The change of both metrics of a tissue on an arm."""
+
+    rule: Literal["change"]
+    table: Literal["aging.csv"]
+    where: Arm
 
 
 class DirectionClaim(_Claim):
@@ -253,33 +259,17 @@ class RescueClaim(_Claim):
         ]
 
 
-class HeadsClaim(_Claim):
+class HeadsClaim(_Change):
     """The change of both metrics over heads along training."""
 
     rule: Literal["heads"]
     table: Literal["head_importance.csv"]
     where: Heads
-    published: Plane
-    tolerance: PlaneTolerance
     beside = ("changes/heads.csv",)
-
-    @property
-    def quantities(self) -> list[Quantity]:
-        """The numbers that the claim states."""
-        return _values(self.published, self.tolerance)
 
 
 Claim = ChangeClaim | DirectionClaim | FlipClaim | SubstatesClaim | RescueClaim | HeadsClaim
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Annotated[Claim, Field(discriminator="rule")])
-
-
-def _values(published: Plane, tolerance: PlaneTolerance) -> list[Quantity]:
-    return [
-        Quantity(
-            f"{metric}_change", "value", getattr(published, metric), getattr(tolerance, metric)
-        )
-        for metric in PLANE
-    ]
 
 
 def _signs(direction: str) -> list[Quantity]:

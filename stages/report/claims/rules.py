@@ -138,8 +138,7 @@ def _nothing(claim: Claim, where: Tissue, *, what: str = "comparison") -> str:
 
 def _change(claim: claimed.ChangeClaim, of: Tables) -> Found:
     rows = _of_tissue(of[claim.table], claim.where)
-    cases = {arm: _changes(part) for arm, part in _by_platform(rows, claim.where)}
-    return Found(cases, missing="" if cases else _nothing(claim, claim.where))
+    return Found({arm: _changes(part) for arm, part in _by_platform(rows, claim.where)})
 
 
 def _direction(claim: claimed.DirectionClaim, of: Tables) -> Found:
@@ -154,8 +153,6 @@ def _direction(claim: claimed.DirectionClaim, of: Tables) -> Found:
             found.cases[f"{arm}, resolution {resolution:g}"] = _changes(rows)
         if expected is not None and len(at) < expected:
             found.missing = f"{claim.table} has {len(at)} of {expected} resolutions on {arm}"
-    if not found.cases:
-        found.missing = _nothing(claim, where)
     return found
 
 
@@ -168,8 +165,6 @@ def _flip(claim: claimed.FlipClaim, of: Tables) -> Found:
         for arm, part in _by_platform(rows, where):
             numbers = {f"{name}_{key}": value for key, value in _changes(part).items()}
             found.cases[arm] = found.cases.get(arm, {}) | numbers
-    if not found.cases:
-        found.missing = _nothing(claim, where)
     return found
 
 
@@ -198,8 +193,7 @@ def _substates(claim: claimed.SubstatesClaim, of: Tables) -> Found:
         what = f"{where.cell_type} substates at resolution {where.resolution:g}"
         found.missing = _nothing(claim, where, what=what)
         if too_few:
-            listed = text.listed(too_few)
-            found.missing = f"too few animals for the published p on {listed}"
+            found.missing = f"too few animals for the published p on {text.listed(too_few)}"
     return found
 
 
@@ -219,8 +213,6 @@ def _rescue(claim: claimed.RescueClaim, of: Tables) -> Found:
             "rescue_fraction": Ours(*(float(row[end]) for end in ends)),
             "rescue_probability": Ours(float(row["rescue_probability"])),
         }
-    if not found.cases:
-        found.missing = _nothing(claim, where)
     return found
 
 
@@ -284,4 +276,7 @@ def look_up(claim: Claim, of: Tables) -> Found:
     of
         The tables of all claims; see :func:`read_tables`.
     """
-    return _RULES[claim.rule](claim, of)
+    found = _RULES[claim.rule](claim, of)
+    if not found.cases and isinstance(claim.where, Tissue):
+        found.missing = found.missing or _nothing(claim, claim.where)
+    return found
