@@ -427,7 +427,7 @@ class TestFullDisk:
 
 # A cheap run through several rooms: a raw file in a gzip container, which holds a time; tables of
 # numbers, a figure with its fonts, the numbers as text, the paper.
-CHEAP = ("acquire@rat-marrow", "metrics", "aging", "direction_heatmap", "values", "render")
+CHEAP = ("acquire@rat-marrow", "metrics", "aging", "direction_heatmap", "manuscript", "render")
 
 
 @pytest.fixture(scope="module")
