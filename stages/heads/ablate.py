@@ -5,7 +5,6 @@ Resumable: what is finished lies in the scratch folder. Several GPUs are used by
 
 import argparse
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -40,10 +39,12 @@ from stages.heads.sweep import (
     write_effects,
 )
 from stages.measurement.effects import State
-from stages.models.architecture import load_model, weight_files
-from stages.models.engine import Engine, cast_blocks, check_tokens, matmul_precision
-from stages.models.perturbation import AblationType
-from stages.models.reading import devices, read_tokens
+from stages.models.architectures import architecture_of
+from stages.models.devices import cast_blocks, devices, matmul_precision
+from stages.models.interventions import AblationType
+from stages.models.load import load_model, shape_of, weight_files
+from stages.models.passes import Passes, single_heads
+from stages.models.text import read_tokens, text_of
 
 # Heads and sequences on which a faster precision is compared with float32.
 SAMPLE_HEADS, SAMPLE_SEQUENCES = 8, 8
@@ -78,8 +79,8 @@ def work(job: Job) -> None:
     model = cast_blocks(load_model(job.checkpoint, device=job.device), job.sweep.precision)
     tokens = read_tokens(job.tokens, "evaluation")[torch.from_numpy(job.sequences)]
     reference = None if job.reference is None else read_tokens(job.reference, "reference")
-    n_layers = _config(job.checkpoint)["n_layers"]
-    total = sum(task.cost(n_layers) for task in job.todo) * len(tokens)
+    architecture = architecture_of(model)
+    total = sum(task.cost(architecture.n_layers) for task in job.todo) * len(tokens)
     with (
         matmul_precision(job.sweep.precision),
         tqdm(
@@ -93,15 +94,17 @@ def work(job: Job) -> None:
         def told(done: float) -> None:
             bar.update(done)
 
-        engine = Engine(
+        passes = Passes(
             model,
-            tokens,
-            reference=reference,
+            text_of(tokens, architecture, job.checkpoint),
+            reference=(
+                None if reference is None else text_of(reference, architecture, job.checkpoint)
+            ),
             batch=None if job.sweep.batch == "auto" else job.sweep.batch,
             progress=told,
         )
         for task in job.todo:
-            job.shards.write(task, compute(task, engine))
+            job.shards.write(task, compute(task, passes))
 
 
 def _in_process(job: Job, failures: Any) -> None:
@@ -151,14 +154,15 @@ def deviation(checkpoint: Path, tokens: Tensor, sweep: Sweep, device: str) -> fl
     for precision in ("float32", sweep.precision):
         model = cast_blocks(load_model(checkpoint, device=device), precision)
         with matmul_precision(precision):
-            engine = Engine(model, few)
-            n_layers, n_heads = engine.architecture.n_layers, engine.architecture.n_heads
+            architecture = architecture_of(model)
+            n_layers, n_heads = architecture.n_layers, architecture.n_heads
             picked = np.linspace(0, n_layers * n_heads - 1, SAMPLE_HEADS).astype(int)
-            effects = [
-                engine.without_heads(layer, [head], AblationType.ZERO)
+            removed = [
+                single_heads(layer, [head])[0]
                 for layer, head in (divmod(int(index), n_heads) for index in np.unique(picked))
             ]
-            losses.append(torch.cat(effects) - engine.baseline())
+            found = Passes(model, text_of(few, architecture, checkpoint)).run([(), *removed])
+            losses.append(found[1:] - found[0])
     return float((losses[0] - losses[1]).abs().max())
 
 
@@ -207,22 +211,6 @@ def _share(text: str) -> tuple[int, int]:
     return index, count
 
 
-def _config(checkpoint: Path) -> dict[str, int]:
-    weight_files(checkpoint)
-    try:
-        content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        return {
-            "n_layers": int(content["num_hidden_layers"]),
-            "n_heads": int(content["num_attention_heads"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = (
-            f"{checkpoint / 'config.json'} does not describe a model ({error}). "
-            "Bring the checkpoint in again."
-        )
-        raise AblationError(msg) from None
-
-
 def _run(args: argparse.Namespace) -> None:
     sweep = _sweep(args.params)
     on = devices(args.device)
@@ -230,10 +218,10 @@ def _run(args: argparse.Namespace) -> None:
     needs_reference = any(AblationType(name).needs_reference for name in sweep.perturbations)
     reference = args.reference if needs_reference else None
     tokens = read_tokens(args.tokens, "evaluation")
-    check_tokens(tokens, vocab_size=1 << 31, max_positions=1 << 31, name="evaluation")
     sequences = ablated_sequences(sweep, len(tokens), args.attribution, args.step)
     chosen = hashlib.sha256(file_hash(args.tokens).encode() + sequences.tobytes())
-    tasks = plan(sweep, **_config(args.checkpoint))
+    n_layers, n_heads = shape_of(args.checkpoint)
+    tasks = plan(sweep, n_layers=n_layers, n_heads=n_heads)
     inputs = Inputs(
         weights=fingerprint(args.checkpoint),
         tokens=chosen.hexdigest(),

@@ -29,9 +29,12 @@ from tqdm import tqdm
 from stages.base import cli, tables
 from stages.base.errors import AblationError, TableError
 from stages.heads.tables.attribution import ATTRIBUTION
-from stages.models.architecture import Architecture, architecture_of, linear, load_model, project
-from stages.models.engine import check_tokens, logit_rows, matmul_precision
-from stages.models.reading import devices, read_tokens
+from stages.models.architectures import architecture_of
+from stages.models.architectures.base import Architecture, linear
+from stages.models.devices import devices, matmul_precision
+from stages.models.load import load_model
+from stages.models.passes import logit_rows
+from stages.models.text import Text, check_text, read_tokens, text_of
 
 Floats = NDArray[np.float64]
 
@@ -59,15 +62,15 @@ class Features:
         return np.stack([self.first_order, self.fisher, self.size, loss], axis=-1)
 
 
-def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = "") -> Features:
+def features(model: nn.Module, text: Text, *, batch_size: int, label: str = "") -> Features:
     """Compute the features of all heads for every sequence.
 
     Parameters
     ----------
     model
-        A causal language model whose architecture is known, in evaluation mode.
-    tokens : (n_sequences, seq)
-        Token ids; every sequence has the same length.
+        Of a known family, in evaluation mode.
+    text
+        What it is measured on.
     batch_size
         Sequences in one forward and backward pass.
     label
@@ -79,15 +82,9 @@ def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = 
         A gradient is not finite, or the tokens do not fit the model.
     """
     architecture = architecture_of(model)
-    check_tokens(
-        tokens,
-        vocab_size=architecture.vocab_size,
-        max_positions=architecture.max_positions,
-        name="evaluation",
-    )
+    check_text(text, architecture, "evaluation")
     device = next(model.parameters()).device
-    inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
-    parts = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
+    parts = [slice(start, start + batch_size) for start in range(0, len(text), batch_size)]
     grams = [_gram(architecture, block) for block in architecture.blocks]
     # As in the engine: on a CPU every worker has one core and batches of its own.
     threads = torch.get_num_threads()
@@ -96,7 +93,7 @@ def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = 
     def run(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
         if workers > 1:
             torch.set_num_threads(1)
-        return _batch(architecture, grams, inputs[part].to(device), targets[part].to(device))
+        return _batch(architecture, grams, text[part].to(device))
 
     try:
         with ThreadPoolExecutor(workers) as pool:
@@ -115,20 +112,17 @@ def features(model: nn.Module, tokens: Tensor, *, batch_size: int, label: str = 
 
 
 def _batch(
-    architecture: Architecture, grams: list[Tensor], inputs: Tensor, targets: Tensor
+    architecture: Architecture, grams: list[Tensor], text: Text
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the features of one batch, each (batch, layer, head), and the losses (batch,).
-
-    `inputs` and `targets` are (batch, seq): the last position of a text predicts nothing.
-    """
+    """Return the features of one batch, each (batch, layer, head), and the losses (batch,)."""
     written: list[Tensor] = []  # what the heads write: (batch, seq, n_heads * d_head)
     outputs: list[Tensor] = []  # what their projection makes of it: (batch, seq, hidden)
     entering: list[Tensor] = []  # what enters each block: (batch, seq, hidden)
     with torch.enable_grad():
-        hidden = architecture.embed(inputs)
+        hidden = architecture.embed(text.inputs)
         for block in architecture.blocks:
-            heads = architecture.heads(block, hidden)
-            output = project(architecture, block, heads)
+            heads = architecture.heads(block, hidden, text.attended)
+            output = architecture.project(block, heads)
             # Weights carry no gradient: the graph begins at the first projection's output.
             if not output.requires_grad:
                 output.requires_grad_()
@@ -137,36 +131,48 @@ def _batch(
             entering.append(hidden.detach())
             hidden = architecture.finish(block, hidden, output)
         normed = architecture.normalise(hidden)
-        losses, slope = _losses(architecture, normed.detach(), targets)
+        losses, slope = _losses(architecture, normed.detach(), text)
         gradients = torch.autograd.grad(normed, outputs, slope)
 
-    split = (*inputs.shape, architecture.n_heads, architecture.d_head)
-    shape = (len(inputs), architecture.n_layers, architecture.n_heads)
+    split = (*text.inputs.shape, architecture.n_heads, architecture.d_head)
+    shape = (len(text), architecture.n_layers, architecture.n_heads)
     first_order, fisher, size = (np.empty(shape) for _ in range(3))
     with torch.no_grad():
+        n_scored = _counts(text.scored, text)[:, None]
+        seen = None if text.attended is None else text.attended[..., None]
         for layer, block in enumerate(architecture.blocks):
             weight, _ = architecture.projection(block)
             each = written[layer].view(split)  # (batch, seq, n_heads, d_head)
             # g . d_h = (g W_h) . z_h: the contribution itself is never made.
             terms = -((gradients[layer] @ weight).view(split) * each).sum(dim=-1).double()
             first_order[:, layer] = terms.sum(dim=1).numpy(force=True)
-            squares = terms.square().sum(dim=1) * inputs.shape[1]
+            squares = terms.square().sum(dim=1) * n_scored
             fisher[:, layer] = squares.numpy(force=True)
             length = (torch.einsum("bthd,hde->bthe", each, grams[layer]) * each).sum(dim=-1)
             spread = entering[layer].var(dim=-1, correction=0) * weight.shape[0]
-            size[:, layer] = (length / spread[..., None]).double().mean(dim=1).numpy(force=True)
+            share = (length / spread[..., None]).double()
+            share = share if seen is None else share.masked_fill(~seen, 0.0)
+            mean = share.sum(dim=1) / _counts(text.attended, text)[:, None]
+            size[:, layer] = mean.numpy(force=True)
     return first_order, fisher, size, losses.numpy(force=True)
+
+
+def _counts(which: Tensor | None, text: Text) -> Tensor:
+    """Return how many positions of each sequence are marked; all of them if nothing is."""
+    if which is None:
+        return torch.full((len(text),), text.n_positions, device=text.inputs.device)
+    return which.sum(dim=1)
 
 
 def _gram(architecture: Architecture, block: nn.Module) -> Tensor:
     """Return W_h' W_h of each head, since |d_h|^2 = z_h' (W_h' W_h) z_h: (n_heads, d, d)."""
     weight, _ = architecture.projection(block)
-    by_head = weight.view(-1, architecture.n_heads, architecture.d_head)
+    by_head = weight.reshape(-1, architecture.n_heads, architecture.d_head)
     return torch.einsum("nhd,nhe->hde", by_head, by_head)
 
 
 @torch.no_grad()
-def _losses(architecture: Architecture, normed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _losses(architecture: Architecture, normed: Tensor, text: Text) -> tuple[Tensor, Tensor]:
     """Return the mean loss of each sequence, and its slope in what is unembedded.
 
     The slope of a cross-entropy is the predicted distribution less the target, so that logits are
@@ -178,9 +184,10 @@ def _losses(architecture: Architecture, normed: Tensor, targets: Tensor) -> tupl
         (batch,) in double precision, and (batch, seq, hidden).
     """
     weight, bias = architecture.unembedding()
-    rows, flat = normed.reshape(-1, normed.shape[-1]), targets.reshape(-1)
+    scored = torch.ones_like(text.targets, dtype=torch.bool) if text.scored is None else text.scored
+    rows, flat = normed[scored], text.targets[scored]
     losses = torch.empty(len(flat), dtype=rows.dtype, device=rows.device)
-    slope = torch.empty_like(rows)
+    slopes = torch.empty_like(rows)
     step = logit_rows(weight)
     for start in range(0, len(flat), step):
         part = slice(start, start + step)
@@ -189,9 +196,13 @@ def _losses(architecture: Architecture, normed: Tensor, targets: Tensor) -> tupl
         losses[part] = (total - logits.gather(1, target))[:, 0]
         share = logits.sub_(total).exp_()
         share.scatter_add_(1, target, share.new_full(target.shape, -1.0))
-        slope[part] = share @ weight
-    slope /= targets.shape[1]
-    return losses.double().view(targets.shape).mean(dim=1), slope.view_as(normed)
+        slopes[part] = share @ weight
+    counts = _counts(text.scored, text)[:, None]
+    each = torch.zeros(scored.shape, dtype=torch.float64, device=rows.device)
+    each[scored] = losses.double()
+    slope = torch.zeros_like(normed)
+    slope[scored] = slopes
+    return each.sum(dim=1) / counts[:, 0], slope / counts[..., None]
 
 
 def to_table(found: Features, step: int) -> pd.DataFrame:
@@ -252,11 +263,12 @@ def _run(args: argparse.Namespace) -> None:
     device = devices(args.device)[0]
     tokens = read_tokens(args.tokens, "evaluation")
     model = load_model(args.checkpoint, device=device)
+    text = text_of(tokens, architecture_of(model), args.checkpoint)
     positions = CPU_POSITIONS if device == "cpu" else GPU_POSITIONS
     with matmul_precision("float32"):
         found = features(
             model,
-            tokens,
+            text,
             batch_size=max(1, positions // tokens.shape[1]),
             label=f"attribution of {args.checkpoint.name} on {device}",
         )

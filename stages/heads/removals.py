@@ -1,20 +1,19 @@
-"""What can be taken out of a model at one layer: its heads one by one, the whole block, noise.
+"""What is taken out of a model at one layer: its heads one by one, the whole block, noise.
 
-A removal is the work of one shard of a sweep. It computes the losses of every sequence, a row for
-each component and draw, and knows which rows belong to which component.
+A removal is the work of one shard of a sweep: rows of losses of every sequence, one for each
+component and draw.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from stages.models.engine import Engine
-from stages.models.perturbation import AblationType
+from stages.models.interventions import AblationType, Block, Heads, Intervention, Noise
+from stages.models.passes import Passes
 
 Losses = npt.NDArray[np.float64]
 Component = tuple[int, int, int]
@@ -22,25 +21,16 @@ Component = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Removal(ABC):
-    """Something done at one layer, after which the later blocks run anew."""
+class Removal:
+    """Interventions at one layer, after which the later blocks run anew."""
 
     layer: int
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """Of the components: of ``components.KINDS``; ``baseline`` for none."""
-
-    @property
-    @abstractmethod
-    def condition(self) -> str:
-        """How they are removed: of ``components.CONDITIONS``; ``none`` where nothing is."""
-
-    @property
-    @abstractmethod
-    def n_rows(self) -> int:
-        """Rows of the losses."""
+    kind: str
+    """Of the components: of ``components.KINDS``; ``baseline`` for none."""
+    condition: str
+    """How they are removed: of ``components.CONDITIONS``; ``none`` where nothing is."""
+    rows: tuple[tuple[Component | None, Intervention], ...]
+    """Component by component, the draws of one after another."""
 
     @property
     def label(self) -> str:
@@ -48,138 +38,58 @@ class Removal(ABC):
         return f"L{self.layer:02d}-{self.kind}-{self.condition}"
 
     @property
+    def n_rows(self) -> int:
+        """Rows of the losses."""
+        return len(self.rows)
+
+    @property
     def needs_reference(self) -> bool:
         """Whether another text decides the losses."""
-        return False
+        changes = [change for _, changes in self.rows for change in changes]
+        return any(isinstance(one, Heads) and one.way.needs_reference for one in changes)
 
     @property
     def may_overflow(self) -> bool:
         """Whether losses that are not finite are what was asked for."""
-        return False
+        return self.kind == "noise"
 
     def cost(self, n_layers: int) -> int:
         """Return the work for one sequence, in blocks run; the unembedding counts as one."""
-        return self.n_rows * (n_layers - self.layer)
+        return self.n_rows * max(1, n_layers - self.layer)
 
-    @abstractmethod
-    def losses(self, engine: Engine) -> Tensor:
-        """Return the losses, (n_rows, n_sequences). Layers must come in ascending order."""
+    def losses(self, passes: Passes) -> Tensor:
+        """Return the losses, (n_rows, n_sequences)."""
+        return passes.run([changes for _, changes in self.rows])
 
-    @abstractmethod
     def by_component(self, losses: Losses) -> Iterator[tuple[Component, Losses]]:
         """Give each component its rows of the losses, (n_draws, n_sequences)."""
+        numbered = enumerate(component for component, _ in self.rows)
+        for component, members in groupby(numbered, key=lambda pair: pair[1]):
+            if component is not None:
+                yield component, losses[[row for row, _ in members]]
 
 
-@dataclass(frozen=True)
-class Baseline(Removal):
-    """Nothing: what the baseline pass ends with, behind the last block."""
-
-    kind = "baseline"
-    condition = "none"
-    n_rows = 1
-
-    def cost(self, n_layers: int) -> int:
-        """Return the work of the unembedding."""
-        return n_layers - self.layer + 1
-
-    def losses(self, engine: Engine) -> Tensor:
-        """Return the intact model's losses."""
-        return engine.baseline()[None]
-
-    def by_component(self, losses: Losses) -> Iterator[tuple[Component, Losses]]:
-        """Give nothing: no component was removed."""
-        del losses
-        yield from ()
+def baseline(n_layers: int) -> Removal:
+    """Return what the baseline pass ends with, behind the last block."""
+    return Removal(n_layers, "baseline", "none", ((None, ()),))
 
 
-@dataclass(frozen=True)
-class Heads(Removal):
-    """Each of some heads, alone; a random way of removal several times."""
-
-    way: AblationType
-    heads: tuple[int, ...]
-    seeds: tuple[int, ...] = (0,)
-    """One a draw."""
-
-    kind = "head"
-
-    @property
-    def condition(self) -> str:
-        """The way of removal."""
-        return self.way.value
-
-    @property
-    def n_rows(self) -> int:
-        """Rows: head by head, its draws one after another."""
-        return len(self.heads) * len(self.seeds)
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether another text decides what a head writes instead."""
-        return self.way.needs_reference
-
-    def losses(self, engine: Engine) -> Tensor:
-        """Return the losses without each head."""
-        drawn = [
-            engine.without_heads(
-                self.layer,
-                self.heads,
-                self.way,
-                generator=torch.Generator().manual_seed(seed),
-            )
-            for seed in self.seeds
-        ]
-        return torch.stack(drawn, dim=1).flatten(0, 1)
-
-    def by_component(self, losses: Losses) -> Iterator[tuple[Component, Losses]]:
-        """Give each head its draws."""
-        for head, drawn in zip(self.heads, np.split(losses, len(self.heads)), strict=True):
-            yield (self.layer, head, 0), drawn
+def heads(layer: int, way: AblationType, which: Sequence[int], seeds: Sequence[int]) -> Removal:
+    """Return the removal of each of some heads alone; a random way once for each seed."""
+    rows = [
+        ((layer, head, 0), (Heads(layer, (head,), way, seed),)) for head in which for seed in seeds
+    ]
+    return Removal(layer, "head", way.value, tuple(rows))
 
 
-@dataclass(frozen=True)
-class Block(Removal):
-    """The whole block, which then passes its input on."""
-
-    kind = "layer"
-    condition = "zero"
-    n_rows = 1
-
-    def losses(self, engine: Engine) -> Tensor:
-        """Return the losses without the block."""
-        return engine.without_layer(self.layer)[None]
-
-    def by_component(self, losses: Losses) -> Iterator[tuple[Component, Losses]]:
-        """Give the block its row."""
-        yield (self.layer, 0, 0), losses
+def block(layer: int) -> Removal:
+    """Return the removal of a whole block, which then passes its input on."""
+    return Removal(layer, "layer", "zero", (((layer, 0, 0), (Block(layer),)),))
 
 
-@dataclass(frozen=True)
-class Noise(Removal):
-    """Gaussian noise on the block's weights, in several directions, each a component."""
-
-    directions: tuple[tuple[int, int, float], ...]
-    """Number, seed and size (alpha) of each."""
-
-    kind = "noise"
-    condition = "gaussian"
-    may_overflow = True
-
-    @property
-    def n_rows(self) -> int:
-        """Rows: one a direction."""
-        return len(self.directions)
-
-    def losses(self, engine: Engine) -> Tensor:
-        """Return the losses under noise in each direction."""
-        return torch.stack(
-            [
-                engine.with_noise(self.layer, alpha=alpha, seed=seed)
-                for _, seed, alpha in self.directions
-            ]
-        )
-
-    def by_component(self, losses: Losses) -> Iterator[tuple[Component, Losses]]:
-        """Give each direction its row."""
-        for (number, _, _), row in zip(self.directions, losses, strict=True):
-            yield (self.layer, 0, number), row[np.newaxis]
+def noise(layer: int, directions: Sequence[tuple[int, int, float]]) -> Removal:
+    """Return noise on the block's weights in several directions: number, seed and size of each."""
+    rows = [
+        ((layer, 0, number), (Noise(layer, alpha, seed),)) for number, seed, alpha in directions
+    ]
+    return Removal(layer, "noise", "gaussian", tuple(rows))

@@ -23,12 +23,13 @@ import torch
 from stages.base import cli
 from stages.base.errors import AblationError
 from stages.base.files import atomic_path
+from stages.heads import removals
 from stages.heads.components import components
-from stages.heads.removals import Baseline, Block, Component, Heads, Losses, Noise, Removal
+from stages.heads.removals import Component, Losses, Removal
 from stages.heads.settings import Sweep
 from stages.measurement.effects import Effects, State, write
-from stages.models.engine import ENGINE_VERSION, Engine
-from stages.models.perturbation import COMPANION_HEADS, AblationType
+from stages.models.interventions import COMPANION_HEADS, AblationType
+from stages.models.passes import ENGINE_VERSION, Passes
 
 
 def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Removal]:
@@ -41,14 +42,14 @@ def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Removal]:
     """
     by_layer = _chosen_heads(sweep, n_layers, n_heads)
     # Behind the last block: what the baseline pass ends with.
-    tasks: list[Removal] = [Baseline(n_layers)]
+    tasks: list[Removal] = [removals.baseline(n_layers)]
     for name in sweep.perturbations:
         way = AblationType(name)
         drawn = sweep.resample.draws if way is AblationType.RESAMPLE else 0
         seeds = tuple(sweep.resample.seed + draw for draw in range(drawn)) or (0,)
-        tasks += [Heads(layer, way, heads, seeds) for layer, heads in by_layer.items()]
+        tasks += [removals.heads(layer, way, heads, seeds) for layer, heads in by_layer.items()]
     if sweep.layers:
-        tasks += [Block(layer) for layer in range(n_layers)]
+        tasks += [removals.block(layer) for layer in range(n_layers)]
     noise = sweep.noise
     numbered = [
         (index, draw, alpha)
@@ -63,7 +64,7 @@ def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Removal]:
             if draw % n_layers == layer
         )
         if draws:
-            tasks.append(Noise(layer, draws))
+            tasks.append(removals.noise(layer, draws))
     return sorted(tasks, key=lambda task: (task.layer, task.kind, task.condition))
 
 
@@ -107,7 +108,7 @@ class Inputs:
     def key(self, task: Removal) -> str:
         """Return the sha256 that names the shard of `task`."""
         content = dataclasses.asdict(self) | {
-            "task": dataclasses.asdict(task) | {"kind": task.kind, "way": task.condition},
+            "task": repr(task),
             "engine": ENGINE_VERSION,
             "torch": torch.__version__,
         }
@@ -196,15 +197,15 @@ def _unwritten(path: Path, error: OSError) -> str:
     )
 
 
-def compute(task: Removal, engine: Engine) -> Losses:
-    """Return the losses of a task: (rows, sequences). Layers must come in ascending order.
+def compute(task: Removal, passes: Passes) -> Losses:
+    """Return the losses of a task: (rows, sequences).
 
     Raises
     ------
     AblationError
         Losses are nan or infinite where they should not be.
     """
-    values = np.asarray(task.losses(engine).numpy(), dtype=np.float64)
+    values = np.asarray(task.losses(passes).numpy(), dtype=np.float64)
     if not np.isfinite(values).all() and not task.may_overflow:
         msg = (
             f"{task.label} makes losses that are nan or infinite. "
@@ -235,7 +236,7 @@ def assemble(
     size : (n_layers, n_heads)
         How much each head writes, which alone could explain a large effect.
     """
-    base = _finished(next(task for task in tasks if isinstance(task, Baseline)), read)[0]
+    base = _finished(next(task for task in tasks if task.kind == "baseline"), read)[0]
     found: dict[tuple[str, str], dict[Component, Losses]] = {}
     for task in tasks:
         for component, losses in task.by_component(_finished(task, read)):

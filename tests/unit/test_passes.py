@@ -1,20 +1,20 @@
-"""The engine removes heads exactly: four routes, per-head contributions, planted models, memory."""
+"""Heads are removed exactly: four routes, per-head contributions, planted models, memory."""
 
 import copy
-import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base.errors import AblationError
 from stages.measurement.concentration import gini
-from stages.models import engine as engine_module
-from stages.models.architecture import architecture_of, load_model, run_block
-from stages.models.engine import Engine, cast_blocks, matmul_precision
-from stages.models.perturbation import AblationType
+from stages.models import passes as passes_module
+from stages.models.architectures import architecture_of
+from stages.models.devices import cast_blocks, matmul_precision
+from stages.models.interventions import AblationType, Block, Heads
+from stages.models.passes import Passes, single_heads
+from stages.models.text import masked_tokens, next_tokens
 
 N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ = 3, 4, 32, 100, 24
 D_HEAD = HIDDEN // N_HEADS
@@ -50,6 +50,11 @@ def make_model(*, parallel=True, dtype=torch.float32, seed=0, **changes):
 @pytest.fixture(scope="module")
 def tokens():
     return torch.randint(VOCABULARY, (5, SEQ), generator=torch.Generator().manual_seed(1))
+
+
+def passes_of(model, tokens, reference=None, **options):
+    other = None if reference is None else next_tokens(reference)
+    return Passes(model, next_tokens(tokens), reference=other, **options)
 
 
 def sequence_losses(logits, tokens):
@@ -109,10 +114,10 @@ def replicas(model, tokens, layer):
 )
 def test_four_routes_agree(dtype, by_sequence, by_head, parallel, tokens):
     model = make_model(parallel=parallel, dtype=dtype)
-    engine = Engine(model, tokens)
+    passes = passes_of(model, tokens)
     n_checked = 0
     for layer in range(N_LAYERS):
-        found = engine.without_heads(layer, range(N_HEADS), AblationType.ZERO)
+        found = passes.run(single_heads(layer, range(N_HEADS)))
         copied = replicas(model, tokens, layer)
         for head in range(N_HEADS):
             for other in (
@@ -125,7 +130,7 @@ def test_four_routes_agree(dtype, by_sequence, by_head, parallel, tokens):
                 n_checked += 1
     assert n_checked == N_LAYERS * N_HEADS * 3
     base = sequence_losses(model(tokens).logits, tokens)
-    assert (engine.baseline() - base).abs().max() < by_sequence
+    assert (passes.baseline() - base).abs().max() < by_sequence
 
 
 @pytest.mark.parametrize("seq", [17, 48, 49, 64, 600])
@@ -138,7 +143,7 @@ def test_a_block_is_the_models_own_at_every_length(seq):
     architecture = architecture_of(model)
     state = architecture.embed(long)
     for layer, block in enumerate(architecture.blocks):
-        state = run_block(architecture, block, state)
+        state = architecture.run(block, state)
         if layer < N_LAYERS - 1:  # the last recorded state is normalised
             # Seen: 5e-15.
             assert (state - hidden[layer + 1]).abs().max() < 1e-11
@@ -163,7 +168,7 @@ def test_contributions_and_bias_sum_to_the_projections_output(tokens):
 def test_slicing_the_projections_output_is_another_quantity(tokens):
     model = make_model()
     right = zeroed_columns(model, tokens, 1, 2)
-    assert torch.allclose(Engine(model, tokens).without_heads(1, [2], AblationType.ZERO)[0], right)
+    assert torch.allclose(passes_of(model, tokens).run(single_heads(1, [2]))[0], right)
 
     def empty(_, __, output):
         changed = output.clone()
@@ -195,11 +200,9 @@ def planted(*, only=None):
 
 
 def all_effects(model, tokens):
-    engine = Engine(model, tokens)
-    losses = [
-        engine.without_heads(layer, range(N_HEADS), AblationType.ZERO) for layer in range(N_LAYERS)
-    ]
-    return torch.stack(losses) - engine.baseline()  # (layers, heads, sequences)
+    passes = passes_of(model, tokens)
+    losses = [passes.run(single_heads(layer, range(N_HEADS))) for layer in range(N_LAYERS)]
+    return torch.stack(losses) - passes.baseline()  # (layers, heads, sequences)
 
 
 def test_a_planted_head_comes_first_and_gini_is_at_its_maximum(tokens):
@@ -216,24 +219,24 @@ def test_heads_that_write_nothing_have_no_effect(tokens):
 
 def test_a_removed_layer_is_a_block_without_parameters(tokens):
     model = make_model(dtype=torch.float64)
-    engine = Engine(model, tokens)
+    passes = passes_of(model, tokens)
     for layer in range(N_LAYERS):
         emptied = copy.deepcopy(model)
         for parameter in emptied.gpt_neox.layers[layer].parameters():
             parameter.zero_()
         expected = sequence_losses(emptied(tokens).logits, tokens)
-        assert (engine.without_layer(layer) - expected).abs().max() < 1e-12  # seen: 1e-15
+        assert (passes.run([(Block(layer),)])[0] - expected).abs().max() < 1e-12  # seen: 1e-15
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
 def test_the_batch_changes_nothing_but_rounding(batch, tokens):
     model = make_model(dtype=torch.float64)
     expected = all_effects(model, tokens)
-    engine = Engine(model, tokens, batch=batch)
+    passes = passes_of(model, tokens, batch=batch)
     for layer in range(N_LAYERS):
-        found = engine.without_heads(layer, range(N_HEADS), AblationType.ZERO)
+        found = passes.run(single_heads(layer, range(N_HEADS)))
         assert found.shape == (N_HEADS, len(tokens))
-        effects = found - Engine(model, tokens).baseline()
+        effects = found - passes_of(model, tokens).baseline()
         assert (effects - expected[layer]).abs().max() < 1e-12
 
 
@@ -242,15 +245,12 @@ def test_the_number_of_workers_changes_nothing(tokens):
     before = torch.get_num_threads()
     found = []
     for workers in (1, 2, 3):
-        engine = Engine(model, tokens, batch=2)
-        engine.workers = workers
+        passes = passes_of(model, tokens, batch=2)
+        passes.workers = workers
         torch.set_num_threads(1)
         found.append(
             torch.stack(
-                [
-                    engine.without_heads(layer, range(N_HEADS), AblationType.ZERO)
-                    for layer in range(N_LAYERS)
-                ]
+                [passes.run(single_heads(layer, range(N_HEADS))) for layer in range(N_LAYERS)]
             )
         )
         torch.set_num_threads(before)
@@ -260,29 +260,29 @@ def test_the_number_of_workers_changes_nothing(tokens):
 
 def test_memory_runs_out_for_several_workers(tokens, monkeypatch):
     model = make_model(dtype=torch.float64)
-    expected = Engine(model, tokens).without_heads(0, range(N_HEADS), AblationType.ZERO)
-    engine = Engine(model, tokens, batch=8)
-    engine.workers = 2
-    run = engine._pass
+    expected = passes_of(model, tokens).run(single_heads(0, range(N_HEADS)))
+    passes = passes_of(model, tokens, batch=8)
+    passes.workers = 2
+    run = passes.architecture.run
 
-    def limited(layer, state, sequences):
-        if state.shape[0] * state.shape[1] > 2:
+    def limited(block, hidden, attended):
+        if len(hidden) > 2:
             message = "CUDA out of memory. Tried to allocate"
             raise torch.OutOfMemoryError(message)
-        return run(layer, state, sequences)
+        return run(block, hidden, attended)
 
-    monkeypatch.setattr(engine, "_pass", limited)
-    found = engine.without_heads(0, range(N_HEADS), AblationType.ZERO)
+    monkeypatch.setattr(passes.architecture, "run", limited)
+    found = passes.run(single_heads(0, range(N_HEADS)))
     assert (found - expected).abs().max() < 1e-12
-    assert engine.batch <= 2
+    assert passes.batch <= 2
 
 
 def test_the_loss_in_pieces_is_the_loss(tokens, monkeypatch):
     model = make_model(dtype=torch.float64)
-    whole = Engine(model, tokens).baseline()
-    monkeypatch.setattr(engine_module, "MIN_LOGIT_ROWS", 7)
-    monkeypatch.setattr(engine_module, "CPU_LOGITS", 1)
-    assert (Engine(model, tokens).baseline() - whole).abs().max() < 1e-12
+    whole = passes_of(model, tokens).baseline()
+    monkeypatch.setattr(passes_module, "MIN_LOGIT_ROWS", 7)
+    monkeypatch.setattr(passes_module, "CPU_LOGITS", 1)
+    assert (passes_of(model, tokens).baseline() - whole).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -296,48 +296,48 @@ def test_the_loss_in_pieces_is_the_loss(tokens, monkeypatch):
 def test_out_of_memory_halves_the_batch_and_goes_on(error, tokens, monkeypatch, caplog):
     caplog.set_level("INFO")
     model = make_model(dtype=torch.float64)
-    expected = Engine(model, tokens).without_heads(0, range(N_HEADS), AblationType.ZERO)
-    engine = Engine(model, tokens, batch=16)
-    engine.workers = 1
+    expected = passes_of(model, tokens).run(single_heads(0, range(N_HEADS)))
+    passes = passes_of(model, tokens, batch=16)
+    passes.workers = 1
     tried = []
-    run = engine._pass
+    run = passes.architecture.run
 
-    def limited(layer, state, sequences):
-        tried.append(state.shape[0] * state.shape[1])
+    def limited(block, hidden, attended):
+        tried.append(len(hidden))
         if tried[-1] > 3:
             raise error
-        return run(layer, state, sequences)
+        return run(block, hidden, attended)
 
-    monkeypatch.setattr(engine, "_pass", limited)
-    found = engine.without_heads(0, range(N_HEADS), AblationType.ZERO)
+    monkeypatch.setattr(passes.architecture, "run", limited)
+    found = passes.run(single_heads(0, range(N_HEADS)))
     assert (found - expected).abs().max() < 1e-12
     assert max(tried) > 3
-    assert engine.batch <= 3
+    assert passes.batch <= 3
     assert "out of memory at 16 sequences in one pass; going on with 8" in caplog.text
 
 
 def test_one_sequence_that_does_not_fit_is_said(tokens, monkeypatch):
-    engine = Engine(make_model(), tokens)
+    passes = passes_of(make_model(), tokens)
 
     def full(*_):
         message = "CUDA out of memory. Tried to allocate"
         raise torch.OutOfMemoryError(message)
 
-    monkeypatch.setattr(engine, "_pass", full)
+    monkeypatch.setattr(passes_module, "token_losses", full)
     with pytest.raises(AblationError, match=r"one sequence of 23 tokens does not fit"):
-        engine.baseline()
+        passes.baseline()
 
 
 def test_another_runtime_error_is_not_taken_for_memory(tokens, monkeypatch):
-    engine = Engine(make_model(), tokens)
+    passes = passes_of(make_model(), tokens)
 
     def broken(*_):
         message = "shapes cannot be multiplied"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(engine, "_pass", broken)
+    monkeypatch.setattr(passes_module, "token_losses", broken)
     with pytest.raises(RuntimeError, match="multiplied"):
-        engine.baseline()
+        passes.baseline()
 
 
 def test_bf16_is_near_and_not_equal(tokens):
@@ -353,9 +353,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("bad", "said"),
         [
-            (torch.full((2, 8), VOCABULARY), r"id 100, .* ends at 99: the tokenizer does not fit"),
-            (torch.full((2, 8), -1), "id -1"),
-            (torch.zeros(2, 65, dtype=torch.long), r"sequences of 65, the model has 64 positions"),
+            (
+                torch.full((2, 8), VOCABULARY),
+                r"token 100, .* ends at 99: the tokenizer does not fit",
+            ),
+            (torch.full((2, 8), -1), "token -1"),
+            (torch.zeros(2, 66, dtype=torch.long), r"sequences of 65, the model has 64 positions"),
             (torch.zeros(0, 8, dtype=torch.long), r"shape \(0, 8\): at least one sequence"),
             (torch.zeros(2, 1, dtype=torch.long), r"shape \(2, 1\)"),
             (torch.zeros(8, dtype=torch.long), r"shape \(8,\)"),
@@ -363,15 +366,15 @@ class TestBadInput:
     )
     def test_tokens(self, bad, said):
         with pytest.raises(AblationError, match=said):
-            Engine(make_model(), bad)
+            passes_of(make_model(), bad)
 
     def test_reference_of_another_length(self, tokens):
-        with pytest.raises(AblationError, match="reference tokens come in sequences of 10"):
-            Engine(make_model(), tokens, reference=tokens[:, :10])
+        with pytest.raises(AblationError, match="reference text comes in sequences of 9"):
+            passes_of(make_model(), tokens, reference=tokens[:, :10])
 
     def test_no_reference(self, tokens):
         with pytest.raises(AblationError, match="mean ablation needs a reference text"):
-            Engine(make_model(), tokens).without_heads(0, [0], AblationType.MEAN)
+            passes_of(make_model(), tokens).run(single_heads(0, [0], AblationType.MEAN))
 
     @pytest.mark.parametrize(
         ("layer", "head", "said"),
@@ -379,103 +382,27 @@ class TestBadInput:
     )
     def test_head_or_layer_out_of_range(self, layer, head, said, tokens):
         with pytest.raises(AblationError, match=said):
-            Engine(make_model(), tokens).without_heads(layer, [head], AblationType.ZERO)
+            passes_of(make_model(), tokens).run(single_heads(layer, [head]))
 
-    def test_going_back(self, tokens):
-        engine = Engine(make_model(), tokens)
-        engine.without_heads(1, [0], AblationType.ZERO)
-        with pytest.raises(AblationError, match="cannot go back to 0"):
-            engine.without_heads(0, [0], AblationType.ZERO)
+    @pytest.mark.parametrize(
+        ("attended", "said"),
+        [
+            ([[1, 1, 1, 1], [0, 0, 0, 0]], "sequence 1 has 0 tokens beside its padding"),
+            ([[1, 1, 1, 1], [1, 0, 0, 0]], "sequence 1 has 1 tokens beside its padding"),
+            ([[0, 1, 1, 1], [1, 1, 1, 1]], "sequence 0 is padded before its last token"),
+            ([[1, 1, 1], [1, 1, 1]], r"shape \(2, 3\), the tokens have the shape \(2, 4\)"),
+        ],
+    )
+    def test_padding(self, attended, said):
+        marked = torch.tensor(attended, dtype=torch.bool)
+        with pytest.raises(AblationError, match=said):
+            next_tokens(torch.zeros(2, 4, dtype=torch.long), marked)
 
+    def test_nothing_to_predict(self):
+        with pytest.raises(AblationError, match="sequence 1 holds nothing but mask tokens"):
+            masked_tokens(torch.tensor([[1, 2], [9, 9]]), 9)
 
-class TestLoading:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        make_model().save_pretrained(tmp_path)
-        return tmp_path
-
-    def _change(self, folder, change):
-        file = folder / "model.safetensors"
-        weights = load_file(file)
-        change(weights)
-        save_file(weights, file, metadata={"format": "pt"})
-
-    def test_safetensors_and_bin_load_alike_in_float32(self, folder, tokens):
-        first = load_model(folder)
-        weights = {name: value.half() for name, value in first.state_dict().items()}
-        # What the published .bin files carry beside the weights, and their name of the output.
-        weights["embed_out.weight"] = weights.pop("lm_head.weight")
-        weights["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
-        weights["gpt_neox.layers.0.attention.masked_bias"] = torch.tensor(-1e9)
-        (folder / "model.safetensors").unlink()
-        torch.save(weights, folder / "pytorch_model.bin")
-        second = load_model(folder)
-        assert {weight.dtype for weight in second.parameters()} == {torch.float32}
-        for name, weight in second.named_parameters():
-            assert torch.equal(weight, first.get_parameter(name).half().float()), name
-
-    def test_float64_on_request(self, folder):
-        assert next(load_model(folder, dtype=torch.float64).parameters()).dtype == torch.float64
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_nan_weights(self, folder, value):
-        self._change(
-            folder, lambda weights: weights["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"].fill_(value)
-        )
-        with pytest.raises(AblationError, match=r"layers\.1\.mlp\.dense_h_to_4h\.bias holds 64"):
-            load_model(folder)
-
-    def test_wrong_shape(self, folder):
-        self._change(
-            folder, lambda weights: weights.update({"embed_out.weight": torch.zeros(99, HIDDEN)})
-        )
-        with pytest.raises(AblationError, match=r"\(99, 32\), config\.json makes it \(100, 32\)"):
-            load_model(folder)
-
-    def test_missing_weight(self, folder):
-        self._change(folder, lambda weights: weights.pop("gpt_neox.final_layer_norm.bias"))
-        with pytest.raises(AblationError, match=r"final_layer_norm\.bias is not among"):
-            load_model(folder)
-
-    def test_weight_of_another_model(self, folder):
-        self._change(folder, lambda weights: weights.update({"extra.weight": torch.zeros(1)}))
-        with pytest.raises(AblationError, match=r"extra\.weight is no weight of the model"):
-            load_model(folder)
-
-    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-    def test_truncated(self, folder, name):
-        if name.endswith("bin"):
-            torch.save(load_file(folder / "model.safetensors"), folder / name)
-            (folder / "model.safetensors").unlink()
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(AblationError, match=rf"{name} is truncated") as caught:
-            load_model(folder)
-        assert "\n" not in str(caught.value)
-
-    def test_a_pickle_that_runs_code_is_refused(self, folder):
-        class Harm:
-            def __reduce__(self):
-                return (print, ("harm",))
-
-        (folder / "model.safetensors").unlink()
-        torch.save({"weight": Harm()}, folder / "pytorch_model.bin")
-        with pytest.raises(AblationError, match="holds more than tensors"):
-            load_model(folder)
-
-    def test_unknown_architecture(self, folder):
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
-        with pytest.raises(AblationError, match=r"'mamba'.* Known: gpt_neox\. Write an adapter"):
-            load_model(folder)
-
-    @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-    def test_missing_file(self, folder, name):
-        (folder / name).unlink()
-        with pytest.raises(AblationError, match=name):
-            load_model(folder)
-
-    def test_config_that_is_no_json(self, folder):
-        (folder / "config.json").write_text("{")
-        with pytest.raises(AblationError, match="is no JSON"):
-            load_model(folder)
+    def test_a_head_that_is_taken_out_twice(self, tokens):
+        twice = (Heads(0, (1, 2)), Heads(0, (2,), AblationType.ZERO, 1))
+        with pytest.raises(AblationError, match="head 2 of layer 0 is taken out twice"):
+            passes_of(make_model(), tokens).run([twice])

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base.errors import AblationError
-from stages.models.engine import Engine
-from stages.models.perturbation import AblationType, donors, noised, reference_mean
+from stages.models.interventions import AblationType, Noise, donors, noised, reference_mean
+from stages.models.passes import single_heads
+from tests.unit.test_passes import passes_of
 
 N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ = 2, 4, 32, 80, 16
 D_HEAD = HIDDEN // N_HEADS
@@ -89,13 +90,11 @@ def oracle(kind, written, n_sequences, seed):
 @pytest.mark.parametrize("kind", AblationType)
 def test_each_kind_is_what_it_says(kind, model, texts):
     tokens, reference = texts
-    engine = Engine(model, tokens, reference=reference, batch=6)
+    passes = passes_of(model, tokens, reference=reference, batch=6)
     for layer in range(N_LAYERS):
         written = heads_written(model, reference, layer)
         instead = oracle(kind, written, len(tokens), seed=11)
-        found = engine.without_heads(
-            layer, range(N_HEADS), kind, generator=torch.Generator().manual_seed(11)
-        )
+        found = passes.run(single_heads(layer, range(N_HEADS), kind, seed=11))
         for head in range(N_HEADS):
             expected = losses_with(model, tokens, layer, head, instead)
             assert (found[head] - expected).abs().max() < 1e-12  # seen: 4e-15
@@ -104,9 +103,7 @@ def test_each_kind_is_what_it_says(kind, model, texts):
 def test_the_kinds_differ(model, texts):
     tokens, reference = texts
     found = [
-        Engine(model, tokens, reference=reference).without_heads(
-            0, [1], kind, generator=torch.Generator().manual_seed(1)
-        )
+        passes_of(model, tokens, reference=reference).run(single_heads(0, [1], kind, seed=1))
         for kind in AblationType
     ]
     for index, one in enumerate(found):
@@ -120,10 +117,10 @@ def test_a_head_that_always_writes_the_same_is_not_changed_by_its_mean(model, te
     joint = constant.gpt_neox.layers[1].attention.query_key_value
     values = slice(2 * D_HEAD, 3 * D_HEAD)  # of head 0, behind its query and key
     joint.weight[values] = 0
-    engine = Engine(constant, tokens, reference=reference)
-    found = engine.without_heads(1, [0], AblationType.MEAN)[0]
-    positional = engine.without_heads(1, [0], AblationType.MEAN_POSITIONAL)[0]
-    base = engine.baseline()
+    passes = passes_of(constant, tokens, reference=reference)
+    found = passes.run(single_heads(1, [0], AblationType.MEAN))[0]
+    positional = passes.run(single_heads(1, [0], AblationType.MEAN_POSITIONAL))[0]
+    base = passes.baseline()
     assert (found - base).abs().max() < 1e-12
     assert (positional - base).abs().max() < 1e-12
 
@@ -133,9 +130,9 @@ def test_a_mean_of_one_head_needs_a_mean_kind():
         reference_mean(torch.zeros(1, 2, 3), AblationType.ZERO)
 
 
-def test_donors_come_from_the_generator_and_within_range():
-    drawn = donors(1000, 7, generator=torch.Generator().manual_seed(3))
-    again = donors(1000, 7, generator=torch.Generator().manual_seed(3))
+def test_donors_come_from_the_seed_and_within_range():
+    drawn = donors(1000, 7, seed=3)
+    again = donors(1000, 7, seed=3)
     assert torch.equal(drawn, again)
     assert set(drawn.tolist()) == set(range(7))
 
@@ -161,10 +158,10 @@ class TestNoise:
 
     def test_the_engine_runs_the_noised_block(self, model, texts):
         tokens, _ = texts
-        engine = Engine(model, tokens)
+        passes = passes_of(model, tokens)
         for layer in range(N_LAYERS):
             changed = copy.deepcopy(model)
             changed.gpt_neox.layers[layer] = noised(model.gpt_neox.layers[layer], alpha=1.0, seed=9)
-            expected = Engine(changed, tokens).baseline()
-            found = engine.with_noise(layer, alpha=1.0, seed=9)
+            expected = passes_of(changed, tokens).baseline()
+            found = passes.run([(Noise(layer, 1.0, 9),)])[0]
             assert (found - expected).abs().max() < 1e-12
