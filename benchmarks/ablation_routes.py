@@ -1,6 +1,6 @@
 """Heads per second by three routes side by side, in one run, and how far they agree.
 
-* ours: ``stages.models.engine``: a baseline pass, then only the later blocks, several heads in a
+* ours: ``stages.models.passes``: a baseline pass, then only the later blocks, several heads in a
   batch;
 * the companion's: zero the head's columns of ``attention.dense.weight``, run the whole
   ``transformers`` model with labels in batches of four sequences, restore the columns;
@@ -31,27 +31,27 @@ from torch import Tensor, nn
 from benchmarks import lens as other
 from benchmarks.model_shapes import LARGE, MINI, Shape
 from stages.base import cli
-from stages.models.engine import Engine
-from stages.models.perturbation import AblationType
+from stages.models.passes import Passes, single_heads
+from stages.models.text import next_tokens
 
 COMPANION_BATCH = 4
 
 
 def ours(model: nn.Module, tokens: Tensor, shape: Shape) -> tuple[Tensor, float]:
     """Return losses (layers, heads, sequences) and the seconds of a head."""
-    engine = Engine(model, tokens)
+    passes = Passes(model, next_tokens(tokens))
     seconds = shared = 0.0
     losses = []
     for layer in shape.layers:
         started = time.perf_counter()
         with torch.inference_mode():
-            engine._text.go_to(layer)
+            passes._trunk.go_to(layer)
         moved = time.perf_counter()
-        losses.append(engine.without_heads(layer, range(shape.heads), AblationType.ZERO))
+        losses.append(passes.run(single_heads(layer, range(shape.heads))))
         shared += moved - started
         seconds += time.perf_counter() - moved
     started = time.perf_counter()
-    engine.baseline()
+    passes.baseline()
     shared += time.perf_counter() - started
     # The baseline pass serves all heads of the model.
     a_head = seconds / (len(shape.layers) * shape.heads) + shared / (shape.n_layers * shape.n_heads)

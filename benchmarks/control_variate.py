@@ -34,9 +34,9 @@ from stages.inputs.mini.corpus import SEPARATOR, spread
 from stages.inputs.mini.tokenizer import encode
 from stages.inputs.tokens import text_lines, tokenizer_of
 from stages.measurement.concentration import gini as gini_of
-from stages.models.architecture import load_model
-from stages.models.engine import Engine
-from stages.models.perturbation import AblationType
+from stages.models.load import load_model
+from stages.models.passes import Passes, single_heads
+from stages.models.text import next_tokens
 
 Floats = NDArray[np.float64]
 MODEL = Path("models/pythia-mini")
@@ -52,10 +52,11 @@ def heldout(n_sequences: int) -> Tensor:
 
 def ablate(model: Any, tokens: Tensor, layers: list[int]) -> Tensor:
     """Return the effects of all heads of some layers: (n_sequences, n_heads)."""
-    engine = Engine(model, tokens)
-    heads = range(engine.architecture.n_heads)
-    losses = [engine.without_heads(layer, heads, AblationType.ZERO) for layer in layers]
-    effects: Tensor = (torch.cat(losses) - engine.baseline()).T
+    passes = Passes(model, next_tokens(tokens))
+    heads = range(passes.architecture.n_heads)
+    removed = [one for layer in layers for one in single_heads(layer, heads)]
+    losses = passes.run([(), *removed])
+    effects: Tensor = (losses[1:] - losses[0]).T
     return effects
 
 
@@ -70,7 +71,7 @@ def cost_of_attribution(shape: Shape, repeats: int) -> float:
 
     def cheap() -> float:
         started = time.perf_counter()
-        attribution.features(model, tokens, batch_size=batch)
+        attribution.features(model, next_tokens(tokens), batch_size=batch)
         return time.perf_counter() - started
 
     def dear() -> float:
@@ -135,7 +136,7 @@ def main() -> int:
     for step in args.steps:
         model = load_model(MODEL / f"step{step}")
         exact = ablate(model, tokens, every).numpy()
-        found = attribution.features(model, tokens, batch_size=8).columns()
+        found = attribution.features(model, next_tokens(tokens), batch_size=8).columns()
         columns = found.reshape(len(tokens), -1, found.shape[-1])
         rng = np.random.default_rng(step)
         plain, estimated, covered, r2 = squared_errors(exact, columns, draws=args.draws, rng=rng)

@@ -20,9 +20,9 @@ from stages.inputs.mini.tokenizer import encode
 from stages.inputs.tokens import tokenizer_of
 from stages.measurement.concentration import gini as gini_of
 from stages.measurement.tables import MEASURED
-from stages.models.architecture import load_model
-from stages.models.engine import Engine
-from stages.models.perturbation import AblationType
+from stages.models.load import load_model
+from stages.models.passes import Passes, single_heads
+from stages.models.text import next_tokens
 from tests.clones import call, copy_of, must, stages_run
 
 NOTICE = "Simulated demo data and demo model"
@@ -99,10 +99,11 @@ def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
     documents = (model_folder / "heldout.txt").read_text(encoding="utf-8").split(SEPARATOR)
     tokens = torch.from_numpy(spread(encode(tokenizer, documents), 96, 128).astype(np.int64))
     model = load_model(model_folder / "step128")
-    engine = Engine(model, tokens)
-    losses = [engine.without_heads(layer, range(8), AblationType.ZERO) for layer in range(6)]
-    exact = (torch.cat(losses) - engine.baseline()).numpy().T  # (sequences, heads)
-    columns = attribution.features(model, tokens, batch_size=8).columns().reshape(96, 48, -1)
+    text = next_tokens(tokens)
+    removed = [one for layer in range(6) for one in single_heads(layer, range(8))]
+    losses = Passes(model, text).run([(), *removed])
+    exact = (losses[1:] - losses[0]).numpy().T  # (sequences, heads)
+    columns = attribution.features(model, text, batch_size=8).columns().reshape(96, 48, -1)
     truth, rng = exact.mean(axis=0), np.random.default_rng(0)
     gini = gini_of(np.abs(truth))
     covered, errors, plain = [], [], []

@@ -1,7 +1,6 @@
 """The sweep: what is planned, what survives a kill, what is said when a shard or the disk fails."""
 
 import fcntl
-import itertools
 import resource
 import signal
 import subprocess
@@ -19,13 +18,14 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base.errors import AblationError
 from stages.heads import ablate, sweep
-from stages.heads.removals import Baseline, Block, Heads, Noise
+from stages.heads.removals import baseline, block, heads, noise
 from stages.heads.settings import Sweep
 from stages.heads.sweep import Inputs, plan, shares
 from stages.measurement.effects import read
-from stages.models.architecture import load_model
-from stages.models.engine import Engine
-from stages.models.perturbation import AblationType
+from stages.models.interventions import AblationType, Block, Heads, Noise
+from stages.models.load import load_model
+from stages.models.passes import Passes
+from stages.models.text import next_tokens
 
 N_LAYERS, N_HEADS, VOCABULARY, SEQ, N_SEQUENCES = 3, 4, 90, 16, 6
 EVERYTHING = Sweep(
@@ -98,23 +98,25 @@ def effects(whole, tmp_path):
 class TestPlan:
     def test_all_heads_of_all_layers_and_the_baseline(self):
         tasks = plan(Sweep(), n_layers=2, n_heads=3)
-        of_layers = [Heads(0, AblationType.ZERO, (0, 1, 2)), Heads(1, AblationType.ZERO, (0, 1, 2))]
-        assert tasks == [*of_layers, Baseline(2)]
+        of_layers = [heads(layer, AblationType.ZERO, (0, 1, 2), (0,)) for layer in (0, 1)]
+        assert tasks == [*of_layers, baseline(2)]
 
     def test_the_companions_heads(self):
         tasks = plan(Sweep(heads="companion"), n_layers=24, n_heads=16)
-        heads = [
-            (task.layer, head) for task in tasks if isinstance(task, Heads) for head in task.heads
-        ]
-        assert len(heads) == 144
-        assert {head for _, head in heads} == {0, 3, 6, 9, 12, 15}
+        found = [component for task in tasks for component, _ in task.rows if component]
+        assert len(found) == 144
+        assert {head for _, head, _ in found} == {0, 3, 6, 9, 12, 15}
 
     def test_noise_goes_round_the_layers_as_in_the_companion(self):
         tasks = plan(Sweep(noise={"alphas": [1.0], "draws": 30}), n_layers=24, n_heads=16)
-        noise = {task.layer: task.directions for task in tasks if isinstance(task, Noise)}
+        seeds = {
+            task.layer: [change.seed for _, (change,) in task.rows]
+            for task in tasks
+            if task.kind == "noise"
+        }
         # all_ablations.csv: layer 5 has the seeds 42005 and 42029, layer 6 has 42006 alone.
-        assert [seed for _, seed, _ in noise[5]] == [42_005, 42_029]
-        assert [seed for _, seed, _ in noise[6]] == [42_006]
+        assert seeds[5] == [42_005, 42_029]
+        assert seeds[6] == [42_006]
 
     @pytest.mark.parametrize(
         ("heads", "shape", "said"),
@@ -152,7 +154,7 @@ class TestPlan:
 
 class TestKey:
     INPUTS = Inputs("w", "t", "r", "float32", "cpu")
-    TASK = Heads(0, AblationType.MEAN, (0, 1))
+    TASK = heads(0, AblationType.MEAN, (0, 1), (0,))
 
     def test_everything_that_decides_a_number_decides_the_name(self, monkeypatch):
         keys = {self.INPUTS.key(self.TASK)}
@@ -169,12 +171,12 @@ class TestKey:
         keys |= {
             self.INPUTS.key(task)
             for task in (
-                Heads(1, AblationType.MEAN, (0, 1)),
-                Heads(0, AblationType.ZERO, (0, 1)),
-                Heads(0, AblationType.MEAN, (0, 2)),
-                Heads(0, AblationType.MEAN, (0, 1), (1,)),
-                Block(0),
-                Noise(0, ((0, 1, 0.5),)),
+                heads(1, AblationType.MEAN, (0, 1), (0,)),
+                heads(0, AblationType.ZERO, (0, 1), (0,)),
+                heads(0, AblationType.MEAN, (0, 2), (0,)),
+                heads(0, AblationType.MEAN, (0, 1), (1,)),
+                block(0),
+                noise(0, ((0, 1, 0.5),)),
             )
         }
         monkeypatch.setattr(sweep, "ENGINE_VERSION", -1)
@@ -182,7 +184,7 @@ class TestKey:
         assert len(keys) == 13
 
     def test_the_reference_text_does_not_decide_what_is_set_to_zero(self):
-        task = Heads(0, AblationType.ZERO, (0,))
+        task = heads(0, AblationType.ZERO, (0,), (0,))
         other = Inputs("w", "t", "x", "float32", "cpu")
         assert self.INPUTS.key(task) == other.key(task)
 
@@ -208,40 +210,29 @@ class TestTable:
         assert noise.index.tolist() == [f"N{i}" for i in range(8)]
         assert noise["block"].tolist() == [i % 4 % N_LAYERS for i in range(8)]
 
-    def test_its_values_are_the_engines(self, effects, study):
-        engine = Engine(
-            load_model(study / "step64"),
-            ablate.read_tokens(study / "tokens.npy", "evaluation"),
-            reference=ablate.read_tokens(study / "reference.npy", "reference"),
+    def test_its_values_are_those_of_the_passes(self, effects, study):
+        tokens, reference = (
+            next_tokens(ablate.read_tokens(study / f"{name}.npy", name))
+            for name in ("tokens", "reference")
         )
-        n_checked = 0
-        removed, noised = [], []
-        heads = {"zero": [], "resample": []}
+        passes = Passes(load_model(study / "step64"), tokens, reference=reference)
+        base = passes.baseline().numpy()
         for layer in range(N_LAYERS):
-            for kind, drawn in heads.items():
-                for draw in range(2 if kind == "resample" else 1):
-                    generator = torch.Generator().manual_seed(7 + draw)
-                    losses = engine.without_heads(
-                        layer, range(N_HEADS), AblationType(kind), generator=generator
-                    )
-                    drawn.append((kind, layer, draw, losses.numpy()))
-            removed.append(engine.without_layer(layer).numpy())
-            # Draws 0 to 3 have alpha 0.5, draws 4 to 7 alpha 1; draw 4 + i has the seed of i.
-            noised += [
-                (number, engine.with_noise(layer, alpha=alpha, seed=42_000 + layer).numpy())
-                for number, alpha in ((layer, 0.5), (4 + layer, 1.0))
-            ]
-        base = engine.baseline().numpy()
-        for kind, layer, draw, losses in itertools.chain(*heads.values()):
             columns = slice(layer * N_HEADS, (layer + 1) * N_HEADS)
-            found = effects["head", kind].draws[draw, :, columns].T
-            assert np.array_equal(found, losses - base)
-            n_checked += 1
-        assert n_checked == 9
-        for layer, losses in enumerate(removed):
-            assert np.array_equal(effects["layer", "zero"].values[:, layer], losses - base)
-        for number, losses in noised:
-            assert np.array_equal(effects["noise", "gaussian"].values[:, number], losses - base)
+            for way, seeds in ((AblationType.ZERO, (0,)), (AblationType.RESAMPLE, (7, 8))):
+                removed = [
+                    (Heads(layer, (head,), way, seed),) for head in range(N_HEADS) for seed in seeds
+                ]
+                losses = passes.run(removed).view(N_HEADS, len(seeds), -1).numpy()
+                found = effects["head", way.value].draws[:, :, columns]
+                assert np.array_equal(found, losses.transpose(1, 2, 0) - base[:, np.newaxis])
+            (without,) = passes.run([(Block(layer),)]).numpy()
+            assert np.array_equal(effects["layer", "zero"].values[:, layer], without - base)
+            # Draws 0 to 3 have alpha 0.5, draws 4 to 7 alpha 1; draw 4 + i has the seed of i.
+            for number, alpha in ((layer, 0.5), (4 + layer, 1.0)):
+                (noisy,) = passes.run([(Noise(layer, alpha, 42_000 + layer),)]).numpy()
+                found = effects["noise", "gaussian"].values[:, number]
+                assert np.abs(found - (noisy - base)).max() < 1e-5
         assert np.array_equal(effects["head", "zero"].baseline, base)
 
     def test_provenance_travels_with_it(self, tmp_path, whole):
@@ -269,7 +260,7 @@ class TestResume:
         tokens[2, 3] = VOCABULARY
         np.save(tmp_path / "bad.npy", tokens)
         assert run("--device", "cpu,cpu", "--tokens", str(tmp_path / "bad.npy")) == 1
-        assert "the tokenizer does not fit the vocabulary" in caplog.text
+        assert "the tokenizer does not fit it" in caplog.text
 
     def test_kill_9_then_finish(self, run, study, whole, tmp_path, caplog, repository):
         caplog.set_level("INFO")
@@ -282,9 +273,9 @@ class TestResume:
             "torch.set_num_threads(int(sys.argv[1]))\n"
             "ablate._sweep = lambda _: Sweep.model_validate_json(sys.argv[2])\n"
             "real = ablate.compute\n"
-            "def slow(task, engine):\n"
+            "def slow(task, passes):\n"
             "    time.sleep(0.05)\n"
-            "    return real(task, engine)\n"
+            "    return real(task, passes)\n"
             "ablate.compute = slow\n"
             "raise SystemExit(ablate.main(sys.argv[3:]))\n"
         )
@@ -395,9 +386,9 @@ class TestFaults:
             (b"no array", "is no array of tokens"),
             (np.zeros((2, 4)), "holds float64 of the shape (2, 4)"),
             (np.zeros(4, dtype=int), "of the shape (4,)"),
-            (np.zeros((0, 16), dtype=int), "at least one sequence of two tokens is needed"),
-            (np.full((2, 16), VOCABULARY), "the tokenizer does not fit the vocabulary"),
-            (np.zeros((2, 17), dtype=int), "sequences of 17, the model has 16 positions"),
+            (np.zeros((0, 16), dtype=int), "at least one sequence of 2 is needed"),
+            (np.full((2, 16), VOCABULARY), "the tokenizer does not fit it"),
+            (np.zeros((2, 18), dtype=int), "sequences of 17, the model has 16 positions"),
         ],
     )
     def test_bad_tokens_end_with_one_line(self, content, said, run, tmp_path, caplog):

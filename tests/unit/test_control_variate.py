@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import BertConfig, BertForMaskedLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base import tables
 from stages.base.errors import AblationError, TableError
@@ -16,6 +16,8 @@ from stages.heads.components import components
 from stages.heads.settings import Screen, Sweep
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE, HEAD_SCREEN
 from stages.measurement import effects
+from stages.models.passes import Passes
+from stages.models.text import masked_tokens, next_tokens
 
 REPOSITORY = Path(__file__).parents[2]
 SCREEN = Screen(confidence=0.95, draws=200, seed=1, top_share=0.25)
@@ -53,7 +55,7 @@ def _loss(model, tokens):
 
 
 def test_first_order_effect_is_the_slope_of_fading_a_head_out(model, tokens):
-    found = attribution.features(model, tokens, batch_size=2)
+    found = attribution.features(model, next_tokens(tokens), batch_size=2)
     np.testing.assert_allclose(found.loss, _loss(model, tokens), rtol=1e-12)
     fade = 1e-5
     for layer, head in [(0, 1), (1, 3), (2, 0)]:
@@ -70,8 +72,34 @@ def test_first_order_effect_is_the_slope_of_fading_a_head_out(model, tokens):
         np.testing.assert_allclose(found.first_order[:, layer, head], slope, atol=1e-9)
 
 
+def test_first_order_effects_of_a_padded_masked_model():
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=40, max_position_embeddings=16, initializer_range=0.3,
+    )  # fmt: skip
+    model = BertForMaskedLM(config).double().eval().requires_grad_(requires_grad=False)
+    tokens = torch.randint(0, 96, (5, 16), generator=torch.Generator().manual_seed(2))
+    attended = torch.arange(16) < torch.tensor([16, 9, 12, 4, 16])[:, None]
+    text = masked_tokens(tokens, 96, attended=attended, share=0.3)
+    found = attribution.features(model, text, batch_size=2)
+    base, fade = Passes(model, text).baseline().numpy(), 1e-5
+    np.testing.assert_allclose(found.loss, base, rtol=1e-12)
+    for layer, head in [(0, 1), (1, 3)]:
+        weight = model.bert.encoder.layer[layer].attention.output.dense.weight
+        columns, kept = slice(8 * head, 8 * head + 8), weight.clone()
+        weight[:, columns] *= 1 - fade
+        slope = (Passes(model, text).baseline().numpy() - base) / fade
+        weight.copy_(kept)
+        np.testing.assert_allclose(found.first_order[:, layer, head], slope, rtol=1e-3, atol=1e-6)
+    # What stands in padding decides nothing.
+    other = masked_tokens(tokens.masked_fill(~attended, 5), 96, attended=attended, share=0.3)
+    again = attribution.features(model, other, batch_size=2)
+    np.testing.assert_allclose(again.columns(), found.columns(), rtol=1e-9, atol=1e-12)
+
+
 def test_size_is_the_contribution_made_by_hand(model, tokens):
-    found = attribution.features(model, tokens, batch_size=5)
+    found = attribution.features(model, next_tokens(tokens), batch_size=5)
     layer, head = 1, 2
     block = model.base_model.layers[layer]
     seen = {}
@@ -93,14 +121,14 @@ def test_size_is_the_contribution_made_by_hand(model, tokens):
 
 
 def test_batches_and_threads_change_nothing(model, tokens):
-    one = attribution.features(model, tokens, batch_size=1).columns()
-    all_at_once = attribution.features(model, tokens, batch_size=5).columns()
+    one = attribution.features(model, next_tokens(tokens), batch_size=1).columns()
+    all_at_once = attribution.features(model, next_tokens(tokens), batch_size=5).columns()
     np.testing.assert_allclose(one, all_at_once, rtol=1e-9, atol=1e-14)
     assert one.shape == (5, 3, 4, 4)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        by_three = attribution.features(model, tokens, batch_size=1).columns()
+        by_three = attribution.features(model, next_tokens(tokens), batch_size=1).columns()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -109,12 +137,12 @@ def test_batches_and_threads_change_nothing(model, tokens):
 
 
 def test_tokens_that_the_model_cannot_read_are_refused(model):
-    with pytest.raises(AblationError, match="the id 97"):
-        attribution.features(model, torch.full((2, 8), 97), batch_size=2)
+    with pytest.raises(AblationError, match="the token 97"):
+        attribution.features(model, next_tokens(torch.full((2, 8), 97)), batch_size=2)
 
 
 def test_attribution_is_the_same_after_its_file(model, tokens, tmp_path):
-    found = attribution.features(model, tokens, batch_size=2)
+    found = attribution.features(model, next_tokens(tokens), batch_size=2)
     path = tmp_path / "step8.parquet"
     tables.write_parquet(attribution.to_table(found, 8), ATTRIBUTION, path, metadata={})
     again = attribution.read(path, 8)

@@ -374,7 +374,10 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"num_attention_heads": 5}, r"hidden size \(48\) is not a multiple of the number of attention heads \(5\)"),
+            (
+                {"num_attention_heads": 5},
+                r"\(48\) is not a multiple of the number of attention heads \(5\)",
+            ),
             ({"num_key_value_heads": 3}, "3 heads of keys for 4 heads"),
             ({"num_key_value_heads": 4}, r"config\.json makes it"),
             ({"num_hidden_layers": 4}, "is not among the weights"),

@@ -36,8 +36,8 @@ from stages.base.settings import load, parse
 from stages.inputs.hub import verify
 from stages.inputs.published import archives, checksums
 from stages.inputs.settings import PublishedEffects, RemoteFile
-from stages.models.architecture import load_model
-from stages.models.reading import read_tokens
+from stages.models.load import load_model
+from stages.models.text import read_tokens
 from stages.report import claims, source
 
 ROOT = Path(__file__).parents[2]
