@@ -101,15 +101,15 @@ def ablated(folder: Path, model: Model) -> Path:
         _stage(mini, params, out=checkpoints, scratch=folder / "training")
     if not text.exists():
         _stage(tokens, params, checkpoints=checkpoints, out=text)
-    for step in model.checkpoints:
+    for state in model.checkpoints:
         _stage(
             ablate,
             params,
-            checkpoint=checkpoints / f"step{step}",
-            step=step,
+            checkpoint=checkpoints / state,
+            state=state,
             tokens=text / tokens.TOKENS_FILE,
             scratch=folder / "shards",
-            out=effects / f"step{step}.parquet",
+            out=effects / f"{state}.parquet",
         )
     return effects
 
@@ -117,7 +117,7 @@ def ablated(folder: Path, model: Model) -> Path:
 def measure(effects: Path, settings: Settings) -> Seed:
     """Follow a seed's heads along its training."""
     system = settings.systems["heads"]
-    parts = read_states(effects, system.axis, system.states)
+    parts = read_states(effects, system.states)
     along, change, _ = measured(parts, system, metrics_of("heads"), settings.measured)
     return Seed(along, change)
 

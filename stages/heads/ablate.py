@@ -167,7 +167,7 @@ def deviation(checkpoint: Path, tokens: Tensor, sweep: Sweep, device: str) -> fl
 
 
 def ablated_sequences(
-    sweep: Sweep, n_sequences: int, attribution: Path | None, step: int
+    sweep: Sweep, n_sequences: int, attribution: Path | None, state: str
 ) -> NDArray[np.int64]:
     """Return which sequences are ablated: all, or those that a control variate needs.
 
@@ -184,7 +184,7 @@ def ablated_sequences(
             "given. Give --attribution, or take sweep.estimator exact."
         )
         raise AblationError(msg)
-    subset = subset_of(sweep, read_attribution(attribution, step), step)
+    subset = subset_of(sweep, read_attribution(attribution, state), state)
     if subset.n != n_sequences:
         msg = (
             f"{attribution} is of {subset.n} sequences, the evaluated text has {n_sequences}. "
@@ -192,12 +192,6 @@ def ablated_sequences(
         )
         raise AblationError(msg)
     return subset.sequences
-
-
-def _sweep(params: Path) -> Sweep:
-    """Read the section `sweep`."""
-    sweep: Sweep = load(params).sweep
-    return sweep
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -212,13 +206,14 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    sweep = _sweep(args.params)
+    settings = load(args.params)
+    sweep: Sweep = settings.sweep
     on = devices(args.device)
     index, count = args.shard
     needs_reference = any(AblationType(name).needs_reference for name in sweep.perturbations)
     reference = args.reference if needs_reference else None
     tokens = read_tokens(args.tokens, "evaluation")
-    sequences = ablated_sequences(sweep, len(tokens), args.attribution, args.step)
+    sequences = ablated_sequences(sweep, len(tokens), args.attribution, args.state)
     chosen = hashlib.sha256(file_hash(args.tokens).encode() + sequences.tobytes())
     n_layers, n_heads = shape_of(args.checkpoint)
     tasks = plan(sweep, n_layers=n_layers, n_heads=n_heads)
@@ -229,7 +224,7 @@ def _run(args: argparse.Namespace) -> None:
         precision=sweep.precision,
         device=torch.device(on[0]).type,
     )
-    folder = args.scratch / f"step{args.step}"
+    folder = args.scratch / args.state
     shards = Shards(folder, inputs, n_sequences=len(sequences))
     with lock(folder, index, count):
         if count == 1:
@@ -277,9 +272,10 @@ def _run(args: argparse.Namespace) -> None:
             provenance["largest_deviation_nats"] = f"{largest:.3g}"
         size = None
         if args.attribution is not None:
-            size = read_attribution(args.attribution, args.step).size.mean(axis=0)
+            size = read_attribution(args.attribution, args.state).size.mean(axis=0)
         exposure = None if size is None else "size"
-        state = State("heads", f"step{args.step}", float(args.step), UNIT, exposure)
+        position = settings.model.position(args.state)
+        state = State("heads", args.state, position, UNIT, exposure)
         parts = assemble(tasks, shards.read, state=state, sequences=sequences, size=size)
         write_effects(args.out, parts, provenance=provenance)
 
@@ -289,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = cli.parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of one checkpoint")
-    parser.add_argument("--step", type=int, required=True, help="its training step")
+    parser.add_argument("--state", required=True, help="its name")
     parser.add_argument("--tokens", type=Path, required=True, help="the evaluated text (.npy)")
     parser.add_argument("--reference", type=Path, help="another text, for means and resampling")
     parser.add_argument(

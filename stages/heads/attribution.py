@@ -205,7 +205,7 @@ def _losses(architecture: Architecture, normed: Tensor, text: Text) -> tuple[Ten
     return each.sum(dim=1) / counts[:, 0], slope / counts[..., None]
 
 
-def to_table(found: Features, step: int) -> pd.DataFrame:
+def to_table(found: Features, state: str) -> pd.DataFrame:
     """Return ``ATTRIBUTION`` of one checkpoint."""
     n, n_layers, n_heads = found.first_order.shape
     layer, head, sequence = (index.ravel() for index in np.indices((n_layers, n_heads, n)))
@@ -215,7 +215,7 @@ def to_table(found: Features, step: int) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "step": step,
+            "state": state,
             "layer": layer,
             "head": head,
             "sequence": sequence,
@@ -227,17 +227,17 @@ def to_table(found: Features, step: int) -> pd.DataFrame:
     )
 
 
-def read(path: Path, step: int) -> Features:
+def read(path: Path, state: str) -> Features:
     """Read the features of one checkpoint.
 
     Raises
     ------
     TableError
-        The file is missing, is of another step, or does not hold every head on every sequence.
+        The file is missing, is of another state, or does not hold every head on every sequence.
     """
     table = tables.read_parquet(path, ATTRIBUTION)
-    if table.empty or (table["step"] != step).any():
-        msg = f"{path} is not the attribution of step {step}. Run dvc repro attribution."
+    if table.empty or (table["state"] != state).any():
+        msg = f"{path} is not the attribution of {state}. Run dvc repro attribution."
         raise TableError(msg)
     ordered = table.sort_values(["layer", "head", "sequence"], ignore_index=True)
     shape = tuple(int(ordered[name].max()) + 1 for name in ("layer", "head", "sequence"))
@@ -272,7 +272,7 @@ def _run(args: argparse.Namespace) -> None:
             batch_size=max(1, positions // tokens.shape[1]),
             label=f"attribution of {args.checkpoint.name} on {device}",
         )
-    tables.write_parquet(to_table(found, args.step), ATTRIBUTION, args.out, metadata={})
+    tables.write_parquet(to_table(found, args.state), ATTRIBUTION, args.out, metadata={})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = cli.parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of one checkpoint")
-    parser.add_argument("--step", type=int, required=True, help="its training step")
+    parser.add_argument("--state", required=True, help="its name")
     parser.add_argument("--tokens", type=Path, required=True, help="the evaluated text (.npy)")
     parser.add_argument("--out", type=Path, required=True, help="attribution table (.parquet)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0")

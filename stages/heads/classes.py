@@ -1,14 +1,16 @@
 """Sort the heads by when in training their removal began to matter.
 
-A head is *critical* at a step if its removal changes the loss by more than ``critical_relative`` of
-it and by at least ``min_z`` of its standard errors (where it has one), and *silent* if by less than
-``silent_relative``. Of the checkpoints that there are:
+A head is *critical* in a state if its removal changes the loss by more than ``critical_relative``
+of it and by at least ``min_z`` of its standard errors (where it has one), and *silent* if by less
+than ``silent_relative``. Of the states that there are:
 
-* born critical: critical at the first and at the last;
-* emergent: critical at the last, silent at the first;
-* growing: critical at the last, neither critical nor silent at the first;
-* transient: not critical at the last, but at an earlier one;
-* never critical: critical at none.
+* born critical: critical in the first and in the last;
+* emergent: critical in the last, silent in the first;
+* growing: critical in the last, neither critical nor silent in the first;
+* transient: not critical in the last, but in an earlier one;
+* never critical: critical in none.
+
+Where there is one state, it is the first and the last.
 
 With the thresholds 5e-4 and 1e-4, and without standard errors, the first three are the classes of
 the companion study; it counts the last two together as never critical.
@@ -54,13 +56,13 @@ def _classes(rows: pd.DataFrame, perturbation: str, params: Classes) -> pd.DataF
     z = rows["delta_loss_nats"].abs() / rows["standard_error_nats"]
     # Without a standard error the size alone decides; an error of zero leaves no doubt.
     sure = z.isna() | (z >= params.min_z)
-    table = rows[["step", "layer", "head"]].assign(
+    states = list(rows.sort_values("position", kind="stable")["state"].unique())
+    table = rows[["state", "layer", "head"]].assign(
         relative=relative, critical=(relative.abs() > params.critical_relative) & sure
     )
     key = ["layer", "head"]
-    effect = table.pivot(index=key, columns="step", values="relative").sort_index(axis=1)
-    critical = table.pivot(index=key, columns="step", values="critical").sort_index(axis=1)
-    critical = critical.astype(bool)
+    effect = table.pivot(index=key, columns="state", values="relative")[states]
+    critical = table.pivot(index=key, columns="state", values="critical")[states].astype(bool)
     first, last = critical.iloc[:, 0], critical.iloc[:, -1]
     silent = effect.iloc[:, 0].abs() < params.silent_relative
     names = np.select(
@@ -75,12 +77,12 @@ def _classes(rows: pd.DataFrame, perturbation: str, params: Classes) -> pd.DataF
             "layer": effect.index.get_level_values("layer"),
             "head": effect.index.get_level_values("head"),
             "head_class": names,
-            "n_critical_steps": critical.sum(axis=1).to_numpy(),
-            "first_critical_step": critical.idxmax(axis=1).where(critical.any(axis=1)).to_numpy(),
+            "n_critical_states": critical.sum(axis=1).to_numpy(),
+            "first_critical_state": critical.idxmax(axis=1).where(critical.any(axis=1)).to_numpy(),
             "relative_first": effect.iloc[:, 0].to_numpy(),
             "relative_last": effect.iloc[:, -1].to_numpy(),
             "relative_largest": effect.to_numpy()[np.arange(len(effect)), largest],
-            "step_largest": effect.columns.to_numpy()[largest],
+            "state_largest": effect.columns.to_numpy()[largest],
         }
     )
 

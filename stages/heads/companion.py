@@ -1,4 +1,4 @@
-"""Compare the heads' effects with those that the companion study published.
+"""Compare the heads' effects with those that the companion study published, step by step.
 
 The published file is only compared with; no result rests on it. It holds zero ablation of every
 third head of Pythia-410M-deduped (144 of 384), of whole layers, and distributed noise, each as a
@@ -90,7 +90,8 @@ def read_companion(path: Path) -> pd.DataFrame:
     }
     found = pd.DataFrame(
         {
-            "step": table["checkpoint"],
+            "state": "step" + table["checkpoint"].astype(str),
+            "position": table["checkpoint"],
             "unit": unit,
             "perturbation": table["perturbation_type"].map(_PERTURBATIONS),
             "component": np.select([unit == kind for kind in names], list(names.values()), ""),
@@ -104,7 +105,7 @@ def read_companion(path: Path) -> pd.DataFrame:
             "loss_base": table["baseline_loss"],
         }
     )
-    groups = found.groupby(["step", "unit", "perturbation"])["delta_loss_nats"]
+    groups = found.groupby(["state", "unit", "perturbation"])["delta_loss_nats"]
     found["rank"] = groups.transform(lambda x: pd.Series(rank(x.to_numpy(float)), index=x.index))
     return HEAD_IMPORTANCE.validate(found)
 
@@ -122,7 +123,7 @@ def _check_delta(table: pd.DataFrame, path: Path) -> None:
 
 
 def agreement(importance: pd.DataFrame, companion: pd.DataFrame) -> pd.DataFrame:
-    """Return how far both agree at each step, over the heads that both have.
+    """Return how far both agree in each state, over the heads that both have.
 
     Parameters
     ----------
@@ -132,23 +133,23 @@ def agreement(importance: pd.DataFrame, companion: pd.DataFrame) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        ``COMPANION_AGREEMENT``: differences are ours minus theirs. Steps at which both have
+        ``COMPANION_AGREEMENT``: differences are ours minus theirs. States in which both have
         two heads or more; no rows where there is none, as when heads are removed in another way.
     """
-    key = ["step", "layer", "head"]
+    key = ["state", "layer", "head"]
     both = _zero(importance).merge(_zero(companion), on=key, suffixes=("", "_companion"))
-    both = both[both.groupby("step")["head"].transform("size") >= 2]
+    both = both[both.groupby("state")["head"].transform("size") >= 2]
     if both.empty:
         return tables.empty(COMPANION_AGREEMENT)
-    return pd.DataFrame([_agreement(rows, int(step)) for step, rows in both.groupby("step")])
+    return pd.DataFrame([_agreement(rows) for _, rows in both.groupby("position")])
 
 
 def _zero(importance: pd.DataFrame) -> pd.DataFrame:
     rows = importance[(importance["unit"] == "head") & (importance["perturbation"] == "zero")]
-    return rows[["step", "layer", "head", "delta_loss_nats", "loss_base"]]
+    return rows[["state", "position", "layer", "head", "delta_loss_nats", "loss_base"]]
 
 
-def _agreement(rows: pd.DataFrame, step: int) -> dict[str, float]:
+def _agreement(rows: pd.DataFrame) -> dict[str, object]:
     ours = rows["delta_loss_nats"].to_numpy(float)
     theirs = rows["delta_loss_nats_companion"].to_numpy(float)
     difference = np.abs(ours - theirs)
@@ -156,7 +157,8 @@ def _agreement(rows: pd.DataFrame, step: int) -> dict[str, float]:
     gini, number = measure(np.abs(ours), _SHOWN)
     gini_companion, number_companion = measure(np.abs(theirs), _SHOWN)
     return {
-        "step": step,
+        "state": rows["state"].iloc[0],
+        "position": rows["position"].iloc[0],
         "n_heads": len(rows),
         "spearman": _spearman(ours, theirs),
         "spearman_abs": _spearman(np.abs(ours), np.abs(theirs)),
@@ -187,7 +189,7 @@ def _run(args: argparse.Namespace) -> None:
     table = agreement(importance, published)
     if table.empty and not published.empty:
         cli.log.info(
-            "nothing is compared: here and in %s no step has zero ablation of the same two heads",
+            "nothing is compared: here and in %s no state has zero ablation of the same two heads",
             args.published,
         )
     tables.write(table, COMPANION_AGREEMENT, args.out)

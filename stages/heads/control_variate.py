@@ -233,14 +233,15 @@ def extend(
 
 
 def _summary(part: Effects, subset: Subset, found: Estimate) -> dict[str, object]:
-    """Return how well the prediction did, over the removals of one kind at one step."""
+    """Return how well the prediction did, over the removals of one kind in one state."""
     total = part.values.var(axis=0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         # For the mean over all text: the exact sequences that would give the same error.
         alone = total / found.se**2
     able = alone[np.isfinite(alone)]
     return {
-        "step": int(part.state.position),
+        "state": part.state.name,
+        "position": part.state.position,
         "unit": part.kind,
         "perturbation": part.condition,
         "n_removals": len(part.components),
@@ -256,19 +257,19 @@ def _summary(part: Effects, subset: Subset, found: Estimate) -> dict[str, object
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    sweep, steps = settings.sweep, settings.model.checkpoints
-    parts = effects.read_states(args.effects, "step", steps, paired=False)
+    sweep, states = settings.sweep, settings.model.checkpoints
+    parts = effects.read_states(args.effects, states, paired=False)
     rows: list[dict[str, object]] = []
-    for step in steps:
-        source, out = args.effects / f"step{step}.parquet", args.out / f"step{step}.parquet"
+    for state in states:
+        source, out = args.effects / f"{state}.parquet", args.out / f"{state}.parquet"
         if sweep.estimator == "exact":
             with atomic_path(out) as temporary:
                 shutil.copyfile(source, temporary)
             continue
-        features = attribution.read(args.attribution / f"step{step}.parquet", step)
-        subset = subset_of(sweep, features, step)
+        features = attribution.read(args.attribution / f"{state}.parquet", state)
+        subset = subset_of(sweep, features, state)
         whole = []
-        for part in (one for one in parts if one.state.name == f"step{step}"):
+        for part in (one for one in parts if one.state.name == state):
             extended, found = extend(part, subset, features, sweep)
             whole.append(extended)
             rows.append(_summary(part, subset, found))
@@ -282,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--effects", type=Path, required=True, help="folder of step<N>.parquet")
+    parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--attribution", type=Path, required=True, help="the like of features")
     parser.add_argument("--out", type=Path, required=True, help="folder of the estimated effects")
     parser.add_argument("--summary", type=Path, required=True)

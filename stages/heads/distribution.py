@@ -1,4 +1,4 @@
-r"""Fit the distribution of the effects of each step, and set the sizes of removal side by side.
+r"""Fit the distribution of the effects in each state, and set the sizes of removal side by side.
 
 Three families are fitted to all effects by maximum likelihood and compared by Akaike's criterion
 [1]_, :math:`2 k - 2 \ln L` with k parameters: normal (2), Laplace (2) and Student's t (3). A gamma
@@ -6,7 +6,7 @@ distribution is fitted to the harmful tail, the effects above zero, and to the c
 a share of the loss, as the companion study does; its shape says how the tail begins: below 1 it is
 crowded at zero, at 1 it is exponential. Intervals of the shape come from resampled components.
 
-The fits describe measured effects, which hold noise: at a step where noise makes most of them, so
+The fits describe measured effects, which hold noise: in a state where noise makes most of them, so
 does the fit.
 
 References
@@ -219,11 +219,11 @@ def _family_rows(effects: Floats) -> list[dict[str, object]]:
     ]
 
 
-_GROUP = ["step", "unit", "perturbation"]
+_GROUP = ["position", "state", "unit", "perturbation"]
 
 
 def distribution(importance: pd.DataFrame, params: Distribution) -> pd.DataFrame:
-    """Return the fits of every step, unit and perturbation.
+    """Return the fits of every state, unit and perturbation.
 
     Parameters
     ----------
@@ -236,18 +236,20 @@ def distribution(importance: pd.DataFrame, params: Distribution) -> pd.DataFrame
         ``HEAD_DISTRIBUTION``; groups of fewer than five effects are left out.
     """
     rows = []
-    for (step, unit, perturbation), group in importance.groupby(_GROUP, sort=True):
+    for key, group in importance.groupby(_GROUP, sort=True):
         effects = group["delta_loss_nats"].to_numpy(float)
-        # A stream of its own: the interval of one step does not depend on which others there are.
-        rng = stream(params.seed, int(step), unit, perturbation)
+        # A stream of its own: the interval of one state does not depend on which others there are.
+        # That of step512 hangs on 512.
+        _, state, unit, perturbation = key
+        rng = stream(params.seed, state.removeprefix("step"), unit, perturbation)
         cut = params.tail_min_relative * float(group["loss_base"].iloc[0])
         tails = [
             _gamma_row("gamma_tail", effects, 0.0, params, rng),
             _gamma_row("gamma_tail_cut", effects, cut, params, rng),
         ]
-        key = {"step": step, "unit": unit, "perturbation": perturbation}
-        rows += [key | row for row in (*_family_rows(effects), *tails) if row is not None]
-    return pd.DataFrame(rows) if rows else tables.empty(HEAD_DISTRIBUTION)
+        found = [row for row in (*_family_rows(effects), *tails) if row is not None]
+        rows += [dict(zip(_GROUP, key, strict=True)) | row for row in found]
+    return pd.DataFrame(rows, columns=list(HEAD_DISTRIBUTION.columns))
 
 
 def granularity(importance: pd.DataFrame) -> pd.DataFrame:
@@ -264,13 +266,11 @@ def granularity(importance: pd.DataFrame) -> pd.DataFrame:
         ``HEAD_GRANULARITY``: a row for each unit that was measured.
     """
     rows = []
-    for (step, unit, perturbation), group in importance.groupby(_GROUP, sort=True):
+    for key, group in importance.groupby(_GROUP, sort=True):
         effects = group["delta_loss_nats"]
         rows.append(
-            {
-                "step": step,
-                "unit": unit,
-                "perturbation": perturbation,
+            dict(zip(_GROUP, key, strict=True))
+            | {
                 "n": len(group),
                 "mean_delta_nats": effects.mean(),
                 "mean_abs_delta_nats": effects.abs().mean(),
@@ -279,7 +279,7 @@ def granularity(importance: pd.DataFrame) -> pd.DataFrame:
                 "loss_base": group["loss_base"].iloc[0],
             }
         )
-    return pd.DataFrame(rows) if rows else tables.empty(HEAD_GRANULARITY)
+    return pd.DataFrame(rows, columns=list(HEAD_GRANULARITY.columns))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from stages.measurement.effects import Effects
 
 
 def importance(parts: Sequence[Effects]) -> pd.DataFrame:
-    r"""Return the importance of every component at every step.
+    r"""Return the importance of every component in every state.
 
     The standard error over sequences is :math:`s / \sqrt n` with the sample standard deviation
     :math:`s` of the n per-sequence effects. The one over draws is the same over the K draws' means;
@@ -46,7 +46,8 @@ def _of(part: Effects) -> pd.DataFrame:
     over_draws = draws.std(axis=0, ddof=1) / np.sqrt(n_draws) if n_draws > 1 else np.nan
     return pd.DataFrame(
         {
-            "step": int(part.state.position),
+            "state": part.state.name,
+            "position": part.state.position,
             "unit": part.kind,
             "perturbation": part.condition,
             "component": part.components.index,
@@ -79,7 +80,7 @@ def rank(mean: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    parts = effects.read_states(args.effects, "step", load(args.params).model.checkpoints)
+    parts = effects.read_states(args.effects, load(args.params).model.checkpoints)
     tables.write(importance(parts), HEAD_IMPORTANCE, args.out)
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--effects", type=Path, required=True, help="folder of step<N>.parquet")
+    parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -1,8 +1,8 @@
 """Set first-order attribution beside the effects of removal, to see how good a screen it is.
 
 One forward and backward pass tells every head's first-order effect. Whether that finds the heads
-whose removal matters is an empirical question, and its answer changes along training; nothing else
-in this study rests on it but the precision of the control variate.
+whose removal matters is an empirical question, and its answer changes from state to state; nothing
+else in this study rests on it but the precision of the control variate.
 """
 
 import argparse
@@ -49,19 +49,19 @@ def rank_correlations(first: Floats, second: Floats) -> Floats:
 
 def screen(
     parts: Sequence[Effects],
-    found: dict[int, attribution.Features],
+    found: dict[str, attribution.Features],
     params: Screen,
     *,
     measured: bool = True,
 ) -> pd.DataFrame:
-    """Return how well first-order attribution orders the heads at every step.
+    """Return how well first-order attribution orders the heads in every state.
 
     Parameters
     ----------
     parts
-        Effects of all steps (:func:`stages.measurement.effects.read_states`).
+        Effects of all states (:func:`stages.measurement.effects.read_states`).
     found
-        Attribution by step, of the same sequences.
+        Attribution by state, of the same sequences.
     params
         Confidence of the intervals over sequences, which are resampled for both at once, and the
         share of the heads that counts as the top.
@@ -80,14 +80,17 @@ def screen(
         Attribution and effects are not of the same heads and sequences.
     """
     rows = []
-    for (_, perturbation), steps in effects.series(parts, ["head"]).items():
-        for part in steps:
-            step = int(part.state.position)
-            first_order = _same_heads(part, found[step])
-            row = _row(part.values, first_order, params, stream(params.seed, perturbation, step))
+    for (_, perturbation), states in effects.series(parts, ["head"]).items():
+        for part in states:
+            state = part.state.name
+            first_order = _same_heads(part, found[state])
+            # The stream of step512 hangs on 512.
+            rng = stream(params.seed, perturbation, state.removeprefix("step"))
+            row = _row(part.values, first_order, params, rng)
             if not measured:
                 row["r2_median"] = np.nan
-            rows.append({"step": step, "perturbation": perturbation} | row)
+            key = {"state": state, "position": part.state.position, "perturbation": perturbation}
+            rows.append(key | row)
     return pd.DataFrame(rows)
 
 
@@ -139,11 +142,9 @@ def _squared_correlations(first: Floats, second: Floats) -> Floats:
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    steps = settings.model.checkpoints
-    parts = effects.read_states(args.effects, "step", steps)
-    found = {
-        step: attribution.read(args.attribution / f"step{step}.parquet", step) for step in steps
-    }
+    states = settings.model.checkpoints
+    parts = effects.read_states(args.effects, states)
+    found = {name: attribution.read(args.attribution / f"{name}.parquet", name) for name in states}
     measured = settings.sweep.estimator == "exact"
     table = screen(parts, found, settings.screen, measured=measured)
     tables.write(table, HEAD_SCREEN, args.out)
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--effects", type=Path, required=True, help="folder of step<N>.parquet")
+    parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--attribution", type=Path, required=True, help="the like of attribution")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stages.base.errors import AblationError
 from stages.heads.attribution import Features
 from stages.heads.settings import Sweep
+from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -98,7 +99,7 @@ def choose(
     return Subset(n=n, certain=np.sort(order[:n_certain]), drawn=np.sort(drawn))
 
 
-def subset_of(sweep: Sweep, features: Features, step: int) -> Subset:
+def subset_of(sweep: Sweep, features: Features, state: str) -> Subset:
     """Return the sequences of a checkpoint that are ablated exactly, decided by the settings."""
     columns = features.columns()
     own = sweep.control_variate
@@ -106,5 +107,5 @@ def subset_of(sweep: Sweep, features: Features, step: int) -> Subset:
         columns.reshape(len(columns), -1, columns.shape[-1]),
         own.exact_sequences,
         certain_share=own.certain_share,
-        rng=np.random.default_rng([own.seed, step]),
+        rng=stream(own.seed, "subset", state),
     )

@@ -1,12 +1,14 @@
 """Settings of the inputs: which cells, which model, which text."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from stages.base.sections import Address, Count, Key, Section
+from stages.measurement.states import STATE, step_of
 
 
 class SimulatedFile(Section):
@@ -281,11 +283,11 @@ class MiniTraining(Section):
 
 
 class Revision(Section):
-    """What pins one checkpoint on the Hub: its branch is ``step<N>``, which may move."""
+    """What pins one checkpoint on the Hub: its branch, whose name it bears, may move."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
-    bin_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    safetensors_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = {}
+    """Of its files of weights, by name."""
 
 
 def _ascending(values: list[float]) -> list[float]:
@@ -295,14 +297,28 @@ def _ascending(values: list[float]) -> list[float]:
     return values
 
 
+def _named(name: object) -> object:
+    if isinstance(name, int | float):
+        msg = f"a state has a name; write step{name}"
+        raise ValueError(msg)  # noqa: TRY004 - pydantic tells only these as faults of a value
+    return name
+
+
+StateName = Annotated[str, BeforeValidator(_named), Field(pattern=STATE)]
+"""A revision on the Hub (branch, tag), and the folder of its files; ``step<N>`` is a step."""
+
+
 class _Model(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_.-]+$")]
     demo: bool
     notice: str | None
     """What every page, figure and table made from this model must say."""
     folder: Path
-    """Holds one folder a checkpoint, ``step<N>``, in the Hub's layout."""
-    checkpoints: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Holds one folder a state, by its name, in the Hub's layout."""
+    checkpoints: Annotated[list[StateName], Field(min_length=1)]
+    """Names of the states, in order."""
+    positions: dict[StateName, Annotated[float, Field(ge=0)]] = {}
+    """Where states stand that are not called ``step<N>``; without, their order alone counts."""
     text: Text
 
     @field_validator("folder")
@@ -315,11 +331,27 @@ class _Model(Section):
 
     @field_validator("checkpoints")
     @classmethod
-    def _ascending(cls, checkpoints: list[int]) -> list[int]:
-        if checkpoints != sorted(set(checkpoints)):
-            msg = "the steps must ascend, each once"
+    def _each_once(cls, checkpoints: list[str]) -> list[str]:
+        if len(set(checkpoints)) < len(checkpoints):
+            msg = "a state is named twice; name each once"
             raise ValueError(msg)
         return checkpoints
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        if unknown := [name for name in self.positions if name not in self.checkpoints]:
+            msg = f"positions names {unknown[0]}, which is not among checkpoints; add or drop it"
+            raise ValueError(msg)
+        known = [at for at in map(self.position, self.checkpoints) if not math.isnan(at)]
+        if known != sorted(set(known)):
+            msg = "the positions of checkpoints must ascend, each at another"
+            raise ValueError(msg)
+        return self
+
+    def position(self, state: str) -> float:
+        """Return where a state stands: as given, or N of ``step<N>``; nan if neither says it."""
+        step = step_of(state)
+        return self.positions.get(state, math.nan if step is None else float(step))
 
 
 class MiniModel(_Model):
@@ -337,7 +369,10 @@ class MiniModel(_Model):
                 "the model has never seen so late a position"
             )
             raise ValueError(msg)
-        if self.checkpoints[-1] > self.train.steps:
+        if other := [name for name in self.checkpoints if step_of(name) is None]:
+            msg = f"checkpoint {other[0]} is no step of a training; write step<N>"
+            raise ValueError(msg)
+        if self.steps[-1] > self.train.steps:
             msg = (
                 f"checkpoint {self.checkpoints[-1]} is beyond train.steps {self.train.steps}; "
                 "drop it or train for longer"
@@ -345,16 +380,21 @@ class MiniModel(_Model):
             raise ValueError(msg)
         return self
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps at which its training keeps a checkpoint."""
+        return [step for name in self.checkpoints if (step := step_of(name)) is not None]
+
 
 class HubModel(_Model):
     """A published model, from the Hugging Face Hub or from a folder in its layout."""
 
     source: Literal["hub"]
-    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revisions: dict[Annotated[str, Field(pattern=r"^step\d+$")], Revision] = {}
-    """By branch; a checkpoint that is not listed is taken from its branch."""
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
+    revisions: dict[StateName, Revision] = {}
+    """By state; one that is not listed is the branch or tag of its name."""
     local: Path | None = None
-    """A folder that holds ``step<N>`` folders, used instead of the Hub."""
+    """Used instead of the Hub: a folder of one folder a state, or that of the only state."""
     max_drift_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """By how much the embedding may come back towards the first checkpoint from one to the next."""
 
@@ -362,6 +402,13 @@ class HubModel(_Model):
     def _text_is_elsewhere(self) -> Self:
         if self.text.protocol == "corpus":
             msg = "protocol corpus is pythia-mini's; choose wikitext or file"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.repo is None and self.local is None:
+            msg = "neither repo nor local is given; name a folder: SET=model.local=/path"
             raise ValueError(msg)
         return self
 

@@ -176,7 +176,7 @@ def tokenizer_of(checkpoints: Path) -> tuple[Tokenizer, Path]:
     CheckpointError
         None of them has one, it is damaged, or it gives ids that the model has no embedding for.
     """
-    found = sorted(checkpoints.glob(f"step*/{TOKENIZER_FILE}"))
+    found = sorted(checkpoints.glob(f"*/{TOKENIZER_FILE}"))
     if not found:
         msg = (
             f"no checkpoint in {checkpoints} has {TOKENIZER_FILE}. "
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument(
-        "--checkpoints", type=Path, required=True, help="the folder with step<N>/tokenizer.json"
+        "--checkpoints", type=Path, required=True, help="the folder with <state>/tokenizer.json"
     )
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)

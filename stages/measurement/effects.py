@@ -9,8 +9,9 @@ all its rows; one of them may be declared the *exposure*, that which alone could
 effect. Where a removal is itself random, `draw` counts its repeats.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ class State:
 
     system: str
     name: str
-    """Such as ``step512``."""
+    """Such as ``step512``: that of its file."""
     position: float
-    """Along the axis of the states; nan where they have none."""
+    """Along the axis of the states; nan where the name alone says where it stands."""
     unit: str
     """Of the effects."""
     exposure: str | None = None
@@ -166,9 +167,7 @@ def provenance(path: Path) -> dict[str, str]:
     }
 
 
-def read_states(
-    folder: Path, axis: str, states: Sequence[int], *, paired: bool = True
-) -> list[Effects]:
+def read_states(folder: Path, states: Sequence[str], *, paired: bool = True) -> list[Effects]:
     """Read the effects of these states, in their order, by kind and condition within a state.
 
     The states come from the settings, never from what lies in the folder: a file of a state that
@@ -177,7 +176,10 @@ def read_states(
     Parameters
     ----------
     folder
-        Holds ``<axis><state>.parquet`` for each of `states` and for no other.
+        Holds ``<state>.parquet`` for each of `states` and for no other.
+    states
+        Their names, in order. Where one has no position of its own, they all get their places in
+        this list, from 0, as positions.
     paired
         Whether all states must have the very same replicates, as many of them otherwise.
 
@@ -186,7 +188,7 @@ def read_states(
     TableError
         A file is missing, superfluous, damaged or incomplete, or the files do not fit together.
     """
-    expected = [f"{axis}{state}.parquet" for state in states]
+    expected = [f"{state}.parquet" for state in states]
     found = sorted(path.name for path in folder.glob("*.parquet")) if folder.is_dir() else []
     if missing := [name for name in expected if name not in found]:
         msg = (
@@ -203,14 +205,19 @@ def read_states(
     parts = []
     for state, name in zip(states, expected, strict=True):
         of_state = read(folder / name)
-        if of_state[0].state.name != f"{axis}{state}":
+        if of_state[0].state.name != state:
             msg = (
-                f"{folder / name} holds effects of {of_state[0].state.name}, not of "
-                f"{axis}{state}. Make it again."
+                f"{folder / name} holds effects of {of_state[0].state.name}, not of {state}. "
+                "Make it again."
             )
             raise TableError(msg)
         parts += of_state
     check_same(parts, paired=paired)
+    if any(math.isnan(part.state.position) for part in parts):
+        parts = [
+            replace(part, state=replace(part.state, position=float(states.index(part.state.name))))
+            for part in parts
+        ]
     return parts
 
 

@@ -169,9 +169,8 @@ def _values(
 ) -> list[dict[str, object]]:
     n_components = len(states[0].components)
     least, most = bounds(metrics, n_components)
-    untrained = f"{system.axis}{system.untrained}"
     blank = [
-        resampled.values[i] for i, part in enumerate(states) if part.state.name == untrained
+        resampled.values[i] for i, part in enumerate(states) if part.state.name == system.untrained
     ] or [np.full(len(metrics), np.nan)]
     rows = []
     for i, part in enumerate(states):
@@ -333,7 +332,7 @@ def metrics_of(system: str) -> Sequence[Metric]:
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     system: System = settings.systems[args.system]
-    parts = effects.read_states(system.effects, system.axis, system.states)
+    parts = effects.read_states(system.effects, system.states)
     table, changes, draws = measured(parts, system, metrics_of(args.system), settings.measured)
     tables.write(table, MEASURED, args.out)
     tables.write(changes, CHANGES, args.changes)

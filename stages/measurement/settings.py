@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stages.base.sections import Confidence, Key, Section
+from stages.measurement.states import STATE
 
 
 class System(Section):
@@ -14,12 +15,11 @@ class System(Section):
     group: str
     """What its series are of: the name of a model, say."""
     effects: Path
-    """Folder of one file a state, ``<axis><state>.parquet``."""
-    axis: Annotated[str, Field(pattern=r"^[a-z]*$")]
-    states: Annotated[list[int], Field(min_length=1)]
+    """Folder of one file a state, ``<state>.parquet``."""
+    states: Annotated[list[Annotated[str, Field(pattern=STATE)]], Field(min_length=1)]
     kinds: list[str] = []
     """Kinds of components that are measured; empty: all."""
-    untrained: int | None = None
+    untrained: str | None = None
     """The state that has learnt nothing, if it is among them."""
 
 

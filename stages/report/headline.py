@@ -46,8 +46,8 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
     -------
     dict
         Unrounded numbers. ``inputs``: whether any input is simulated; ``cells``: comparisons by
-        quadrant; ``heads``: Gini coefficient and effective number at the first and the last
-        checkpoint, and the share of noise in the sum of effects at the last; ``plane``: tissues
+        quadrant; ``heads``: Gini coefficient and effective number in the first and the last state,
+        and the share of noise in the sum of effects in the last; ``plane``: tissues
         that point within a right angle of the heads; ``restriction``: rescue fractions; ``truth``:
         known changes of simulated cohorts whose sign and value the pipeline found; ``claims``:
         published claims by verdict.
@@ -71,13 +71,15 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
 
 
 def _heads(along: pd.DataFrame) -> dict[str, float | int]:
-    steps = spread(along, ["step"])
+    states = spread(along, ["position"])
+    # One that is alone is the last: there is no change to show.
+    shown = {"first": states[0], "last": states[-1]} if len(states) > 1 else {"last": states[-1]}
     numbers: dict[str, float | int] = {
-        f"{metric}_{when}": steps[at][metric]["value"]
+        f"{metric}_{when}": row[metric]["value"]
         for metric in text.CHANGES
-        for when, at in (("first", 0), ("last", -1))
+        for when, row in shown.items()
     }
-    return numbers | {"noise_share_last": steps[-1]["gini"]["noise_share"]}
+    return numbers | {"noise_share_last": states[-1]["gini"]["noise_share"]}
 
 
 def _plane(found: Row) -> dict[str, float | int]:
@@ -112,14 +114,14 @@ def curves(found: Tables, what: study.Study) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of pandas.DataFrame
-        ``trajectory``: each metric of the heads at each checkpoint with its interval over
+        ``trajectory``: each metric of the heads in each state with its interval over
         sequences and what noise alone would give; ``changes``: each tissue's change of each metric
-        with its interval; ``plane``: tissues and checkpoints on the corrected scales.
+        with its interval; ``plane``: tissues and states on the corrected scales.
     """
     along = along_training(found)
     along = along[along["metric"].isin(text.CHANGES)]
     names = {"value": "value", "sequences_low": "low", "sequences_high": "high", "floor": "noise"}
-    trajectory = along.rename(columns=names)[["step", "metric", *names.values()]]
+    trajectory = along.rename(columns=names)[["state", "position", "metric", *names.values()]]
     names = {"change_low": "low", "change_high": "high"}
     aged = all_cells(found.aging).rename(columns=names)
     aged["tissue"] = [_tissue(row) for row in records(aged)]
@@ -134,7 +136,7 @@ def _tissue(row: Row) -> str:
 
 
 def _points(plane: pd.DataFrame) -> pd.DataFrame:
-    columns = ["system", "name", "step", "d_gini", "d_effective", "quadrant"]
+    columns = ["system", "name", "position", "d_gini", "d_effective", "quadrant"]
     if plane.empty:
         return pd.DataFrame(columns=columns)
     rows = plane[(plane["scale"] == "corrected") & (plane["bootstrap"] != "heads")]
@@ -142,7 +144,7 @@ def _points(plane: pd.DataFrame) -> pd.DataFrame:
     shown = perturbation(rows[of_heads]) if of_heads.any() else ""
     rows = rows[~of_heads | (rows["perturbation"] == shown)]
     named = [
-        f"step {int(row['step'])}" if row["system"] == "heads" else _tissue(row)
+        text.state(row["state"]) if row["system"] == "heads" else _tissue(row)
         for row in records(rows)
     ]
     return rows.assign(name=named)[columns]

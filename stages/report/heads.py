@@ -35,12 +35,12 @@ def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:
 def _heads(found: Tables, shown: str) -> Row:
     trajectory, change = along_training(found), along_training(found, "head_change")
     over = {f"sequences_{end}": f"value_{end}" for end in ("low", "high")}
-    steps = spread(trajectory.rename(columns=over), ["step"])
-    last = steps[-1]["step"]
+    states = spread(trajectory.rename(columns=over), ["position", "state"])
+    first, last = states[0], states[-1]
     changes = {row["metric"]: row for row in records(change)}
     classes = _shown(found.head_classes, shown)["head_class"].value_counts()
     at_last = {
-        name: rows[(rows["step"] == last) & (rows["unit"] == "head")]
+        name: rows[(rows["state"] == last["state"]) & (rows["unit"] == "head")]
         for name in ("head_importance", "head_distribution", "head_granularity")
         if len(rows := _shown(getattr(found, name), shown))
     }
@@ -52,15 +52,15 @@ def _heads(found: Tables, shown: str) -> Row:
     units = found.head_granularity
     return {
         "removed_by": shown,
-        "steps": steps,
-        "first": steps[0],
-        "last": steps[-1],
-        "top": max(steps, key=lambda row: float(row["gini"]["value"])),
-        "noisy": [row["step"] for row in steps if row["gini"]["noise_share"] > MOSTLY_NOISE],
+        "states": states,
+        "first": first,
+        "last": last,
+        "top": max(states, key=lambda row: float(row["gini"]["value"])),
+        "noisy": [row["state"] for row in states if row["gini"]["noise_share"] > MOSTLY_NOISE],
         "mostly_noise": MOSTLY_NOISE,
         "n_layers": int(found.head_importance["layer"].max()) + 1,
         "change": changes,
-        "quadrant": str(quadrant(*(changes[m]["change"] for m in ("gini", "effective_number")))),
+        "quadrant": _quadrant(changes),
         "classes": {name: int(classes.get(name, 0)) for name in HEAD_CLASS_NAMES},
         "largest": largest | {"share": abs(largest["delta_loss_nats"]) / float(effects.sum())},
         "best_family": min(
@@ -69,20 +69,31 @@ def _heads(found: Tables, shown: str) -> Row:
         "fits": fits,
         "share_deleterious": float(at_last["head_granularity"]["share_deleterious"].iloc[0]),
         "estimated": records(exact)[0] | {"r2": ends(exact["r2_median"])} if len(exact) else {},
-        "units": records(units[units["step"].isin(ends(units["step"]))].sort_values(["step", "n"])),
+        "units": records(
+            units[units["state"].isin((first["state"], last["state"]))].sort_values(
+                ["position", "n"]
+            )
+        ),
     }
 
 
+def _quadrant(changes: Row) -> str:
+    """Return what the heads do from the first state to the last; nothing where there is one."""
+    if not changes:
+        return ""
+    return str(quadrant(*(changes[metric]["change"] for metric in ("gini", "effective_number"))))
+
+
 def _screen(along: pd.DataFrame) -> Row:
-    rows = records(along.sort_values("step"))
+    rows = records(along.sort_values("position"))
     lowest = min(rows, key=lambda row: float(row["spearman"]))
     return {"rows": rows, "first": rows[0], "last": rows[-1], "lowest": lowest}
 
 
 def _companion(agreement: pd.DataFrame) -> list[Row]:
-    """Return the comparison with published effects by step; nothing without one."""
+    """Return the comparison with published effects by state; nothing without one."""
     loss = (agreement["loss_base"] - agreement["loss_base_companion"]).abs()
-    return records(agreement.assign(loss_difference=loss).sort_values("step"))
+    return records(agreement.assign(loss_difference=loss).sort_values("position"))
 
 
 def plane(found: Tables) -> Row:
@@ -94,7 +105,7 @@ def plane(found: Tables) -> Row:
     directions = _shown(directions[directions["scale"] == "corrected"], shown)
     heads = found.plane[(found.plane["system"] == "heads") & (found.plane["scale"] == "corrected")]
     heads = _shown(heads, shown)
-    over = records(heads[heads["step"] == heads["step"].max()])
+    over = records(heads[heads["position"] == heads["position"].max()])
     return {
         "first": records(directions)[0],
         "over": {row["bootstrap"]: row for row in over},

@@ -60,10 +60,7 @@ _OF_HEADS = {
 """What is general in the tables of measurement, in the words of heads: the text's own."""
 _OF_REFERENCE = {
     "reference_condition": "perturbation",
-    "position_first": "step_first",
-    "position_last": "step_last",
-    "n_states": "n_steps",
-    "reference_p_smallest": "checkpoints_p_smallest",
+    "reference_p_smallest": "states_p_smallest",
 }
 
 
@@ -95,8 +92,7 @@ class Tables:
 def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
     match name:
         case "head_trajectory":
-            table = table[table["series"] == "head"]
-            return table.assign(step=table["position"].astype(int)).rename(columns=_OF_HEADS)
+            return table[table["series"] == "head"].rename(columns=_OF_HEADS)
         case "head_change":
             table = table[table["series"] == "head"]
             first, last = table["position_first"].min(), table["position_last"].max()
@@ -104,13 +100,12 @@ def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
             return table[ends].rename(columns=_OF_HEADS)
         case "plane":
             of = {"replicates": "sequences", "components": "heads"}
-            table = table.assign(step=table["position"], bootstrap=table["bootstrap"].replace(of))
+            table = table.assign(bootstrap=table["bootstrap"].replace(of))
             table = table[table["system"].isin(("cells", "heads"))]
             return _with_arms(table).rename(columns=_OF_HEADS)
         case "plane_directions":
             table = table[table["system"] == "cells"]
-            steps = {"position_first": int, "position_last": int}
-            return _with_arms(table).astype(steps).rename(columns=_OF_REFERENCE)
+            return _with_arms(table).rename(columns=_OF_REFERENCE)
     return table
 
 
@@ -120,11 +115,13 @@ def _with_arms(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def along_training(found: Tables, name: str = "head_trajectory") -> pd.DataFrame:
-    """Return the concentration of the heads' effects at every checkpoint, or its ``head_change``.
+    """Return the concentration of the heads' effects in every state, or its ``head_change``.
 
     A row a metric, of the way of removal that the text is about, with the ends of its interval over
-    sequences (``sequences_low``, ``sequences_high``) and over heads.
+    sequences (``sequences_low``, ``sequences_high``) and over heads; of a change none where there
+    is one state.
     """
     table: pd.DataFrame = getattr(found, name)
-    rows: pd.DataFrame = table[table["perturbation"] == perturbation(table)]
+    shown = perturbation(found.head_trajectory)
+    rows: pd.DataFrame = table[table["perturbation"] == shown]
     return rows

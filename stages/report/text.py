@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stages.measurement.states import step_of
+
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 NBSP = "\N{NO-BREAK SPACE}"
@@ -245,6 +247,18 @@ def arm(cohort: str, platform: str) -> str:
 def tissue_name(tissue: str) -> str:
     """Return a tissue's name without underscores."""
     return tissue.replace("_", " ")
+
+
+def state(name: str) -> str:
+    """Return a state as a sentence says it: a step with its number, another by its name.
+
+    Examples
+    --------
+    >>> state("step143000"), state("main")
+    ('step 143,000', 'main')
+    """
+    step = step_of(name)
+    return name if step is None else f"step {integer(step)}"
 
 
 def unbroken(words: str) -> str:

@@ -57,30 +57,30 @@ def draw(importance: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     rows = heads.shown(importance)
     kind = perturbation(rows)
     fits = distribution[(distribution["unit"] == "head") & (distribution["perturbation"] == kind)]
-    steps = heads.spread(sorted(int(step) for step in rows["step"].unique()), MAX_PANELS)
-    columns = min(COLUMNS, len(steps))
-    n_rows = math.ceil(len(steps) / columns)
+    states = heads.spread(heads.States.of(rows).names, MAX_PANELS)
+    columns = min(COLUMNS, len(states))
+    n_rows = math.ceil(len(states) / columns)
     width = style.DOUBLE_MM if columns > 2 else style.SINGLE_MM
     legend_mm = 5 if columns > 2 else 17
     figure = style.figure(
         width, n_rows * PANEL_MM + 5 + legend_mm + style.STRIP_MM, constrained=True
     )
     grid = figure.subplots(n_rows, columns, squeeze=False, sharex=True, sharey=True)
-    on_steps = rows[rows["step"].isin(steps)]
-    limits = _limits(on_steps)
-    for step, axes in zip(steps, grid.flat, strict=False):
-        _panel(axes, rows[rows["step"] == step], fits[fits["step"] == step], limits)
+    limits = _limits(rows[rows["state"].isin(states)])
+    for state, axes in zip(states, grid.flat, strict=False):
+        of_state = fits[fits["state"] == state]
+        _panel(axes, rows[rows["state"] == state], of_state, limits)
         title = {"size": style.SMALLEST_PT, "pad": 2}
-        axes.set_title(f"Step {heads.step_name(step)}", loc="left", weight="bold", **title)
-        axes.set_title(_best(fits[fits["step"] == step]), loc="right", **title)
-    for axes in list(grid.flat)[len(steps) :]:
+        axes.set_title(heads.title(state), loc="left", weight="bold", **title)
+        axes.set_title(_best(of_state), loc="right", **title)
+    for axes in list(grid.flat)[len(states) :]:
         axes.set_visible(False)
-    n_heads = int((rows["step"] == steps[0]).sum())
+    n_heads = int((rows["state"] == states[0]).sum())
     grid[0, 0].set_xlim(limits)
     grid[0, 0].set_ylim(0.45 / n_heads, 1.4)
     for axes in grid[:, 0]:
         axes.set_ylabel("Share of heads")
-    for i in range(max(0, len(steps) - columns), len(steps)):
+    for i in range(max(0, len(states) - columns), len(states)):
         axes = grid.flat[i]
         axes.tick_params(labelbottom=True)
         axes.set_xlabel(f"|{heads.DELTA} loss| (nats per token)")

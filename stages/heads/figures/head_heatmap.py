@@ -22,7 +22,7 @@ from stages.heads.tables.importance import HEAD_IMPORTANCE
 NAME = "head_heatmap"
 Floats = NDArray[np.float64]
 
-MAX_STEPS = 8
+MAX_STATES = 8
 LEFT_MM, TOP_MM, TITLE_MM = 13, 3.5, 6.5
 SUM_WIDTH_MM = 40
 SUM_GAP_MM = 14
@@ -51,8 +51,8 @@ def draw(importance: pd.DataFrame) -> Figure:
     rows = heads.shown(importance)
     wide = heads.effects(rows).abs()
     layers = sorted({int(layer) for layer in wide.index.get_level_values("layer")})
-    steps = [int(step) for step in wide.columns]
-    chosen = heads.spread(steps, MAX_STEPS)
+    states = heads.States.of(rows)
+    chosen = heads.spread(states.names, MAX_STATES)
     level = heads.noise_level(rows)
     columns = min(COLUMNS, len(chosen))
     n_rows = math.ceil(len(chosen) / columns)
@@ -74,12 +74,12 @@ def draw(importance: pd.DataFrame) -> Figure:
     _mesh(axes, by_layer.to_numpy(float), norm)
     _layer_axis(axes, layers, body)
     axes.set_ylabel("Layer")
-    _step_labels(axes, steps)
+    _state_labels(axes, states)
     _bar(figure, norm, f"Sum of |{heads.DELTA} loss| (nats)", LEFT_MM, SUM_WIDTH_MM, bottom)
     _title(figure, "a", "Sum over each layer", LEFT_MM, height)
 
     norm = _norm(wide[chosen].to_numpy(float), level)
-    for i, step in enumerate(chosen):
+    for i, state in enumerate(chosen):
         at_row, at_column = divmod(i, columns)
         axes = style.add_axes(
             figure,
@@ -88,12 +88,10 @@ def draw(importance: pd.DataFrame) -> Figure:
             width=each,
             height=row,
         )
-        _mesh(axes, _grid(wide[step], layers), norm)
+        _mesh(axes, _grid(wide[state], layers), norm)
         _layer_axis(axes, layers, row, labels=at_column == 0)
         _head_axis(axes, wide, labels=i + columns >= len(chosen))
-        axes.set_title(
-            f"Step {heads.step_name(step)}", size=style.SMALLEST_PT, weight="normal", pad=2
-        )
+        axes.set_title(heads.title(state), size=style.SMALLEST_PT, weight="normal", pad=2)
     _bar(figure, norm, f"|{heads.DELTA} loss| (nats)", left, right_mm, bottom)
     _title(figure, "b", "Every head", left, height)
     return figure
@@ -139,17 +137,16 @@ def _head_axis(axes: Axes, wide: pd.DataFrame, *, labels: bool) -> None:
         axes.set_xlabel("Head", labelpad=1)
 
 
-def _step_labels(axes: Axes, steps: list[int]) -> None:
-    most = 10
-    chosen = [steps.index(step) for step in heads.spread(steps, most)]
+def _state_labels(axes: Axes, states: heads.States) -> None:
+    chosen = heads.spread(states.names, 10)
     axes.set_xticks(
-        [i + 0.5 for i in chosen],
-        [heads.step_name(steps[i]) for i in chosen],
+        [states.names.index(name) + 0.5 for name in chosen],
+        [heads.short(name) for name in chosen],
         rotation=45,
         ha="right",
         rotation_mode="anchor",
     )
-    axes.set_xlabel("Training step", labelpad=1)
+    axes.set_xlabel(states.label, labelpad=1)
 
 
 def _bar(figure: Figure, norm: LogNorm, label: str, left: float, width: float, top: float) -> None:

@@ -1,6 +1,6 @@
-"""Draw the effect of removing each head along training, and the concentration of all of them.
+"""Draw the effect of removing each head from state to state, and the concentration of all of them.
 
-One line a head; the heads with the largest effect at any step have names. The scale is linear near
+One line a head; the heads with the largest effect in any state have names. The scale is linear near
 zero, where effects are of the size of the noise, and logarithmic beyond.
 """
 
@@ -32,7 +32,7 @@ TOP_MM, FOOT_MM = 6, 15
 LINES_LEFT_MM, LINES_WIDTH_MM = 14, 86
 SIDE_LEFT_MM, SIDE_WIDTH_MM = 121, 59
 GAP_MM = 4.5
-# Beyond the last step: room for names, as a share of the (logarithmic) axis.
+# Beyond the last state: room for names, as a share of the (logarithmic) axis.
 NAMES_SHARE = 0.17
 NAME_LINE_PT = 8.6
 LOOKS: tuple[tuple[str, style.LineStyle], ...] = tuple(
@@ -65,13 +65,13 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
     """
     rows = heads.shown(importance)
     wide = heads.effects(rows)
-    steps = [int(step) for step in wide.columns]
+    states = heads.States.of(rows)
     figure = style.figure(style.DOUBLE_MM, HEIGHT_MM + style.STRIP_MM)
     height = HEIGHT_MM - TOP_MM - FOOT_MM
     lines = style.add_axes(
         figure, left=LINES_LEFT_MM, top=TOP_MM, width=LINES_WIDTH_MM, height=height
     )
-    _lines(lines, wide, steps, heads.noise_level(rows), height)
+    _lines(lines, wide, states, heads.noise_level(rows), height)
     of_shown = trajectory[
         (trajectory["series"] == "head") & (trajectory["condition"] == perturbation(rows))
     ]
@@ -85,13 +85,17 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
             height=each,
         )
         part = of_shown[of_shown["metric"] == metric].sort_values("position")
-        _metric(axes, part, label, steps, last=i == len(METRICS) - 1)
+        _metric(axes, part, label, states, last=i == len(METRICS) - 1)
     _legend(figure)
     return figure
 
 
-def _lines(axes: Axes, wide: pd.DataFrame, steps: list[int], level: float, height: float) -> None:
-    x = heads.positions(steps)
+def _lines(
+    axes: Axes, wide: pd.DataFrame, states: heads.States, level: float, height: float
+) -> None:
+    x = states.at
+    # A state alone is a point and not a line.
+    marker = "" if len(x) > 1 else "."
     linear = 10.0 ** math.floor(math.log10(2 * level))
     largest = wide.abs().max(axis=1).sort_values(ascending=False, kind="stable")
     named = list(largest.index[:N_NAMED])
@@ -102,23 +106,19 @@ def _lines(axes: Axes, wide: pd.DataFrame, steps: list[int], level: float, heigh
     # So many lines as lie over one another, so much fainter each.
     alpha = float(np.clip(25 / max(len(rest), 1), 0.18, 0.5))
     for values in rest.to_numpy(float):
-        axes.plot(x, values, color=style.GREY, linewidth=0.4, alpha=alpha, zorder=2)
+        axes.plot(x, values, color=style.GREY, linewidth=0.4, marker=marker, alpha=alpha, zorder=2)
     for index, (colour, line) in zip(named, LOOKS, strict=False):
         values = wide.loc[index].to_numpy(float)
-        axes.plot(x, values, color=colour, linestyle=line, linewidth=1.1, zorder=3)
+        axes.plot(x, values, color=colour, linestyle=line, linewidth=1.1, marker=marker, zorder=3)
     low, high = float(wide.to_numpy().min()), float(wide.to_numpy().max())
     axes.set_ylim(min(low * 1.6, -2 * linear), max(high * 1.6, 2 * linear))
     axes.yaxis.set_major_locator(FixedLocator(_decades(linear, *axes.get_ylim())))
     axes.yaxis.set_major_formatter(FuncFormatter(_power))
     axes.minorticks_off()
-    span = math.log(x[-1] / x[0]) or 1.0
     share = 1 - NAMES_SHARE - 0.03
-    heads.step_axis(axes, steps, LINES_WIDTH_MM * share)
-    axes.set_xlim(
-        math.exp(math.log(x[0]) - 0.03 / share * span),
-        math.exp(math.log(x[-1]) + NAMES_SHARE / share * span),
-    )
-    axes.set_xlabel("Training step")
+    states.axis(axes, LINES_WIDTH_MM * share)
+    axes.set_xlim(*states.limits(0.03 / share, NAMES_SHARE / share))
+    axes.set_xlabel(states.label)
     axes.set_ylabel(heads.EFFECT, labelpad=2)
     _names(axes, wide.loc[named], float(x[-1]), height)
 
@@ -192,8 +192,10 @@ def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:
     return found
 
 
-def _metric(axes: Axes, part: pd.DataFrame, label: str, steps: list[int], *, last: bool) -> None:
-    x = heads.positions([int(step) for step in part["position"]])
+def _metric(
+    axes: Axes, part: pd.DataFrame, label: str, states: heads.States, *, last: bool
+) -> None:
+    x = states.at
     colour = style.COLOURS["heads"]
     axes.fill_between(
         x, part["floor_low"], part["floor_high"], color=style.FAINT, linewidth=0, zorder=0
@@ -205,7 +207,7 @@ def _metric(axes: Axes, part: pd.DataFrame, label: str, steps: list[int], *, las
         x, part["replicates_low"], part["replicates_high"], color=colour, alpha=0.3, linewidth=0
     )
     axes.plot(x, part["value"], color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3)
-    heads.step_axis(axes, steps, SIDE_WIDTH_MM * 0.92, labels=last)
+    states.axis(axes, SIDE_WIDTH_MM * 0.92, labels=last)
     axes.margins(x=0.04)
     if part["metric"].iloc[0] == "sum_abs" and (part["replicates_low"] > 0).all():
         axes.set_yscale("log")
@@ -217,7 +219,7 @@ def _metric(axes: Axes, part: pd.DataFrame, label: str, steps: list[int], *, las
     axes.set_ylabel(label)
     axes.yaxis.set_label_coords(-0.17, 0.5)
     if last:
-        axes.set_xlabel("Training step")
+        axes.set_xlabel(states.label)
 
 
 def _legend(figure: Figure) -> None:

@@ -1,6 +1,8 @@
-"""What the figures of heads share: steps, and the effects that they show."""
+"""What the figures of heads share: states, and the effects that they show."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from stages.base.errors import FigureError
 from stages.drawing import style
 from stages.heads.components import perturbation
+from stages.measurement.states import step_of
 
 Floats = NDArray[np.float64]
 
@@ -40,60 +43,105 @@ def shown(importance: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return effects by (layer, head), one column a step."""
+    """Return effects by (layer, head), one column a state, in order."""
     whole = rows.astype({"layer": int, "head": int})
-    wide = whole.pivot(index=["layer", "head"], columns="step", values="delta_loss_nats")
-    return wide.sort_index(axis=0).sort_index(axis=1)
+    wide = whole.pivot(index=["layer", "head"], columns="state", values="delta_loss_nats")
+    return wide.sort_index(axis=0)[States.of(rows).names]
 
 
-def step_name(step: int) -> str:
-    """Return a step as an axis shows it, thousands as k.
+def short(name: str) -> str:
+    """Return a state as an axis shows it: of a step its number, thousands as k.
 
-    >>> [step_name(step) for step in (512, 2048, 16000, 143000)]
-    ['512', '2048', '16k', '143k']
+    >>> [short(name) for name in ("step512", "step2048", "step143000", "main")]
+    ['512', '2048', '143k', 'main']
     """
+    step = step_of(name)
+    if step is None:
+        return name
     return f"{step // 1000}k" if step and step % 1000 == 0 else str(step)
 
 
-def positions(steps: Sequence[int]) -> Floats:
-    """Return where steps stand on a logarithmic axis; step 0 stands one octave below the next."""
-    at = np.array(steps, dtype=np.float64)
-    positive = at[at > 0]
-    return np.where(at > 0, at, positive.min() / 2 if positive.size else 1.0)
+def title(name: str, word: str = "Step") -> str:
+    """Return a state as a title names it.
 
-
-def spread(steps: Sequence[int], most: int) -> list[int]:
-    """Return at most `most` steps, evenly chosen, with the first and the last."""
-    if len(steps) <= most:
-        return list(steps)
-    return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int))]
-
-
-def step_axis(axes: Axes, steps: Sequence[int], width_mm: float, *, labels: bool = True) -> None:
-    """Make x logarithmic, with a tick at each step and as many labels as have room.
-
-    Parameters
-    ----------
-    width_mm
-        How wide the span from the first to the last step is on paper.
+    >>> title("step16000"), title("step512", "step"), title("main")
+    ('Step 16k', 'step 512', 'main')
     """
-    at = positions(steps)
-    axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.set_xticks(at, _labels(steps, at, width_mm) if labels else [""] * len(steps))
+    return short(name) if step_of(name) is None else f"{word} {short(name)}"
 
 
-def _labels(steps: Sequence[int], at: Floats, width_mm: float) -> list[str]:
-    """Label the last step, the first, and the others from the left where they fit."""
-    names = [step_name(step) for step in steps]
-    span = max(float(np.log(at[-1] / at[0])), 1e-9)
-    middle = np.log(at / at[0]) / span * width_mm
-    half = [style.text_width_mm(name) / 2 for name in names]
-    kept: list[int] = []
-    for i in [len(steps) - 1, *range(len(steps) - 1)]:
-        if all(abs(middle[i] - middle[j]) >= half[i] + half[j] + _GAP_MM for j in kept):
-            kept.append(i)
-    return [name if i in kept else "" for i, name in enumerate(names)]
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Return at most `most` states, evenly chosen, with the first and the last."""
+    if len(names) <= most:
+        return list(names)
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))]
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of a table, in order, as points of an axis."""
+
+    names: list[str]
+    positions: list[float]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> "States":
+        """Return the states of a table that has their names and positions."""
+        each = rows[["state", "position"]].drop_duplicates().sort_values("position")
+        return cls(list(each["state"]), [float(at) for at in each["position"]])
+
+    @property
+    def are_steps(self) -> bool:
+        """Whether they are steps of one training; others stand in their order."""
+        return all(step_of(name) is not None for name in self.names)
+
+    @property
+    def label(self) -> str:
+        """Of their axis."""
+        return "Training step" if self.are_steps else "State"
+
+    @property
+    def at(self) -> Floats:
+        """Where they stand: on a logarithmic axis, step 0 an octave below the next; or in order."""
+        if not self.are_steps:
+            return np.arange(len(self.names), dtype=np.float64)
+        at = np.array(self.positions)
+        positive = at[at > 0]
+        return np.where(at > 0, at, positive.min() / 2 if positive.size else 1.0)
+
+    def axis(self, axes: Axes, width_mm: float, *, labels: bool = True) -> None:
+        """Make x their axis, with a tick at each and as many labels as have room.
+
+        Parameters
+        ----------
+        width_mm
+            How wide the span from the first to the last is on paper.
+        """
+        at = self.at
+        axes.set_xscale("log" if self.are_steps else "linear")
+        axes.minorticks_off()
+        axes.set_xticks(at, self._labels(width_mm) if labels else [""] * len(at))
+
+    def limits(self, before: float, after: float) -> tuple[float, float]:
+        """Return the ends of the axis with this much room, in shares of the span of the states."""
+        if not self.are_steps:
+            span = float(self.at[-1]) or 1.0
+            return -before * span, float(self.at[-1]) + after * span
+        first, last = math.log(self.at[0]), math.log(self.at[-1])
+        span = math.log(self.at[-1] / self.at[0]) or 1.0
+        return math.exp(first - before * span), math.exp(last + after * span)
+
+    def _labels(self, width_mm: float) -> list[str]:
+        """Label the last, the first, and the others from the left where they fit."""
+        names = [short(name) for name in self.names]
+        along = np.log(self.at / self.at[0]) if self.are_steps else self.at
+        middle = along / max(float(along[-1]), 1e-9) * width_mm
+        half = [style.text_width_mm(name) / 2 for name in names]
+        kept: list[int] = []
+        for i in [len(names) - 1, *range(len(names) - 1)]:
+            if all(abs(middle[i] - middle[j]) >= half[i] + half[j] + _GAP_MM for j in kept):
+                kept.append(i)
+        return [name if i in kept else "" for i, name in enumerate(names)]
 
 
 def noise_level(rows: pd.DataFrame) -> float:

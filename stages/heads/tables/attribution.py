@@ -6,7 +6,7 @@ from stages.heads.components import CONDITIONS, KINDS
 ATTRIBUTION = schema(
     "attribution",
     {
-        "step": count(),
+        "state": text(),
         "layer": count(),
         "head": count(),
         "sequence": count(),
@@ -15,15 +15,14 @@ ATTRIBUTION = schema(
         "fisher": number(0),
         "size": number(0),
     },
-    ["step", "layer", "head", "sequence"],
+    ["state", "layer", "head", "sequence"],
 )
 """Cheap facts about every head and sequence from one forward and backward pass: the first-order
 effect of a removal, the sum over positions of its squared terms, and the head's size in the
 residual stream. One Parquet file a checkpoint."""
 
 
-_COMPONENTS_AT_STEP = {
-    "step": count(),
+_COMPONENTS = {
     "unit": text(isin=KINDS),
     "perturbation": text(isin=CONDITIONS),
 }
@@ -31,7 +30,8 @@ _COMPONENTS_AT_STEP = {
 
 HEAD_CONTROL_VARIATE = schema(
     "head_control_variate",
-    _COMPONENTS_AT_STEP
+    {"state": text(), "position": number(0)}
+    | _COMPONENTS
     | {
         "n_removals": count(1),
         "n_fitted": count(),
@@ -42,20 +42,19 @@ HEAD_CONTROL_VARIATE = schema(
         "r2_smallest": number(None, 1),
         "equivalent_sequences": number(0, nullable=True),
     },
-    list(_COMPONENTS_AT_STEP),
+    ["state", *_COMPONENTS],
 )
 """How well the effects of most sequences were predicted from those of `n_exact`: out-of-fold R^2
 over the removals, and the median number of exact sequences with the same standard error. Empty
 where every effect is exact."""
 
 
-_HEADS_AT_STEP = {"step": count(), "perturbation": text(isin=CONDITIONS)}
-
-
 HEAD_SCREEN = schema(
     "head_screen",
-    _HEADS_AT_STEP
-    | {
+    {
+        "state": text(),
+        "position": number(0),
+        "perturbation": text(isin=CONDITIONS),
         "n_heads": count(2),
         "n_sequences": count(2),
         "spearman": number(-1, 1, nullable=True),
@@ -72,7 +71,7 @@ HEAD_SCREEN = schema(
         "sum_abs_first_order_nats": number(0),
         "r2_median": number(0, 1, nullable=True),
     },
-    list(_HEADS_AT_STEP),
+    ["state", "perturbation"],
 )
 """First-order attribution beside the effects of removal: rank correlation over heads with its
 interval over sequences, how many of the heads with the largest effects it names, both

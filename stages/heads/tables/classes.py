@@ -13,14 +13,14 @@ HEAD_CLASSES = schema(
         "layer": count(),
         "head": count(),
         "head_class": text(isin=HEAD_CLASS_NAMES),
-        "n_critical_steps": count(),
-        "first_critical_step": number(0, nullable=True),
+        "n_critical_states": count(),
+        "first_critical_state": text(nullable=True),
         "relative_first": number(),
         "relative_last": number(),
         "relative_largest": number(),
-        "step_largest": count(),
+        "state_largest": text(),
     },
     ["perturbation", "layer", "head"],
 )
 """The class of each head along training. `relative_*`: effect over the baseline loss, positive
-where removal harms; empty `first_critical_step`: never critical."""
+where removal harms; empty `first_critical_state`: never critical."""

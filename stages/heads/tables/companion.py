@@ -1,11 +1,12 @@
 """Schema of our effects beside published ones."""
 
-from stages.base.columns import count, number, schema
+from stages.base.columns import count, number, schema, text
 
 COMPANION_AGREEMENT = schema(
     "companion_agreement",
     {
-        "step": count(),
+        "state": text(),
+        "position": number(0),
         "n_heads": count(2),
         "spearman": number(-1, 1, nullable=True),
         "spearman_abs": number(-1, 1, nullable=True),
@@ -21,7 +22,7 @@ COMPANION_AGREEMENT = schema(
         "loss_base": number(0),
         "loss_base_companion": number(0),
     },
-    ["step"],
+    ["state"],
 )
 """Our effects beside those of the companion study, over the heads that both have. Empty where there
 is nothing to compare with."""

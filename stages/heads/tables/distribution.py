@@ -6,8 +6,7 @@ from stages.heads.components import CONDITIONS, KINDS
 FAMILIES = ("normal", "laplace", "student_t", "gamma_tail", "gamma_tail_cut")
 
 
-_COMPONENTS_AT_STEP = {
-    "step": count(),
+_COMPONENTS = {
     "unit": text(isin=KINDS),
     "perturbation": text(isin=CONDITIONS),
 }
@@ -15,7 +14,8 @@ _COMPONENTS_AT_STEP = {
 
 HEAD_DISTRIBUTION = schema(
     "head_distribution",
-    _COMPONENTS_AT_STEP
+    {"state": text(), "position": number(0)}
+    | _COMPONENTS
     | {
         "family": text(isin=FAMILIES),
         "n": count(1),
@@ -28,15 +28,16 @@ HEAD_DISTRIBUTION = schema(
         "aic": number(nullable=True),
         "delta_aic": number(0, nullable=True),
     },
-    [*_COMPONENTS_AT_STEP, "family"],
+    ["state", *_COMPONENTS, "family"],
 )
-"""Maximum-likelihood fits to the effects of a step. `shape`: degrees of freedom of Student's t,
+"""Maximum-likelihood fits to the effects in a state. `shape`: degrees of freedom of Student's t,
 shape of the gamma tails; `delta_aic`: above the best of the three families of all effects."""
 
 
 HEAD_GRANULARITY = schema(
     "head_granularity",
-    _COMPONENTS_AT_STEP
+    {"state": text(), "position": number(0)}
+    | _COMPONENTS
     | {
         "n": count(1),
         "mean_delta_nats": number(),
@@ -45,6 +46,6 @@ HEAD_GRANULARITY = schema(
         "share_deleterious": number(0, 1),
         "loss_base": number(0),
     },
-    list(_COMPONENTS_AT_STEP),
+    ["state", *_COMPONENTS],
 )
 """How much a removal of each size costs: distributed noise, heads, whole layers."""

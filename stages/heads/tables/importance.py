@@ -3,18 +3,14 @@
 from stages.base.columns import count, number, optional_count, schema, text
 from stages.heads.components import CONDITIONS, KINDS
 
-_COMPONENT = {
-    "step": count(),
-    "unit": text(isin=KINDS),
-    "perturbation": text(isin=CONDITIONS),
-    "component": text(),
-}
-
-
 HEAD_IMPORTANCE = schema(
     "head_importance",
-    _COMPONENT
-    | {
+    {
+        "state": text(),
+        "position": number(0),
+        "unit": text(isin=KINDS),
+        "perturbation": text(isin=CONDITIONS),
+        "component": text(),
         "layer": optional_count(),
         "head": optional_count(),
         "delta_loss_nats": number(),
@@ -25,8 +21,8 @@ HEAD_IMPORTANCE = schema(
         "loss_base": number(0),
         "rank": count(1),
     },
-    list(_COMPONENT),
+    ["state", "unit", "perturbation", "component"],
 )
 """Mean effect of each removal, with its standard error over sequences and, for random
-perturbations, over draws. `rank` 1 has the largest absolute effect of its step, unit and
+perturbations, over draws. `rank` 1 has the largest absolute effect of its state, unit and
 perturbation; a whole layer has no `head`, and noise neither `layer` nor `head`."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +15,21 @@ from stages.base.errors import CheckpointError, SettingsError
 from stages.base.files import atomic_folder, file_hash, write_text
 from stages.base.settings import load
 from stages.inputs.hub import verify
-from stages.inputs.hub.download import TOKENIZER_FILES, Fetched, alone, fetch
+from stages.inputs.hub.download import TOKENIZER_FILES, Fetched, alone, begin, fetch
 from stages.inputs.settings import HubModel, Revision
 
 RECORD_FILE = "checkpoints.json"
 
 
 def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = None) -> None:
-    """Put folder `out` in place, one ``step<N>`` a checkpoint, whole or not at all.
+    """Put folder `out` in place, a folder a checkpoint, whole or not at all.
 
     Parameters
     ----------
     model
         Which checkpoints, and what is known of them.
     out
-        Gets ``step<N>/`` and ``checkpoints.json``.
+        Gets ``<state>/`` and ``checkpoints.json``.
     downloads
         Keeps weights between runs.
     endpoint
@@ -39,32 +40,39 @@ def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = 
     CheckpointError
         A checkpoint cannot be had, or is not what it is called.
     """
+    # Along an axis the embedding moves away; states in an order of their own need not.
+    moves = not any(math.isnan(model.position(state)) for state in model.checkpoints)
     with alone(downloads, model.name), atomic_folder(out) as fresh:
         record, drifts, all_fetched = [], [], []
-        sha256: dict[int, str] = {}
+        sha256: dict[str, list[str]] = {}
         first: torch.Tensor | None = None
         with tqdm(model.checkpoints, desc=model.name, unit="checkpoint") as progress:
-            for step in progress:
-                fetched = fetch(model, step, downloads=downloads, endpoint=endpoint)
-                sha256[step] = file_hash(fetched.weights)
-                _check_known(model, fetched, sha256[step])
-                # At once: the next gigabyte is not fetched for nothing.
+            for state in progress:
+                begun = begin(model, state, endpoint=endpoint)
+                known = verify.expected(begun.config)
+                # At once: no gigabyte is fetched for nothing.
+                verify.check_positions(known, model.text.seq_len, config=begun.config)
+                fetched = fetch(model, begun, downloads=downloads, endpoint=endpoint)
+                sha256[state] = [file_hash(path) for path in fetched.weights]
+                _check_known(model, fetched, sha256[state])
                 verify.check_distinct(sha256)
-                known = verify.expected(fetched.config)
-                embedding = verify.check_weights(fetched.weights, known, step=step)
+                embedding = verify.check_weights(
+                    fetched.weights, known, state=state, index=fetched.index
+                )
                 first = embedding if first is None else first
                 if embedding.shape != first.shape:
                     msg = (
-                        f"checkpoint step{step} has an embedding of {tuple(embedding.shape)}, "
-                        f"step{model.checkpoints[0]} one of {tuple(first.shape)}: they are of two "
+                        f"checkpoint {state} has an embedding of {tuple(embedding.shape)}, "
+                        f"{model.checkpoints[0]} one of {tuple(first.shape)}: they are of two "
                         "models. Name the right repository or commit."
                     )
                     raise CheckpointError(msg)
                 drifts.append(verify.drift(embedding, first))
-                verify.check_drift(
-                    model.checkpoints[: len(drifts)], drifts, max_drop=model.max_drift_drop
-                )
-                record.append(_entry(model, fetched, sha256[step], drifts[-1]))
+                if moves:
+                    verify.check_drift(
+                        model.checkpoints[: len(drifts)], drifts, max_drop=model.max_drift_drop
+                    )
+                record.append(_entry(model, fetched, sha256[state], drifts[-1]))
                 all_fetched.append(fetched)
         if not any(
             path.name == TOKENIZER_FILES[0] for one in all_fetched for path in one.tokenizer
@@ -75,35 +83,36 @@ def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = 
             )
             raise CheckpointError(msg)
         for fetched in all_fetched:
-            _copy(fetched, fresh / f"step{fetched.step}")
+            _copy(fetched, fresh / fetched.state)
         write_text(fresh / RECORD_FILE, json.dumps(record, indent=2) + "\n")
 
 
-def _check_known(model: HubModel, fetched: Fetched, sha256: str) -> None:
+def _check_known(model: HubModel, fetched: Fetched, sha256: Sequence[str]) -> None:
     """Compare with the sha256 that the settings give, if they do."""
-    pinned = model.revisions.get(f"step{fetched.step}", Revision())
-    safe = fetched.weights.suffix == ".safetensors"
-    known = pinned.safetensors_sha256 if safe else pinned.bin_sha256
-    if known is not None and known != sha256:
-        msg = (
-            f"checkpoint step{fetched.step}: the sha256 of {fetched.weights.name} is {sha256}, "
-            f"conf/model/{model.name}.yaml says {known}. Pin the commit that has it, or correct "
-            "model.revisions if the repository has truly changed."
-        )
-        raise CheckpointError(msg)
+    pinned = model.revisions.get(fetched.state, Revision())
+    for path, found in zip(fetched.weights, sha256, strict=True):
+        known = pinned.sha256.get(path.name, found)
+        if known != found:
+            msg = (
+                f"checkpoint {fetched.state}: the sha256 of {path.name} is {found}, "
+                f"conf/model/{model.name}.yaml says {known}. Pin the commit that has it, or "
+                "correct model.revisions if the repository has truly changed."
+            )
+            raise CheckpointError(msg)
 
 
 def _entry(
-    model: HubModel, fetched: Fetched, sha256: str, embedding_drift: float
+    model: HubModel, fetched: Fetched, sha256: Sequence[str], embedding_drift: float
 ) -> dict[str, object]:
     return {
-        "step": fetched.step,
+        "state": fetched.state,
         "repo": model.repo,
         "revision": fetched.revision,
         "commit": fetched.commit,
-        "file": fetched.weights.name,
-        "size_bytes": fetched.weights.stat().st_size,
-        "sha256": sha256,
+        "files": [
+            {"name": path.name, "size_bytes": path.stat().st_size, "sha256": found}
+            for path, found in zip(fetched.weights, sha256, strict=True)
+        ],
         "embedding_drift": embedding_drift,
     }
 
@@ -111,7 +120,7 @@ def _entry(
 def _copy(fetched: Fetched, folder: Path) -> None:
     # A link would share its bytes with a cache that may change or drop them.
     folder.mkdir()
-    for path in (fetched.config, fetched.weights, *fetched.tokenizer):
+    for path in fetched.files:
         shutil.copyfile(path, folder / path.name)
 
 

@@ -9,9 +9,9 @@ checkpoint has a gigabyte. ``HF_HUB_OFFLINE=1`` asks the cache alone.
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 
 from stages.base.errors import CheckpointError
 from stages.base.files import file_hash
+from stages.inputs.hub.index import INDEX, parts_of
 from stages.inputs.published.download import ResumingDownloader, TransferError, discard, state_path
 from stages.inputs.settings import HubModel
 
@@ -34,20 +35,29 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Tried in this order: the first cannot hold code."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_OPTIONAL = {*TOKENIZER_FILES, WEIGHT_FILES[0], *(name + INDEX for name in WEIGHT_FILES)}
 
 
 @dataclass(frozen=True)
 class Fetched:
     """The files of one checkpoint, wherever they lie."""
 
-    step: int
+    state: str
     revision: str
     """What was asked for: a commit or a branch."""
     commit: str | None
     """What it resolved to; unknown of a local folder."""
     config: Path
-    weights: Path
     tokenizer: tuple[Path, ...]
+    weights: tuple[Path, ...] = ()
+    """One file, or the parts that `index` names."""
+    index: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        index = () if self.index is None else (self.index,)
+        return [self.config, *index, *self.weights, *self.tokenizer]
 
 
 @contextmanager
@@ -73,17 +83,15 @@ def alone(downloads: Path, name: str) -> Iterator[None]:
         yield
 
 
-def fetch(model: HubModel, step: int, *, downloads: Path, endpoint: str | None = None) -> Fetched:
-    """Return the files of a checkpoint, downloaded if they are not here.
+def begin(model: HubModel, state: str, *, endpoint: str | None = None) -> Fetched:
+    """Return the small files of a checkpoint, which say what its weights must be.
 
     Parameters
     ----------
     model
         Says where from.
-    step
+    state
         Which checkpoint.
-    downloads
-        Keeps weights, finished or not.
     endpoint
         Address of the Hub; none: ``HF_ENDPOINT``, or the public one.
 
@@ -93,88 +101,136 @@ def fetch(model: HubModel, step: int, *, downloads: Path, endpoint: str | None =
         A revision or file that does not exist, or no network; one line says how to do without.
     """
     if model.local is not None:
-        return _local(model, model.local, step)
-    branch = f"step{step}"
-    pinned = model.revisions.get(branch)
-    revision = (pinned.commit if pinned else None) or branch
-    config = _file(model, revision, CONFIG_FILE, branch, endpoint)
+        folder = _local(model, model.local, state)
+        config = _there(model, folder, CONFIG_FILE)
+        tokenizer = tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+        return Fetched(state, state, None, config, tokenizer)
+    pinned = model.revisions.get(state)
+    revision = (pinned.commit if pinned else None) or state
+    config = _file(model, revision, CONFIG_FILE, state, endpoint)
     # The cache names the folder of a snapshot by its commit. All else is asked of that commit, so
     # that a branch which moves meanwhile cannot mix two states.
     commit = config.parent.name
-
-    def present(name: str) -> Path | None:
-        try:
-            return _file(model, commit, name, branch, endpoint)
-        except _MissingFile:
-            return None
-
-    weights = _weights(model, commit, branch, downloads, endpoint)
-    if weights is None:
-        msg = (
-            f"{model.repo} at {revision} has none of {', '.join(WEIGHT_FILES)}. "
-            f"Weights in several pieces are not read. Drop step {step} from model.checkpoints in "
-            f"conf/model/{model.name}.yaml."
-        )
-        raise CheckpointError(msg)
-    tokenizer = tuple(path for name in TOKENIZER_FILES if (path := present(name)) is not None)
-    return Fetched(step, revision, commit, config, weights, tokenizer)
+    found = (_present(model, commit, name, state, endpoint) for name in TOKENIZER_FILES)
+    return Fetched(state, revision, commit, config, tuple(path for path in found if path))
 
 
-def _weights(
-    model: HubModel, commit: str, branch: str, downloads: Path, endpoint: str | None
-) -> Path | None:
-    """Return the weights: of the cache, of an earlier download, or downloaded; or nothing."""
-    folder = downloads / "hub" / model.repo / commit
-    for name in WEIGHT_FILES:
-        cached = huggingface_hub.try_to_load_from_cache(model.repo, name, revision=commit)
+def fetch(
+    model: HubModel, begun: Fetched, *, downloads: Path, endpoint: str | None = None
+) -> Fetched:
+    """Return the checkpoint that :func:`begin` began with its weights, downloaded if need be.
+
+    Parameters
+    ----------
+    downloads
+        Keeps weights, finished or not.
+
+    Raises
+    ------
+    CheckpointError
+        As :func:`begin`; or an index of weights in parts that cannot be.
+    """
+    if begun.commit is None:
+        return _with_local_weights(model, begun)
+    source = _Source(model, begun.commit, begun.state, downloads, endpoint)
+    # What is here already comes first, whichever it is.
+    for look_up in (source.held, source.given):
+        for name in WEIGHT_FILES:
+            if (whole := look_up(name)) is not None:
+                return replace(begun, weights=(whole,))
+            if (index := look_up(name + INDEX)) is not None:
+                parts = tuple(source.part(index, part) for part in sorted(parts_of(index)))
+                return replace(begun, weights=parts, index=index)
+    msg = (
+        f"{model.repo} at {begun.revision} has none of {', '.join(WEIGHT_FILES)}, nor an index of "
+        f"their parts. Drop {begun.state} from model.checkpoints in conf/model/{model.name}.yaml."
+    )
+    raise CheckpointError(msg)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the weights of one checkpoint come from: the cache, an earlier download, the Hub."""
+
+    model: HubModel
+    commit: str
+    state: str
+    downloads: Path
+    endpoint: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Of what was downloaded."""
+        return self.downloads / "hub" / str(self.model.repo) / self.commit
+
+    def held(self, name: str) -> Path | None:
+        """Return a file that is here already."""
+        repo = str(self.model.repo)
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=self.commit)
         if isinstance(cached, str):
             return Path(cached)
-        if (folder / name).is_file():
-            return folder / name
-    if huggingface_hub.is_offline_mode():
-        # Says that it is not in the cache.
-        return _file(model, commit, WEIGHT_FILES[-1], branch, endpoint)
-    for name in WEIGHT_FILES:
-        url = huggingface_hub.hf_hub_url(model.repo, name, revision=commit, endpoint=endpoint)
+        return self.folder / name if (self.folder / name).is_file() else None
+
+    def part(self, index: Path, name: str) -> Path:
+        """Return a part that an index names."""
+        path = self.held(name) or self.given(name)
+        if path is None:
+            msg = (
+                f"{self.model.repo} at {self.commit} has no {name}, which its {index.name} names. "
+                f"Name another revision of {self.state} in conf/model/{self.model.name}.yaml."
+            )
+            raise CheckpointError(msg)
+        return path
+
+    def given(self, name: str) -> Path | None:
+        """Return a file, downloaded and compared with the sha256 that the Hub states."""
+        model, commit = self.model, self.commit
+        if name.endswith(INDEX) or huggingface_hub.is_offline_mode():
+            # Small; or, offline, what says that it is not in the cache.
+            return _present(model, commit, name, self.state, self.endpoint)
+        url = huggingface_hub.hf_hub_url(
+            str(model.repo), name, revision=commit, endpoint=self.endpoint
+        )
         try:
             mark = huggingface_hub.get_hf_file_metadata(url).etag or ""
         except EntryNotFoundError:
-            continue
+            return None
         except httpx2.HTTPError as error:
-            raise CheckpointError(_unreachable(model, commit, name, branch, error)) from None
-        part = folder / f"{name}.part"
+            raise CheckpointError(_unreachable(model, commit, name, self.state, error)) from None
+        part = self.folder / f"{name}.part"
         try:
             ResumingDownloader().complete(url, part)
         except TransferError as error:
-            raise CheckpointError(_unreachable(model, commit, name, branch, error)) from None
+            raise CheckpointError(_unreachable(model, commit, name, self.state, error)) from None
         # The Hub marks a large file by its sha256.
         if _SHA256.fullmatch(mark) and (sha256 := file_hash(part)) != mark:
             discard(part)
             msg = (
-                f"checkpoint {branch}: the sha256 of {name} is {sha256}, the Hub says {mark}: it "
-                "was damaged on its way, and was deleted. Run again."
+                f"checkpoint {self.state}: the sha256 of {name} is {sha256}, the Hub says {mark}: "
+                "it was damaged on its way, and was deleted. Run again."
             )
             raise CheckpointError(msg)
-        os.replace(part, folder / name)
+        os.replace(part, self.folder / name)
         state_path(part).unlink(missing_ok=True)
-        return folder / name
-    return None
-
-
-def _first(present: Callable[[str], Path | None], names: tuple[str, ...]) -> Path | None:
-    for name in names:
-        if (path := present(name)) is not None:
-            return path
-    return None
+        return self.folder / name
 
 
 class _MissingFile(CheckpointError):
     """The revision is there, the file is not part of it."""
 
 
+def _present(
+    model: HubModel, revision: str, name: str, branch: str, endpoint: str | None
+) -> Path | None:
+    try:
+        return _file(model, revision, name, branch, endpoint)
+    except _MissingFile:
+        return None
+
+
 def _file(model: HubModel, revision: str, name: str, branch: str, endpoint: str | None) -> Path:
     try:
-        return hub_file(model.repo, name, revision=revision, endpoint=endpoint)
+        return hub_file(str(model.repo), name, revision=revision, endpoint=endpoint)
     except RevisionNotFoundError:
         msg = (
             f"{model.repo} has no revision {revision} (for {branch}). Correct model.revisions, or "
@@ -189,7 +245,7 @@ def _file(model: HubModel, revision: str, name: str, branch: str, endpoint: str 
         raise CheckpointError(msg) from None
     except LocalEntryNotFoundError as error:
         # Some of a cached checkpoint's optional files may never have existed.
-        if name not in {CONFIG_FILE, WEIGHT_FILES[-1]} and huggingface_hub.is_offline_mode():
+        if name in _OPTIONAL and huggingface_hub.is_offline_mode():
             raise _MissingFile from None
         raise CheckpointError(_unreachable(model, revision, name, branch, error)) from None
     except EntryNotFoundError:
@@ -243,20 +299,39 @@ def _unreachable(model: HubModel, revision: str, name: str, branch: str, error: 
     )
 
 
-def _local(model: HubModel, root: Path, step: int) -> Fetched:
-    folder = root / f"step{step}"
+def _local(model: HubModel, root: Path, state: str) -> Path:
+    """Return the folder of a state: of its name, or the only state's own."""
+    if (root / CONFIG_FILE).is_file() and not (root / state).is_dir():
+        if len(model.checkpoints) > 1:
+            msg = (
+                f"{root} is one state and model.checkpoints names {len(model.checkpoints)}. Name "
+                "one, or give each a folder of its name."
+            )
+            raise CheckpointError(msg)
+        return root
+    return root / state
 
-    def present(name: str) -> Path | None:
-        path = folder / name
-        return path if path.is_file() else None
 
-    config, weights = present(CONFIG_FILE), _first(present, WEIGHT_FILES)
-    if config is None or weights is None:
-        missing = CONFIG_FILE if config is None else " or ".join(WEIGHT_FILES)
+def _there(model: HubModel, folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        wanted = "the files of that state in the Hub's layout"
+        if model.repo is not None:
+            wanted = f"what {model.repo} has at its revision {folder.name}"
         msg = (
-            f"{folder} has no {missing}. Put there what {model.repo} has at its branch "
-            f"step{step}, or set model.local to null in conf/model/{model.name}.yaml to download."
+            f"{folder} has no {name}. Put there {wanted}, or correct model.local of "
+            f"conf/model/{model.name}.yaml."
         )
         raise CheckpointError(msg)
-    tokenizer = tuple(path for name in TOKENIZER_FILES if (path := present(name)) is not None)
-    return Fetched(step, f"step{step}", None, config, weights, tokenizer)
+    return folder / name
+
+
+def _with_local_weights(model: HubModel, begun: Fetched) -> Fetched:
+    folder = begun.config.parent
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return replace(begun, weights=(folder / name,))
+        index = folder / (name + INDEX)
+        if index.is_file():
+            parts = tuple(_there(model, folder, part) for part in sorted(parts_of(index)))
+            return replace(begun, weights=parts, index=index)
+    return replace(begun, weights=(_there(model, folder, " or ".join(WEIGHT_FILES)),))

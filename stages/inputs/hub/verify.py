@@ -1,22 +1,48 @@
-"""Say what must be true of a checkpoint's weights: whole, of the right shape, of the right step."""
+"""Say what must be true of a checkpoint's weights: whole, of the right shape, of the right state.
+
+What is expected is not written down here: transformers builds the model that ``config.json``
+describes, without memory, and the weights must be its weights.
+"""
 
 import contextlib
+import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+)
 
 from stages.base.errors import CheckpointError
+from stages.inputs.hub.index import parts_of
 
+LOADERS: Mapping[str, Any] = {
+    "bert": AutoModelForMaskedLM,
+    **dict.fromkeys(
+        ("gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"), AutoModelForCausalLM
+    ),
+}
+"""What loads a model, by ``config.model_type``: of the families that heads can be removed from."""
 # Buffers that older versions of transformers wrote beside the weights; they hold no parameter.
-_OLD_BUFFERS = re.compile(r"\.(attention\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
-# The published files' names of weights that transformers 5 calls otherwise, and renames on reading.
-_PUBLISHED_NAMES = {"embed_out.weight": "lm_head.weight"}
+_OLD_BUFFERS = re.compile(
+    r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$|embeddings\.position_ids$"
+)
+# Published files' names of weights that transformers calls otherwise, and renames on reading.
+_PUBLISHED_NAMES = {
+    r"^embed_out\.": "lm_head.",
+    r"LayerNorm\.gamma$": "LayerNorm.weight",
+    r"LayerNorm\.beta$": "LayerNorm.bias",
+}
 
 
 @dataclass(frozen=True)
@@ -24,8 +50,22 @@ class Expected:
     """What the configuration says of the weights."""
 
     shapes: Mapping[str, tuple[int, ...]]
+    beside: Mapping[str, tuple[int, ...]]
+    """Of weights for other tasks, which a file may hold as well."""
+    tied: Mapping[str, str]
+    """Weights that are others under a second name, which a file need not hold."""
     embedding: str
     """Name of the input embedding."""
+    prefix: str
+    """With which names begin in the model and, in old files, do not."""
+    max_positions: int
+
+    def name(self, there: str) -> str:
+        """Return the model's name of a weight from that in a file."""
+        for old, new in _PUBLISHED_NAMES.items():
+            there = re.sub(old, new, there)
+        known = (*self.shapes, *self.tied, *self.beside)
+        return there if there in known else f"{self.prefix}.{there}"
 
 
 def expected(config: Path) -> Expected:
@@ -36,33 +76,76 @@ def expected(config: Path) -> Expected:
     Raises
     ------
     CheckpointError
-        The file is no configuration of a causal language model that this version knows.
+        The file is no configuration of a language model, is of a family whose heads cannot be
+        removed, or contradicts itself.
     """
+    family = _family(config)
     try:
         parsed = AutoConfig.from_pretrained(
             config.parent, local_files_only=True, trust_remote_code=False
         )
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            model = LOADERS[family].from_config(parsed, trust_remote_code=False)
+            more = AutoModelForPreTraining.from_config(  # type: ignore[no-untyped-call]
                 parsed, trust_remote_code=False
             )
         weights = dict(model.named_parameters())
         first = model.get_input_embeddings().weight
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+        return Expected(
+            shapes={name: tuple(weight.shape) for name, weight in weights.items()},
+            beside={name: tuple(weight.shape) for name, weight in more.named_parameters()},
+            tied=dict(model.all_tied_weights_keys),
+            embedding=next(name for name, weight in weights.items() if weight is first),
+            prefix=model.base_model_prefix,
+            max_positions=int(parsed.max_position_embeddings),
+        )
+    except Exception as error:  # noqa: BLE001 - each model refuses in a way of its own
+        reason = " ".join(str(error).split("Error:")[-1].split())[:200].rstrip(".!")
+        msg = (
+            f"{config} describes no {family} model that could be built ({reason}). "
+            "Fetch it again, or name another revision."
+        )
+        raise CheckpointError(msg) from None
+
+
+def _family(config: Path) -> str:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        family = str(content["model_type"])
+    except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         msg = (
             f"{config} is no configuration of a language model ({reason}). "
             "Fetch it again, or name another revision."
         )
         raise CheckpointError(msg) from None
-    return Expected(
-        shapes={name: tuple(weight.shape) for name, weight in weights.items()},
-        embedding=next(name for name, weight in weights.items() if weight is first),
-    )
+    if family not in LOADERS:
+        msg = (
+            f"{config} is of the family {family!r}, whose heads cannot be removed here. "
+            f"Known: {', '.join(sorted(LOADERS))}. Choose another model."
+        )
+        raise CheckpointError(msg)
+    return family
+
+
+def check_positions(known: Expected, seq_len: int, *, config: Path) -> None:
+    """Check that the model has a position for every token of a sequence.
+
+    Raises
+    ------
+    CheckpointError
+        It has fewer.
+    """
+    if seq_len > known.max_positions:
+        msg = (
+            f"model.text.seq_len {seq_len} is above the {known.max_positions} positions of the "
+            f"model ({config}). Lower it."
+        )
+        raise CheckpointError(msg)
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, step: int) -> Iterator[Mapping[str, torch.Tensor]]:
+def opened(path: Path, *, state: str) -> Iterator[Mapping[str, torch.Tensor]]:
     """Give the tensors of a weight file by name, read as they are looked at; no code is run.
 
     Raises
@@ -90,7 +173,7 @@ def opened(path: Path, *, step: int) -> Iterator[Mapping[str, torch.Tensor]]:
     ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
         msg = (
-            f"checkpoint step{step}: {path.name} ({path.stat().st_size} bytes) is truncated or no "
+            f"checkpoint {state}: {path.name} ({path.stat().st_size} bytes) is truncated or no "
             f"file of weights ({reason}). Delete {path} and fetch it again."
         )
         raise CheckpointError(msg) from None
@@ -114,8 +197,15 @@ class _Tensors(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
-def check_weights(path: Path, known: Expected, *, step: int) -> torch.Tensor:
-    """Check names, shapes and values of a weight file, and return its input embedding.
+def check_weights(
+    files: Sequence[Path], known: Expected, *, state: str, index: Path | None = None
+) -> torch.Tensor:
+    """Check names, shapes and values of the weights, and return the input embedding.
+
+    Parameters
+    ----------
+    files
+        One file, or the parts that `index` names.
 
     Returns
     -------
@@ -125,62 +215,101 @@ def check_weights(path: Path, known: Expected, *, step: int) -> torch.Tensor:
     Raises
     ------
     CheckpointError
-        A weight is missing, unknown, of another shape, or not finite; or the file is damaged.
+        A weight is missing, unknown, of another shape, not finite, or not what it is tied to; a
+        part holds other tensors than its index says; or a file is damaged.
     """
-    with opened(path, step=step) as tensors:
-        # Name in the model -> name in the file.
-        names = {
-            name if name in known.shapes else _PUBLISHED_NAMES.get(name, name): name
-            for name in tensors
-        }
-        unknown = [
-            there
-            for name, there in names.items()
-            if name not in known.shapes and not _OLD_BUFFERS.search(there)
-        ]
-        missing = [name for name in known.shapes if name not in names]
-        if missing or unknown:
-            what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which is unknown"
-            n_more = len(missing) + len(unknown) - 1
+    with ExitStack() as stack:
+        tensors = {path: stack.enter_context(opened(path, state=state)) for path in files}
+        if index is not None:
+            _check_parts(tensors, index, state=state)
+        # By the name in the model: where it lies, and its name there.
+        found = {known.name(there): (path, there) for path in files for there in tensors[path]}
+        _check_names(found, known, state=state)
+        for name, (path, there) in found.items():
+            shape = {**known.beside, **known.shapes}.get(known.tied.get(name, name))
+            if shape is not None:
+                _check_tensor(tensors[path][there], shape, f"{there} of {path.name}", state)
+        for name, source in known.tied.items():
+            if name not in found:
+                continue
+            (one, here), (other, there) = found[name], found[source]
+            if not torch.equal(tensors[one][here], tensors[other][there]):
+                msg = (
+                    f"checkpoint {state}: {here} is not {there}, to which its config.json ties it. "
+                    "Name the right revision, or set tie_word_embeddings to false there."
+                )
+                raise CheckpointError(msg)
+        path, there = found[known.embedding]
+        # A copy: a mapped file must not be held open.
+        return tensors[path][there].to(torch.float32, copy=True)
+
+
+def _check_parts(
+    tensors: Mapping[Path, Mapping[str, torch.Tensor]], index: Path, *, state: str
+) -> None:
+    said = parts_of(index)
+    for path, held in tensors.items():
+        if differ := sorted(set(held) ^ said[path.name]):
+            what = "holds" if differ[0] in held else "lacks"
             msg = (
-                f"checkpoint step{step}: {path.name} {what} ({n_more} more such names); it is not "
-                "of the model that its config.json describes. Name the right repository or commit."
+                f"checkpoint {state}: {path.name} {what} {differ[0]}, other than {index.name} says "
+                f"({len(differ)} such names). Fetch the index and its parts from one commit."
             )
             raise CheckpointError(msg)
-        for expected_name, shape in known.shapes.items():
-            name = names[expected_name]
-            tensor = tensors[name]
-            if tuple(tensor.shape) != shape:
-                msg = (
-                    f"checkpoint step{step}: {name} of {path.name} has shape "
-                    f"{tuple(tensor.shape)}, its config.json says {shape}. "
-                    "Name the right repository or commit."
-                )
-                raise CheckpointError(msg)
-            if not bool(torch.isfinite(tensor).all()):
-                msg = (
-                    f"checkpoint step{step}: {name} of {path.name} holds nan or infinity. Fetch "
-                    "it again; if it stays so, drop the step from model.checkpoints."
-                )
-                raise CheckpointError(msg)
-        # A copy: a mapped file must not be held open.
-        return tensors[names[known.embedding]].to(torch.float32, copy=True)
 
 
-def check_distinct(sha256: Mapping[int, str]) -> None:
-    """Check that no two steps have the same weights.
+def _check_names(found: Mapping[str, tuple[Path, str]], known: Expected, *, state: str) -> None:
+    allowed = {*known.shapes, *known.tied, *known.beside}
+    unknown = [
+        f"{there} of {path.name}"
+        for name, (path, there) in found.items()
+        if name not in allowed and not _OLD_BUFFERS.search(f".{there}")
+    ]
+    missing = [name for name in known.shapes if name not in found]
+    if missing or unknown:
+        what = f"it lacks {missing[0]}" if missing else f"{unknown[0]} is unknown"
+        n_more = len(missing) + len(unknown) - 1
+        msg = (
+            f"checkpoint {state}: {what} ({n_more} more such names); the weights are not of the "
+            "model that its config.json describes. Name the right repository or revision."
+        )
+        raise CheckpointError(msg)
+
+
+def _check_tensor(tensor: torch.Tensor, shape: tuple[int, ...], what: str, state: str) -> None:
+    if tuple(tensor.shape) != shape:
+        msg = (
+            f"checkpoint {state}: {what} has shape {tuple(tensor.shape)}, its config.json says "
+            f"{shape}. Name the right repository or revision."
+        )
+        raise CheckpointError(msg)
+    if not bool(torch.isfinite(tensor).all()):
+        msg = (
+            f"checkpoint {state}: {what} holds nan or infinity. Fetch it again; if it stays so, "
+            "drop the state from model.checkpoints."
+        )
+        raise CheckpointError(msg)
+
+
+def check_distinct(sha256: Mapping[str, Sequence[str]]) -> None:
+    """Check that no two states have the same weights.
+
+    Parameters
+    ----------
+    sha256
+        Of the files of each state.
 
     Raises
     ------
     CheckpointError
         They have; a branch that serves the weights of another step was seen in public repositories.
     """
-    first: dict[str, int] = {}
-    for step in sorted(sha256):
-        earlier = first.setdefault(sha256[step], step)
-        if earlier != step:
+    first: dict[tuple[str, ...], str] = {}
+    for state, hashes in sha256.items():
+        earlier = first.setdefault(tuple(hashes), state)
+        if earlier != state:
             msg = (
-                f"checkpoint step{earlier} has the sha256 of step{step}: the branch serves the "
+                f"checkpoint {earlier} has the sha256 of {state}: the branch serves the "
                 "wrong weights. Pin a commit or drop it from model.checkpoints."
             )
             raise CheckpointError(msg)
@@ -195,13 +324,13 @@ def drift(embedding: torch.Tensor, first: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(embedding - first) / torch.linalg.vector_norm(first))
 
 
-def check_drift(steps: Sequence[int], drifts: Sequence[float], *, max_drop: float) -> None:
+def check_drift(states: Sequence[str], drifts: Sequence[float], *, max_drop: float) -> None:
     """Check that the embedding moves away from the first checkpoint, step after step.
 
     Parameters
     ----------
-    steps
-        Ascending.
+    states
+        In the order of training.
     drifts
         What `drift` gives for each.
     max_drop
@@ -210,14 +339,14 @@ def check_drift(steps: Sequence[int], drifts: Sequence[float], *, max_drop: floa
     Raises
     ------
     CheckpointError
-        It comes back: one of the two steps is not what it is called.
+        It comes back: one of the two states is not what it is called.
     """
-    for at in range(1, len(steps)):
+    for at in range(1, len(states)):
         before, now = drifts[at - 1], drifts[at]
         if now < before * (1 - max_drop) or now == 0:
             msg = (
-                f"checkpoint step{steps[at]} is nearer to step{steps[0]} than "
-                f"step{steps[at - 1]} is (embedding drift {now:.4g} after {before:.4g}): one of "
+                f"checkpoint {states[at]} is nearer to {states[0]} than "
+                f"{states[at - 1]} is (embedding drift {now:.4g} after {before:.4g}): one of "
                 "the two branches serves the wrong step. Pin a commit, drop it from "
                 "model.checkpoints, or raise model.max_drift_drop."
             )

@@ -53,8 +53,8 @@ def make(model: MiniModel, *, out: Path, scratch: Path) -> None:
     with alone(scratch):
         folder = train(model, material, scratch=scratch)
         with atomic_folder(out) as fresh:
-            for step in model.checkpoints:
-                shutil.copytree(folder / f"step{step}", fresh / f"step{step}")
+            for state in model.checkpoints:
+                shutil.copytree(folder / state, fresh / state)
             shutil.copyfile(folder / LOG_FILE, fresh / LOG_FILE)
             write_text(fresh / "corpus.json", json.dumps(corpus.statement(), indent=2) + "\n")
             for split in ("heldout", "reference"):

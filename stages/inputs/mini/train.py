@@ -177,7 +177,7 @@ def key_of(model: MiniModel, material: Material) -> str:
     """Name a training by all that decides its bytes; another name finds no state to go on from."""
     decides = {
         "train": model.train.model_dump(exclude={"save_every"}),
-        "checkpoints": model.checkpoints,
+        "checkpoints": model.steps,
         "tokenizer": material.tokenizer.to_str(),
         "tokens": hashlib.sha256(material.train.tobytes()).hexdigest(),
         "heldout": hashlib.sha256(material.heldout.tobytes()).hexdigest(),
@@ -226,17 +226,17 @@ def _steps(model: MiniModel, material: Material, folder: Path) -> None:
         logger.warning("%s is damaged (%s): training begins anew", folder / STATE_FILE, reason)
         network, optimizer = _fresh(settings)
         start, log = 0, []
-    last = model.checkpoints[-1]
+    last = model.steps[-1]
     network.train()
     with tqdm(
         total=last, initial=start, desc=f"train {model.name}", unit="step", mininterval=1
     ) as progress:
-        if start == 0 and model.checkpoints[0] == 0:
+        if start == 0 and model.steps[0] == 0:
             log.append((0, math.nan, _checkpoint(network, material, folder / "step0")))
         for step in range(start + 1, last + 1):
             loss = _step(network, optimizer, batch(material.train, step - 1, settings), step, model)
             held = math.nan
-            if step in model.checkpoints:
+            if step in model.steps:
                 held = _checkpoint(network, material, folder / f"step{step}")
             log.append((step, loss, held))
             progress.update()

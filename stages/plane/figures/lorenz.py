@@ -30,7 +30,7 @@ TOP_MM, FOOT_MM = 7, 10
 GRID = np.linspace(0.0, 1.0, 401)
 GROUPS = ("young", "old")
 LINES: dict[str, style.LineStyle] = {"young": "--", "old": "-"}
-MAX_STEPS = 8
+MAX_STATES = 8
 
 
 @style.styled
@@ -129,23 +129,23 @@ def _thin(axes: Axes, curves: Iterable[Floats], colour: str) -> None:
 
 def _heads(axes: Axes, rows: pd.DataFrame) -> None:
     wide = heads.effects(rows).abs()
-    # A step at which no head has any effect has no curve.
-    steps = heads.spread([int(s) for s in wide.columns if wide[s].sum() > 0], MAX_STEPS)
-    if not steps:
+    # A state in which no head has any effect has no curve.
+    states = heads.spread([name for name in wide.columns if wide[name].sum() > 0], MAX_STATES)
+    if not states:
         msg = (
-            "no head has an effect at any step, so there is nothing to share out. Check the sweep."
+            "no head has an effect in any state, so there is nothing to share out. Check the sweep."
         )
         raise FigureError(msg)
     # From pale to dark, but never so pale that a line is lost on white.
-    shades = heads.SHADES(np.linspace(0.3, 0.95, len(steps)) if len(steps) > 1 else [0.6])
-    for step, colour in zip(steps, shades, strict=True):
+    shades = heads.SHADES(np.linspace(0.3, 0.95, len(states)) if len(states) > 1 else [0.6])
+    for state, colour in zip(states, shades, strict=True):
         axes.plot(
             GRID,
-            curve(wide[step].to_numpy(float)),
+            curve(wide[state].to_numpy(float)),
             color=colour,
             linewidth=1.1,
             zorder=3,
-            label=f"step {heads.step_name(step)}",
+            label=heads.title(state, "step"),
         )
     axes.plot(
         GRID,

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 PANEL_MM = 96
 LEGEND_MM = 12
-MAX_STEPS = 4
+MAX_STATES = 4
 TITLES = {"raw": "a  Raw scales", "corrected": "b  Corrected scales"}
 AXES = {
     "raw": ("Gini coefficient", "effective number"),
@@ -62,7 +62,7 @@ def draw(plane: pd.DataFrame, same: pd.DataFrame, *, confidence: float) -> Figur
         Level of the ellipses.
     """
     if plane.empty:
-        return style.message("No tissue was compared and no two checkpoints were measured.")
+        return style.message("No tissue was compared and no two states were measured.")
     cells = _named(plane[plane["system"] == "cells"])
     moving = plane[plane["system"] == "heads"]
     others = plane[~plane["system"].isin(("cells", "heads"))]
@@ -257,8 +257,8 @@ def _legend(
     ]
     level = f"{100 * confidence:g}% ellipse"
     if not moving.empty:
-        colour, first = style.COLOURS["heads"], int(moving["position_first"].iloc[0])
-        since = f"Heads, since step {heads.step_name(first)}"
+        colour = style.COLOURS["heads"]
+        since = f"Heads, since {heads.title(moving['state_first'].iloc[0], 'step')}"
         handles += [
             Line2D([], [], color=colour, marker="o", markersize=2.6, label=since),
             Patch(facecolor="#f7edf2", edgecolor=colour, label=f"{level} over sequences"),
@@ -278,14 +278,13 @@ def _legend(
 def _names(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame) -> None:
     """Name every tissue, and a few checkpoints, clear of the path and of the quadrants' names."""
     path = moving[moving["bootstrap"] == "replicates"].sort_values("position")
-    chosen = heads.spread(path["position"].astype(int).tolist(), MAX_STEPS)
-    named = path[path["position"].isin(chosen)]
+    named = path[path["state"].isin(heads.spread(path["state"].tolist(), MAX_STATES))]
     x, y = (
         np.concatenate([rows[column].to_numpy(float) for rows in (cells, named)])
         for column in ("d_gini", "d_effective")
     )
     names = [style.name(tissue) for tissue in cells["tissue"]]
-    names += [f"step {heads.step_name(int(step))}" for step in named["position"]]
+    names += [heads.title(state, "step") for state in named["state"]]
     if not names:
         return
     places = np.vstack([np.zeros(2), _places(path)])

@@ -223,7 +223,7 @@ def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
     values = []
     n_all = 0
     for step in (where.step_first, where.step_last):
-        at = removed[removed["step"] == step]
+        at = removed[removed["state"] == f"step{step}"]
         chosen = at[at["head"].isin(where.heads)].sort_values(["layer", "head"])
         if len(chosen) != where.n_heads:
             return Found(
@@ -238,8 +238,8 @@ def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
     change = change[
         (change["series"] == "head")
         & (change["condition"] == "zero")
-        & (change["position_first"] == where.step_first)
-        & (change["position_last"] == where.step_last)
+        & (change["state_first"] == f"step{where.step_first}")
+        & (change["state_last"] == f"step{where.step_last}")
     ].set_index("metric")
     ends = ("change", "replicates_low", "replicates_high")
     over_all = {
