@@ -115,10 +115,13 @@ def _render_html(source: Source, *, folder: Path) -> Path:
 
 def _render_pdf(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "typst")
-    # As metadata: what an option includes would take the place of what the paper's filter adds.
-    headers = [(folder / file).read_text("utf-8") for file in as_list(options["include-in-header"])]
-    options["header-includes"] = [f"```{{=typst}}\n{header}\n```" for header in headers]
-    arguments = ["--to=typst", f"--template={ASSETS / 'template.typ'}"]
+    # By --include-in-header they would take the place of what the paper's filter adds to the header.
+    styles = [(folder / name).read_text("utf-8") for name in as_list(options["include-in-header"])]
+    arguments = [
+        "--to=typst",
+        f"--template={ASSETS / 'template.typ'}",
+        *(f"--variable=style:{style}" for style in styles),
+    ]
     document = folder / "_document.typ"
     document.write_text(_convert(source, arguments, options, folder=folder), encoding="utf-8")
     pdf = folder / "paper.pdf"
