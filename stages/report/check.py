@@ -65,7 +65,8 @@ def check_source(source: Source, *, folder: Path) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        The files that the paper uses besides its text: figures, bibliography, style sheets.
+        The files that the paper uses besides its text: figures, bibliography, style sheets,
+        filters.
 
     Raises
     ------
@@ -123,6 +124,12 @@ def _of_metadata(meta: Element) -> Faults:
             )
     if "title" not in meta:
         yield "^", "the paper has no title. Write one in its YAML head."
+    if "notice" not in meta:
+        what = (
+            'the paper has no "notice". Write in its YAML head the sentence that simulated data '
+            'must carry, or notice: "" for data that are real.'
+        )
+        yield "^", what
     if "date" in meta and re.fullmatch(r"today|now|last-modified", _stringify(meta["date"])):
         yield r"^date:", "this date changes by itself. Write the day, or leave date out."
 
@@ -266,10 +273,10 @@ def _check_images(source: Source, facts: _Facts) -> list[str]:
 
 
 def _check_option_files(source: Source) -> list[str]:
-    options = format_options(source.options, "html")
     return [
         _existing(source, name, f"_quarto.yml: {key}")
-        for key in ("bibliography", "csl", "css")
+        for options in (format_options(source.options, name) for name in ("html", "typst"))
+        for key in ("bibliography", "csl", "css", "filters", "include-in-header")
         for name in as_list(options.get(key))
     ]
 

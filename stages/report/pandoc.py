@@ -11,13 +11,13 @@ import typst
 
 from stages.base.errors import RenderError
 from stages.report import programs
-from stages.report.source import ASSETS, Source, format_options
+from stages.report.source import Source, format_options
 
+ASSETS = Path(__file__).parent / "assets"
 METADATA_FILE = "_metadata.json"
-PAGE_CSS = "_page.css"
 # Keys of _quarto.yml that are Quarto's or a command line option of pandoc, not metadata.
 NOT_METADATA = frozenset(
-    {"project", "manuscript", "format", "css", "include-before-body", "include-in-header", "theme"}
+    {"project", "format", "css", "filters", "include-in-header", "minimal"}
 )
 
 
@@ -98,15 +98,12 @@ def render_with_pandoc(source: Source, *, folder: Path) -> tuple[Path, Path]:
 
 def _render_html(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "html")
-    (folder / PAGE_CSS).write_bytes((ASSETS / "page.css").read_bytes())
     arguments = [
         "--to=html5",
         "--embed-resources",
         "--section-divs",
         "--mathml",
-        f"--css={PAGE_CSS}",
         *(f"--css={css}" for css in as_list(options.get("css"))),
-        *(f"--include-before-body={file}" for file in as_list(options.get("include-before-body"))),
     ]
     if options.get("html-math-method", "mathml") != "mathml":
         msg = "html-math-method is not mathml. The page must not fetch scripts; set it to mathml."
@@ -118,12 +115,12 @@ def _render_html(source: Source, *, folder: Path) -> Path:
 
 def _render_pdf(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "typst")
-    template = folder / "_paper.typ"
-    template.write_bytes((ASSETS / "paper.typ").read_bytes())
+    # By --include-in-header they would take the place of what the paper's filter adds to the header.
+    styles = [(folder / name).read_text("utf-8") for name in as_list(options["include-in-header"])]
     arguments = [
         "--to=typst",
-        f"--template={template.name}",
-        *(f"--include-in-header={file}" for file in as_list(options.get("include-in-header"))),
+        f"--template={ASSETS / 'template.typ'}",
+        *(f"--variable=style:{style}" for style in styles),
     ]
     document = folder / "_document.typ"
     document.write_text(_convert(source, arguments, options, folder=folder), encoding="utf-8")
@@ -151,6 +148,7 @@ def _convert(
 ) -> str:
     metadata = {key: value for key, value in options.items() if key not in NOT_METADATA}
     (folder / METADATA_FILE).write_text(json.dumps(metadata), encoding="utf-8")
+    arguments = [*arguments, *(f"--lua-filter={file}" for file in as_list(options.get("filters")))]
     toc = [f"--toc-depth={options.get('toc-depth', 3)}"]
     if options.get("toc"):
         toc.append("--toc")

@@ -1,4 +1,4 @@
-"""Render the paper by Quarto, where a person has installed it."""
+"""Render the paper by Quarto, where a person has installed it and asks for it."""
 
 import os
 import shutil
@@ -10,7 +10,10 @@ from stages.report.source import Source
 
 # Quarto only warns of these and prints a question mark; here they stop the render, should
 # anything have passed our own check.
-UNRESOLVED = ("Unable to resolve", "Unknown var", "Unknown meta", "citeproc: citation")
+UNRESOLVED = (
+    *("Unable to resolve", "Unknown var", "Unknown meta", "citeproc: citation"),
+    *("FATAL", "Error resolving"),
+)
 
 
 def find_quarto() -> str | None:
@@ -45,25 +48,23 @@ def render_with_quarto(source: Source, *, folder: Path) -> tuple[Path, Path]:
     """
     program = find_quarto()
     if program is None:
-        msg = "quarto is not on PATH. Install it, or use --renderer pandoc."
+        msg = (
+            "render.renderer = quarto, and quarto is not on PATH. Install it, or render by the "
+            "wheels: make paper SET=render.renderer=pandoc."
+        )
         raise RenderError(msg)
     report = _run([program, "render"], folder=folder)
     for line in report.splitlines():
         if any(sign in line for sign in UNRESOLVED):
             msg = f"quarto left something unresolved: {line.strip()}"
             raise RenderError(msg)
-    project = source.options.get("project") or {}
-    output = folder / project.get("output-dir", "_manuscript")
-    stem = Path(source.paper).stem
-    return _first(output, f"{stem}.html", "index.html"), _first(output, f"{stem}.pdf", "index.pdf")
-
-
-def _first(folder: Path, *names: str) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    msg = f"quarto ended well but wrote no {names[0]}. Look at `format` in _quarto.yml."
-    raise RenderError(msg)
+    output = folder / (source.options.get("project") or {}).get("output-dir", "")
+    page, pdf = (output / Path(source.paper).with_suffix(suffix) for suffix in (".html", ".pdf"))
+    for file in (page, pdf):
+        if not file.is_file():
+            msg = f"quarto ended well but wrote no {file.name}. Look at `format` in _quarto.yml."
+            raise RenderError(msg)
+    return page, pdf
 
 
 def _run(command: list[str], *, folder: Path) -> str:

@@ -1,7 +1,10 @@
-"""Render the manuscript to one HTML page and one PDF, by Quarto or by the bundled wheels.
+"""Render the manuscript to one HTML page and one PDF, by the bundled wheels or by Quarto.
 
-The source is checked first, whichever renderer follows. Both work in a temporary copy that holds
-only the files the paper uses; the two results appear in the output folder together or not at all.
+The wheels are pinned, so that the pages have the same bytes wherever they are made, and the page
+says who made it; Quarto renders where `render.renderer` asks for it, and not because it happens to
+be installed. The source is checked first, whichever renderer follows. Both work in a temporary copy
+that holds only the files the paper uses; the two results appear in the output folder together or
+not at all.
 """
 
 import argparse
@@ -9,32 +12,20 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 
 from stages.base import cli
 from stages.base.files import atomic_path
+from stages.base.settings import load
 from stages.report.check import check_source
 from stages.report.pandoc import bundled_pandoc, render_with_pandoc
 from stages.report.quarto import find_quarto, quarto_version, render_with_quarto
+from stages.report.settings import Renderer
 from stages.report.source import read_source, stage_project
 
 
-class Renderer(Enum):
-    """Who turns the checked source into pages."""
-
-    AUTO = "auto"
-    """Quarto where it is installed, else pandoc."""
-    QUARTO = "quarto"
-    """The ``quarto`` on PATH."""
-    PANDOC = "pandoc"
-    """The pandoc and the typst of the Python wheels."""
-
-
-def render(
-    project: Path, paper: str, *, out_dir: Path, renderer: Renderer = Renderer.AUTO
-) -> tuple[Path, Path]:
+def render(project: Path, paper: str, *, out_dir: Path, renderer: Renderer) -> tuple[Path, Path]:
     """Check a manuscript and render it to HTML and PDF.
 
     Parameters
@@ -58,8 +49,6 @@ def render(
     stages.base.errors.RenderError
         If the source refers to something that does not exist, or the renderer fails.
     """
-    if renderer is Renderer.AUTO:
-        renderer = Renderer.QUARTO if find_quarto() else Renderer.PANDOC
     source = read_source(project, paper)
     stem = Path(paper).stem
     with tempfile.TemporaryDirectory(prefix="paper-") as temporary:
@@ -92,21 +81,17 @@ def _describe(renderer: Renderer) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    render(args.project, args.paper, out_dir=args.out_dir, renderer=Renderer(args.renderer))
+    renderer = load(args.params).render.renderer
+    render(args.project, args.paper, out_dir=args.out_dir, renderer=renderer)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Render the paper; return the exit status."""
     parser = cli.parser(__doc__)
+    cli.add_params(parser)
     parser.add_argument("--project", type=Path, required=True, help="the folder of _quarto.yml")
     parser.add_argument("--paper", default="paper.qmd", help="its document (default: %(default)s)")
     parser.add_argument("--out-dir", type=Path, required=True, help="where HTML and PDF are put")
-    parser.add_argument(
-        "--renderer",
-        choices=[member.value for member in Renderer],
-        default=Renderer.AUTO.value,
-        help="who renders (default: %(default)s, which is quarto where it is installed)",
-    )
     return cli.run(parser, _run, argv)
 
 

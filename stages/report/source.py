@@ -5,7 +5,6 @@ known only after it is written, so the paper includes that, as Quarto does: an i
 its own. It is put in place here, as text, for both renderers.
 """
 
-import html
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -18,13 +17,6 @@ import yaml
 from stages.base.errors import RenderError
 
 QUARTO_FILE = "_quarto.yml"
-NOTICE = "notice"
-
-ASSETS = Path(__file__).parent / "assets"
-# _quarto.yml names these three; they exist only in the copy.
-NOTICE_HTML = "_notice.html"
-NOTICE_TYPST = "_notice.typ"
-STYLE_TYPST = "_style.typ"
 
 INCLUDE = re.compile(r"\s*\{\{< include (\S+) >\}\}\s*")
 
@@ -51,8 +43,6 @@ class Source:
     paper: str
     lines: tuple[Line, ...]
     options: Mapping[str, Any]
-    notice: str
-    """The sentence that every page carries; empty for none."""
 
     @property
     def text(self) -> str:
@@ -82,8 +72,7 @@ def read_source(project: Path, paper: str) -> Source:
     Raises
     ------
     RenderError
-        If a file is missing or cannot be read, or the paper's head does not say which notice its
-        pages carry.
+        If a file is missing or cannot be read.
     """
     options = _read_yaml(_read_text(project, QUARTO_FILE), QUARTO_FILE)
     text = _read_text(project, paper)
@@ -94,14 +83,7 @@ def read_source(project: Path, paper: str) -> Source:
             lines += _lines(_read_text(project, name, of=f"{line.place}: "), name)
         else:
             lines.append(line)
-    head = _read_yaml(text.split("---\n")[1] if text.startswith("---\n") else "", f"{paper}, head")
-    if not isinstance(head.get(NOTICE), str):
-        msg = (
-            f'{paper} has no "{NOTICE}" in its head. Write the sentence that simulated data must '
-            'carry, or notice: "" for data that are real.'
-        )
-        raise RenderError(msg)
-    return Source(project, paper, tuple(lines), options, head[NOTICE].strip())
+    return Source(project, paper, tuple(lines), options)
 
 
 def local_path(project: Path, target: str) -> PurePosixPath | None:
@@ -157,14 +139,14 @@ def format_options(options: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def stage_project(source: Source, resources: Iterable[str], *, folder: Path) -> None:
-    """Copy a project to `folder`, its text whole, with the notice and the PDF style beside it.
+    """Copy a project to `folder`, its text whole.
 
     Parameters
     ----------
     source
         The manuscript.
     resources
-        Paths inside the project that it uses: figures, bibliography, style sheets.
+        Paths inside the project that it uses: figures, bibliography, style sheets, filters.
     folder
         An empty folder.
     """
@@ -173,24 +155,3 @@ def stage_project(source: Source, resources: Iterable[str], *, folder: Path) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.project / name, target)
     (folder / source.paper).write_text(source.text, encoding="utf-8")
-    (folder / NOTICE_HTML).write_text(notice_html(source.notice), encoding="utf-8")
-    (folder / NOTICE_TYPST).write_text(notice_typst(source.notice), encoding="utf-8")
-    shutil.copyfile(ASSETS / "style.typ", folder / STYLE_TYPST)
-
-
-def notice_html(notice: str) -> str:
-    """Return the banner of the page; nothing for an empty notice."""
-    return f'<div class="notice" role="note">{html.escape(notice)}</div>\n' if notice else ""
-
-
-def notice_typst(notice: str) -> str:
-    r"""Return the header line of every page; nothing for an empty notice.
-
-    >>> notice_typst('Say "no".')
-    '#set page(header: align(center, text(size: 8.5pt, fill: rgb("#92400e"), "Say \\"no\\".")))\n'
-    """
-    if not notice:
-        return ""
-    quoted = notice.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
-    text = f'text(size: 8.5pt, fill: rgb("#92400e"), "{quoted}")'
-    return f"#set page(header: align(center, {text}))\n"

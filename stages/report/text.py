@@ -59,17 +59,17 @@ def interval(low: float, high: float, digits: int) -> str:
 
 
 def p_value(p: float) -> str:
-    """Return a p-value with two significant digits, never as zero.
+    r"""Return a p-value with two significant digits, never as zero.
 
     Examples
     --------
     >>> p_value(0.01587), p_value(0.00002), p_value(1.0)
-    ('0.016', '< 0.001', '1.0')
+    ('0.016', '<\xa00.001', '1.0')
     """
     if math.isnan(p):
         return DASH
     if p < 0.001:
-        return "< 0.001"
+        return f"<{NBSP}0.001"
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}" if p < 0.995 else "1.0"
 
 
@@ -144,22 +144,28 @@ def general(value: float) -> str:
 
 
 def p_equals(p: float) -> str:
-    """Return ``p = 0.016`` or ``p < 0.001``."""
+    r"""Return a p-value with its relation, which no line break parts.
+
+    Examples
+    --------
+    >>> p_equals(0.01587), p_equals(0.00002)
+    ('p\xa0=\xa00.016', 'p\xa0<\xa00.001')
+    """
     shown = p_value(p)
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+    return f"p{NBSP}{shown}" if shown.startswith("<") else f"p{NBSP}={NBSP}{shown}"
 
 
 def probability(share: float) -> str:
-    """Return a probability with its relation: a share of draws is never certain.
+    r"""Return a probability with its relation: a share of draws is never certain.
 
     Examples
     --------
     >>> probability(1.0), probability(0.998)
-    ('> 0.999', '= 0.998')
+    ('>\xa00.999', '=\xa00.998')
     """
     if share >= 0.9995:
-        return "> 0.999"
-    return "< 0.001" if share < 0.0005 else f"= {share:.3f}"
+        return f">{NBSP}0.999"
+    return f"<{NBSP}0.001" if share < 0.0005 else f"={NBSP}{share:.3f}"
 
 
 def duration(seconds: float) -> str:
