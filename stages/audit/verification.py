@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--against", default="HEAD", metavar="REVISION", help="the commit (default: %(default)s)"
     )
-    parser.add_argument("--only", default="", metavar="STAGE", help="run and compare this one alone")
+    parser.add_argument("--only", default="", metavar="STAGE", help="compute and compare it alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="compute there and keep it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     return cli.run(parser, _run, argv)

@@ -63,7 +63,7 @@ class Material:
 
 
 def configuration(settings: MiniTraining) -> GPTNeoXConfig:
-    """Return Pythia's configuration at another size; as there, checkpoints are in half precision."""
+    """Return Pythia's configuration at another size, half precision of checkpoints included."""
     return GPTNeoXConfig(
         architectures=["GPTNeoXForCausalLM"],
         vocab_size=settings.vocab_size,
@@ -334,7 +334,7 @@ def _save(
 
 def _checkpoint(network: GPTNeoXForCausalLM, material: Material, folder: Path) -> float:
     """Write one folder of the Hub's layout and return the held-out loss of what it holds."""
-    kept = copy.deepcopy(network).half()
+    kept = copy.deepcopy(network).half()  # type: ignore[no-untyped-call]
     weights = {
         PUBLISHED_NAMES.get(name, name): weight.contiguous()
         for name, weight in kept.state_dict().items()
