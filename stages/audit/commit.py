@@ -19,6 +19,8 @@ from stages.base.settings import PARAMS_FILE
 
 LOCAL_SETTINGS = Path(".dvc/config.local")
 STANDARD_ERROR = 2
+TRAINED = "trained"
+"""The stage whose results another processor does not give."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,23 @@ class Commit:
 
         return lock.Store(self.folder, caches)
 
-    def reproduce(self) -> None:
-        """Run its whole graph; what that prints goes to standard error.
+    def reproduce(self, only: str = "") -> None:
+        """Run its graph, or one stage and what it needs; what that prints goes to standard error.
+
+        The weights of a model that was trained are taken from the remote, as `make reproduce` does,
+        unless they are what is asked for.
 
         Raises
         ------
         VerificationError
             A stage failed.
         """
-        # No remote to ask and nothing in the cache: what was computed before cannot slip in.
+        if only != TRAINED:
+            _start(self.folder, "dvc", "pull", "--quiet", "--allow-missing", TRAINED)
+        # No remote to ask and nothing else in the cache: what was computed before cannot slip in.
         run(self.folder, "dvc", "config", "--local", "core.remote", "none-while-verifying")
-        if _start(self.folder, "dvc", "repro", output=STANDARD_ERROR).returncode != 0:
+        words = ["dvc", "repro", *filter(None, [only])]
+        if _start(self.folder, *words, output=STANDARD_ERROR).returncode != 0:
             msg = (
                 f"dvc repro failed in a clone of {self.revision[:12]} (see above). "
                 "Use --keep FOLDER to look into the clone afterwards."

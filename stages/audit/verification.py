@@ -158,13 +158,19 @@ def _verdicts(args: argparse.Namespace, temporary: Path) -> list[Verdict]:
         shown = _some(changed, 3)
         cli.log.info("the commit is what is verified; the working tree differs in %s", shown)
     stages = committed.stages()
+    if args.only:
+        named = sorted({stage.name.partition("@")[0] for stage in stages})
+        if args.only not in named:
+            msg = f"the commit has no stage {args.only!r}. Its stages are {', '.join(named)}."
+            raise VerificationError(msg)
+        stages = [stage for stage in stages if stage.name.partition("@")[0] == args.only]
     recomputed = args.recomputed
     if not recomputed:
         recomputed = args.keep or temporary / "recomputed"
         if recomputed.exists():
             msg = f"{recomputed} exists. Name a new folder: --keep FOLDER."
             raise VerificationError(msg)
-        commit.clone(repository, committed.revision, recomputed).reproduce()
+        commit.clone(repository, committed.revision, recomputed).reproduce(args.only)
     found = verify(stages, committed.store(repository), recomputed, allowed)
     if args.json:
         about = {"commit": committed.revision, "factor": allowed.factor}
@@ -190,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--against", default="HEAD", metavar="REVISION", help="the commit (default: %(default)s)"
     )
+    parser.add_argument("--only", default="", metavar="STAGE", help="compute and compare it alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="compute there and keep it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     return cli.run(parser, _run, argv)

@@ -39,9 +39,15 @@ def conf_digest(conf: Path) -> str:
     return digest.hexdigest()
 
 
-def register_resolver(conf: Path) -> None:
-    """Teach OmegaConf the name ``conf_digest``."""
+def register_resolvers(conf: Path) -> None:
+    """Teach OmegaConf ``conf_digest``, and ``only``: a list of the last where the first two agree.
+
+    DVC repeats a stage over a list, and so leaves it out where the list is empty.
+    """
     OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
+    OmegaConf.register_new_resolver(
+        "only", lambda actual, wanted, name: [name] * (actual == wanted), replace=True
+    )
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     SettingsError
         A group, file or key that does not exist, or an override that hydra cannot read.
     """
-    register_resolver(conf)
+    register_resolvers(conf)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):

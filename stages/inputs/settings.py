@@ -426,5 +426,11 @@ class PublishedEffects(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-SECTIONS = {"atlas": Atlas, "model": Model, "published_effects": dict[str, PublishedEffects]}
+SECTIONS = {
+    "atlas": Atlas,
+    "model": Model,
+    "trained": list[str],
+    "downloaded": list[str],
+    "published_effects": dict[str, PublishedEffects],
+}
 """``published_effects``: by model; others have none to be compared with."""

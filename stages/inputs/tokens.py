@@ -180,7 +180,7 @@ def tokenizer_of(checkpoints: Path) -> tuple[Tokenizer, Path]:
     if not found:
         msg = (
             f"no checkpoint in {checkpoints} has {TOKENIZER_FILE}. "
-            "Run dvc repro checkpoints, or put it beside one of them."
+            "Run make reproduce, or put it beside one of them."
         )
         raise CheckpointError(msg)
     hashes = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in found}

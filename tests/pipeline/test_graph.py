@@ -1,6 +1,7 @@
 """Hold dvc.yaml and the rooms to their rules: complete dependencies, one direction, one name."""
 
 import ast
+import itertools
 import re
 from functools import cache
 from pathlib import Path
@@ -30,8 +31,9 @@ ROOMS = [
 ]
 # No system imports another: what they share lies before them, what joins them after.
 SYSTEMS = {"cells", "heads"}
-# The atlas and the model decide which package brings the raw files in.
-SOURCES = {"${atlas.source}": ["demo", "published"], "${model.source}": ["mini", "hub"]}
+# The atlas decides which package brings the raw files in, the model which stage brings the weights.
+SOURCES = {"${atlas.source}": ["demo", "published"]}
+WEIGHTS = {"trained": "mini", "downloaded": "hub"}
 
 
 def _module_file(module: str) -> Path | None:
@@ -94,7 +96,7 @@ def test_stage_says_what_it_does_and_names_its_module(name):
     stage = STAGES[name]
     assert stage["desc"].endswith(".")
     if not any(variable in stage["cmd"] for variable in SOURCES):
-        assert _modules(stage)[0].rsplit(".", maxsplit=1)[-1] == name
+        assert _modules(stage)[0].rsplit(".", maxsplit=1)[-1] == WEIGHTS.get(name, name)
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "study"])
@@ -125,7 +127,8 @@ def test_a_new_file_of_a_room_runs_no_stage_again():
     Whole folders are named only where everything in them decides the same: what a source of raw
     files consists of, what a page is rendered with, and the templates of the text.
     """
-    whole = {"stages/inputs/" + source for sources in SOURCES.values() for source in sources}
+    packages = itertools.chain(*SOURCES.values(), WEIGHTS.values())
+    whole = {"stages/inputs/" + package for package in packages}
     whole |= {"stages/report/filters", "stages/report/assets", "stages/report/templates"}
     n_checked = 0
     for name, stage in STAGES.items():

@@ -307,7 +307,7 @@ class TestTraining:
     def test_a_checkpoint_loads_as_the_hub_s_do(self, tiny, installed, tmp_path):
         command.make(tiny, out=tmp_path / "m", scratch=tmp_path / "s")
         folder = tmp_path / "m" / "step10"
-        network = GPTNeoXForCausalLM.from_pretrained(folder)
+        network = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
         config = network.config
         assert config.use_parallel_residual
         assert not config.tie_word_embeddings
@@ -317,7 +317,9 @@ class TestTraining:
         # As published; transformers 5 has another name for it.
         own["embed_out.weight"] = own.pop("lm_head.weight")
         assert set(weights) == set(own)
-        assert all(torch.equal(weights[name], own[name]) for name in own)
+        assert {weight.dtype for weight in weights.values()} == {torch.float16}
+        assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+        assert all(torch.equal(weights[name].float(), own[name]) for name in own)
         # The log's held-out loss is that of the checkpoint on the text beside it.
         log = (tmp_path / "m" / "train_log.csv").read_text().splitlines()
         assert log[0] == "step,train_loss_nats,heldout_loss_nats"

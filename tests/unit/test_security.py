@@ -233,7 +233,6 @@ WORDS = {
     "key",
     "model.folder",
     "model.name",
-    "model.source",
     "plane.confidence",
 }
 

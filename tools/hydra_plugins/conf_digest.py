@@ -5,6 +5,6 @@ DVC loads this through ``hydra.plugins_path`` whenever it composes ``params.yaml
 
 from pathlib import Path
 
-from stages.base.compose import register_resolver
+from stages.base.compose import register_resolvers
 
-register_resolver(Path(__file__).parents[2] / "conf")
+register_resolvers(Path(__file__).parents[2] / "conf")

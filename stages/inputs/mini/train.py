@@ -5,6 +5,7 @@ batch of a step follows from seed and step alone, nothing is dropped out, and th
 is fixed. Another processor or another PyTorch rounds differently and gives another model.
 """
 
+import copy
 import fcntl
 import hashlib
 import io
@@ -62,7 +63,7 @@ class Material:
 
 
 def configuration(settings: MiniTraining) -> GPTNeoXConfig:
-    """Return Pythia's configuration at another size."""
+    """Return Pythia's configuration at another size, half precision of checkpoints included."""
     return GPTNeoXConfig(
         architectures=["GPTNeoXForCausalLM"],
         vocab_size=settings.vocab_size,
@@ -81,7 +82,7 @@ def configuration(settings: MiniTraining) -> GPTNeoXConfig:
         bos_token_id=0,
         eos_token_id=0,
         use_cache=False,
-        dtype="float32",
+        dtype="float16",
     )
 
 
@@ -332,17 +333,15 @@ def _save(
 
 
 def _checkpoint(network: GPTNeoXForCausalLM, material: Material, folder: Path) -> float:
-    """Write one folder of the Hub's layout and return its held-out loss."""
+    """Write one folder of the Hub's layout and return the held-out loss of what it holds."""
+    kept = copy.deepcopy(network).half()  # type: ignore[no-untyped-call]
     weights = {
         PUBLISHED_NAMES.get(name, name): weight.contiguous()
-        for name, weight in network.state_dict().items()
+        for name, weight in kept.state_dict().items()
     }
     # Of a run that was killed after its last saved state it replaces the same bytes.
     with atomic_folder(folder) as fresh:
         (fresh / WEIGHTS_FILE).write_bytes(serialized(weights, metadata={"format": "pt"}))
         write_text(fresh / "config.json", network.config.to_json_string())
         tokenizers.save(material.tokenizer, fresh)
-    network.eval()  # type: ignore[no-untyped-call]
-    loss = heldout_loss(network, material.heldout)
-    network.train()
-    return loss
+    return heldout_loss(kept.float().eval(), material.heldout)
