@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 # Real in every respect; nothing here asks what the numbers are, only that they stay the same.
 SMALLEST = (
-    "model.train.steps=64 model.checkpoints=[16,64] model.train.save_every=8 "
+    "model.train.steps=64 model.checkpoints=[step16,step64] model.train.save_every=8 "
     "model.text.n_sequences=16 model.text.reference_sequences=16 sweep.noise.draws=6 "
     "metrics.rarefaction.draws=50 clusters.resolutions=[0.2,0.8] "
     "granularity.curve.resolutions=[0.02,0.1] "

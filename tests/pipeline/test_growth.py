@@ -58,8 +58,7 @@ STAGE = """
 SYSTEM = """  toy:
     group: box
     effects: data/interim/toy
-    axis: step
-    states: [1, 2]
+    states: [step1, step2]
     kinds: []
     untrained: null
 """

@@ -42,7 +42,7 @@ CONFIG = {
 PUBLISHED_BYTES = 911_449_213
 SETTINGS = [
     "model.local=hub",
-    f"model.checkpoints=[{STEP}]",
+    f"model.checkpoints=[step{STEP}]",
     "model.text.protocol=file",
     "model.text.path=text.txt",
     f"model.text.n_sequences={N_SEQUENCES}",
@@ -160,9 +160,11 @@ def test_the_checkpoint_is_of_the_published_size_and_recorded_by_its_sha256(stud
     models = study / "models" / "pythia-410m-deduped"
     (record,) = json.loads((models / "checkpoints.json").read_text(encoding="utf-8"))
     with weights.open("rb") as file:
-        assert record["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
-    assert record["size_bytes"] == weights.stat().st_size
-    assert (record["step"], record["file"], record["commit"]) == (STEP, "pytorch_model.bin", None)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size = weights.stat().st_size
+    said = {"name": "pytorch_model.bin", "size_bytes": size, "sha256": sha256}
+    assert record["files"] == [said]
+    assert (record["state"], record["commit"]) == (f"step{STEP}", None)
     assert record["repo"] == "EleutherAI/pythia-410m-deduped"
 
 

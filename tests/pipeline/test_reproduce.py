@@ -29,7 +29,7 @@ NOTICE = "Simulated demo data and demo model"
 # A real model in every respect, trained for a sixteenth of the steps, and fewer clusterings by the
 # faster of the two flavours: the suite has ten minutes.
 SMALL = (
-    "model.train.steps=128 model.checkpoints=[16,128] model.text.n_sequences=24 "
+    "model.train.steps=128 model.checkpoints=[step16,step128] model.text.n_sequences=24 "
     "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
     "granularity.curve.resolutions=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "
     "stability.subsamples=0 restriction.draws=200 leiden.flavor=igraph "
@@ -85,7 +85,7 @@ def test_every_cell_is_accounted_for(clone):
 def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
     found = tables.read(clone / "reports/tables/head_importance.csv", HEAD_IMPORTANCE)
     heads = found[found["unit"] == "head"]
-    assert heads.groupby("step").size().to_dict() == {16: 48, 128: 48}
+    assert heads.groupby("position").size().to_dict() == {16: 48, 128: 48}
     assert (heads["n_sequences"] == 24).all()
     along = tables.read(clone / "reports/tables/measured/heads.csv", MEASURED)
     loss = along.drop_duplicates("position").set_index("position")["baseline"]

@@ -53,6 +53,7 @@ from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
+from stages.measurement.states import step_of
 from stages.plane import plane
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
@@ -241,16 +242,21 @@ def _measured_words(folder, system):
     return [*words, "--draws", f"draws/{system}.parquet"]
 
 
-def _write_head_tables(folder):
+STATES = {"step1": 0.0, "step8": 0.3}
+"""Of the heads, with the effect of the one that grows."""
+
+
+def _write_head_tables(folder, states):
     """Run the analysis of heads on effects in which head L1H2 grows and all else is noise."""
     rng = np.random.default_rng(0)
-    for step, size in ((1, 0.0), (8, 0.3)):
+    for name, size in states.items():
+        step = step_of(name)
         heads = [(layer, head, 0) for layer in range(2) for head in range(4)]
         delta = np.stack(
             [rng.normal(0, 0.01, 12) + size * (head == (1, 2, 0)) for head in heads], axis=-1
         )
         part = effects.Effects(
-            effects.State("heads", f"step{step}", float(step), "nats per token"),
+            effects.State("heads", name, np.nan if step is None else float(step), "nats per token"),
             "head",
             "zero",
             components("head", heads),
@@ -258,13 +264,13 @@ def _write_head_tables(folder):
             delta[np.newaxis],
             np.full(12, 3.0),
         )
-        effects.write(Path(f"effects/step{step}.parquet"), [part])
-        first_order = np.random.default_rng(step).normal(0, 0.01, (12, 2, 4))
+        effects.write(Path(f"effects/{name}.parquet"), [part])
+        first_order = np.random.default_rng(step or 0).normal(0, 0.01, (12, 2, 4))
         features = attribution.Features(
             first_order, first_order**2, np.ones((12, 2, 4)), np.full(12, 3.0)
         )
-        out = Path(f"attribution/step{step}.parquet")
-        made_table = attribution.to_table(features, step)
+        out = Path(f"attribution/{name}.parquet")
+        made_table = attribution.to_table(features, name)
         tables.write_parquet(made_table, ATTRIBUTION, out, metadata={})
     found, made = "--effects effects".split(), f"{folder}/head_"
     assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0
@@ -283,7 +289,7 @@ def _published_effects(folder, moved):
     """Return published effects of half of the heads of `_write_head_tables`, one of them moved."""
     ours = tables.read(folder / "head_importance.csv", HEAD_IMPORTANCE)
     theirs = ours[ours["head"] < 2].copy()
-    at = (theirs["step"] == 8) & (theirs["layer"] == 1) & (theirs["head"] == 1)
+    at = (theirs["state"] == "step8") & (theirs["layer"] == 1) & (theirs["head"] == 1)
     theirs.loc[at, "delta_loss_nats"] += moved
     return companion.agreement(ours, theirs.assign(loss_base=theirs["loss_base"] - 0.25))
 
@@ -300,6 +306,7 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         summary=None,
         clusters=cluster_tables.empty,
         tissue="Limb_Muscle",
+        states=STATES,
     ):
         folder = tmp_path / "tables"
         counted = _cells(platforms, tissue)
@@ -342,11 +349,15 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         if not simulated:
             changed["atlas"] |= {"source": "local", "acquire": {}}
             del changed["atlas"]["seed"]
-        changed["model"]["checkpoints"] = [1, 8]
-        changed["systems"]["heads"] |= {"effects": "effects", "states": [1, 8]}
+        if not all(map(step_of, states)):
+            local = repository / "conf" / "model" / "local.yaml"
+            changed["model"] = yaml.safe_load(local.read_text(encoding="utf-8")) | {"local": "."}
+            changed["model"]["text"]["path"] = "text.txt"
+        changed["model"]["checkpoints"] = list(states)
+        changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
-        _write_head_tables(folder)
+        _write_head_tables(folder, states)
         if summary is not None:
             out = folder / "head_control_variate.csv"
             tables.write(summary, HEAD_CONTROL_VARIATE, out)

@@ -71,7 +71,7 @@ def run(study, tmp_path, monkeypatch):
 
 def words_of(study, scratch, out):
     return [
-        *("--checkpoint", str(study / "step64"), "--step", "64", "--device", "cpu"),
+        *("--checkpoint", str(study / "step64"), "--state", "step64", "--device", "cpu"),
         *("--tokens", str(study / "tokens.npy"), "--reference", str(study / "reference.npy")),
         *("--scratch", str(scratch), "--out", str(out)),
     ]

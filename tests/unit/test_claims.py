@@ -79,7 +79,7 @@ def heads(n_layers, n_per_layer, *, of_last):
     n = n_layers * n_per_layer
     parts = []
     for step, effects in ((512, np.ones(n)), (143000, of_last(np.arange(n)))):
-        where = {"step": step, "unit": "head", "perturbation": "zero"}
+        where = {"state": f"step{step}", "position": step, "unit": "head", "perturbation": "zero"}
         part = pd.DataFrame(where, index=range(n))
         layer, head = np.divmod(np.arange(n), n_per_layer)
         part["component"] = [head_name(*each) for each in zip(layer, head, strict=True)]
@@ -184,8 +184,8 @@ def test_published_effects_reproduce_the_claim_on_pythia(published_effects):
 
 
 def test_published_effects_turned_round_differ(published_effects):
-    steps = {512: 143000, 143000: 512}
-    backwards = published_effects.assign(step=published_effects["step"].replace(steps))
+    names = {"step512": "step143000", "step143000": "step512"}
+    backwards = published_effects.assign(state=published_effects["state"].replace(names))
     table = judged(as_published() | {"head_importance.csv": backwards})
     assert verdicts(table)["pythia-410m"] == "differs"
     assert f"ΔGini {text.signed(-0.145, 3)}" in reasons(table)["pythia-410m"]
@@ -383,7 +383,7 @@ def test_only_the_published_heads_are_judged_and_all_are_noted():
     }
     table = judged(of)
     rows = table[table["id"] == "pythia-410m"].set_index(["case", "quantity"])
-    mine = last[(last["step"] == 143000) & (last["head"] % 3 == 0)]["delta_loss_nats"]
+    mine = last[(last["state"] == "step143000") & (last["head"] % 3 == 0)]["delta_loss_nats"]
     expected = concentration.gini(mine.abs())
     assert len(mine) == 144
     assert rows.loc[("144 heads", "gini_change"), "ours"] == pytest.approx(expected, abs=1e-12)

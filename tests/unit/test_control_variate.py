@@ -144,16 +144,16 @@ def test_tokens_that_the_model_cannot_read_are_refused(model):
 def test_attribution_is_the_same_after_its_file(model, tokens, tmp_path):
     found = attribution.features(model, next_tokens(tokens), batch_size=2)
     path = tmp_path / "step8.parquet"
-    tables.write_parquet(attribution.to_table(found, 8), ATTRIBUTION, path, metadata={})
-    again = attribution.read(path, 8)
+    tables.write_parquet(attribution.to_table(found, "step8"), ATTRIBUTION, path, metadata={})
+    again = attribution.read(path, "step8")
     for name in ("first_order", "fisher", "size", "loss"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
-    with pytest.raises(TableError, match="is not the attribution of step 16"):
-        attribution.read(path, 16)
-    short = attribution.to_table(found, 8).iloc[1:]
+    with pytest.raises(TableError, match="is not the attribution of step16"):
+        attribution.read(path, "step16")
+    short = attribution.to_table(found, "step8").iloc[1:]
     tables.write_parquet(short, ATTRIBUTION, path, metadata={})
     with pytest.raises(TableError, match="holds 59 rows, not 3 layers x 4 heads x 5 sequences"):
-        attribution.read(path, 8)
+        attribution.read(path, "step8")
 
 
 def _columns(n=200, n_heads=6, seed=0):
@@ -289,6 +289,7 @@ def test_arrays_that_do_not_belong_together_are_refused():
 
 
 N_SEQUENCES, N_EXACT, STEPS = 60, 40, (8, 64)
+NAMES = [f"step{step}" for step in STEPS]
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +312,7 @@ def study(tmp_path_factory):
         )
         GPTNeoXForCausalLM(config).save_pretrained(folder / f"step{step}")
         words = [
-            *("--checkpoint", str(folder / f"step{step}"), "--step", str(step)),
+            *("--checkpoint", str(folder / f"step{step}"), "--state", f"step{step}"),
             *("--tokens", str(folder / "tokens.npy"), "--device", "cpu"),
         ]
         out = folder / "attribution" / f"step{step}.parquet"
@@ -323,7 +324,7 @@ def _sweep(folder, study, **changes):
     """Run the sweep of both checkpoints and the stage; return its exit status."""
     content = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     own = {"exact_sequences": N_EXACT, "certain_share": 0.25, "least_r2": 0.1, "seed": 1}
-    content["model"]["checkpoints"] = list(STEPS)
+    content["model"]["checkpoints"] = NAMES
     noise = {"alphas": [1.0], "draws": 4, "seed": 3}
     content["sweep"] |= {"control_variate": own, "noise": noise} | changes
     folder.mkdir(exist_ok=True)
@@ -331,7 +332,14 @@ def _sweep(folder, study, **changes):
     params.write_text(yaml.safe_dump(content), encoding="utf-8")
     for step in STEPS:
         words = [
-            *("--checkpoint", str(study / f"step{step}"), "--step", str(step), "--device", "cpu"),
+            *(
+                "--checkpoint",
+                str(study / f"step{step}"),
+                "--state",
+                f"step{step}",
+                "--device",
+                "cpu",
+            ),
             *("--tokens", str(study / "tokens.npy"), "--scratch", str(folder / "scratch")),
             *("--attribution", str(study / "attribution" / f"step{step}.parquet")),
             *("--out", str(folder / "effects" / f"step{step}.parquet"), "--params", str(params)),
@@ -358,9 +366,9 @@ def test_exact_effects_are_passed_on_as_they_are(study, tmp_path):
 def test_the_stage_estimates_every_sequence_from_the_ablated_ones(study, tmp_path):
     assert _sweep(tmp_path / "exact", study) == 0
     assert _sweep(tmp_path / "few", study, estimator="control_variate") == 0
-    exact = effects.read_states(tmp_path / "exact" / "estimates", "step", STEPS)
-    few = effects.read_states(tmp_path / "few" / "effects", "step", STEPS, paired=False)
-    found = effects.read_states(tmp_path / "few" / "estimates", "step", STEPS)
+    exact = effects.read_states(tmp_path / "exact" / "estimates", NAMES)
+    few = effects.read_states(tmp_path / "few" / "effects", NAMES, paired=False)
+    found = effects.read_states(tmp_path / "few" / "estimates", NAMES)
     assert {part.n_replicates for part in few} == {N_EXACT}
     assert {part.n_replicates for part in found} == {N_SEQUENCES}
     for whole, ablated, one in zip(exact, few, found, strict=True):
@@ -402,11 +410,11 @@ def test_effects_of_another_subset_are_refused(study, tmp_path, caplog):
 def test_a_control_variate_without_attribution_is_refused():
     sweep = Sweep(estimator="control_variate")
     with pytest.raises(AblationError, match="Give --attribution"):
-        ablate.ablated_sequences(sweep, 100, None, 8)
+        ablate.ablated_sequences(sweep, 100, None, "step8")
 
 
 def test_the_screen_finds_what_is_planted(study):
-    found = attribution.read(study / "attribution" / "step8.parquet", 8)
+    found = attribution.read(study / "attribution" / "step8.parquet", "step8")
     state = effects.State("heads", "step8", 8.0, "nats per token")
     keys = components("head", [(layer, head, 0) for layer in range(2) for head in range(4)])
     n = N_SEQUENCES
@@ -414,7 +422,7 @@ def test_the_screen_finds_what_is_planted(study):
 
     def row(values):
         part = effects.Effects(state, "head", "zero", keys, np.arange(n), values[None], np.ones(n))
-        table = screen.screen([part], {8: found}, SCREEN)
+        table = screen.screen([part], {"step8": found}, SCREEN)
         return HEAD_SCREEN.validate(table).iloc[0]
 
     same = row(3 * exact)

@@ -92,9 +92,10 @@ def test_classes_are_what_the_docstring_says():
     table = classes.classes(of_effects(RELATIVE, [1, 2, 4]), PUBLISHED_CLASSES)
     HEAD_CLASSES.validate(table)
     assert table["head_class"].tolist() == EXPECTED
-    assert table["n_critical_steps"].tolist() == [2, 1, 1, 1, 0, 1]
-    assert table["first_critical_step"].fillna(-1).tolist() == [1, 4, 4, 2, -1, 4]
-    assert table["step_largest"].tolist() == [1, 4, 4, 2, 4, 4]
+    assert table["n_critical_states"].tolist() == [2, 1, 1, 1, 0, 1]
+    first = ["step1", "step4", "step4", "step2", "", "step4"]
+    assert table["first_critical_state"].fillna("").tolist() == first
+    assert table["state_largest"].tolist() == [f"step{n}" for n in (1, 4, 4, 2, 4, 4)]
     assert table["relative_largest"].iloc[5] == pytest.approx(-6e-4)
 
 
@@ -170,12 +171,12 @@ def test_too_few_or_equal_effects_are_not_fitted():
 
 
 def test_granularity_has_a_row_for_each_unit_present(folder):
-    table = importance.importance(effects.read_states(folder, "step", [16, 32]))
+    table = importance.importance(effects.read_states(folder, ["step16", "step32"]))
     found = distribution.granularity(table)
     HEAD_GRANULARITY.validate(found)
     assert len(found) == 2 * 4
-    row = found[(found["step"] == 16) & (found["unit"] == "layer")].iloc[0]
-    of_layers = table[(table["step"] == 16) & (table["unit"] == "layer")]["delta_loss_nats"]
+    row = found[(found["state"] == "step16") & (found["unit"] == "layer")].iloc[0]
+    of_layers = table[(table["state"] == "step16") & (table["unit"] == "layer")]["delta_loss_nats"]
     assert row["n"] == 2
     assert row["mean_abs_delta_nats"] == pytest.approx(of_layers.abs().mean())
     assert row["share_deleterious"] == (of_layers > 0).mean()
@@ -212,7 +213,7 @@ PUBLISHED = {
 
 def test_published_trajectory_is_that_of_the_same_metric_code(published):
     heads = published[published["unit"] == "head"]
-    sizes = heads.groupby("step")["delta_loss_nats"].agg(lambda x: list(x.abs()))
+    sizes = heads.groupby("position")["delta_loss_nats"].agg(lambda x: list(x.abs()))
     table = pd.DataFrame(
         {
             "gini": sizes.map(concentration.gini),
@@ -220,7 +221,7 @@ def test_published_trajectory_is_that_of_the_same_metric_code(published):
         }
     )
     found = {}
-    for step, group in heads.groupby("step"):
+    for step, group in heads.groupby("position"):
         over = (group["delta_loss_nats"].abs() / group["loss_base"] > 5e-4).sum()
         gini, number = table.loc[step, ["gini", "effective_number"]]
         base = group["loss_base"].iloc[0]
@@ -244,7 +245,7 @@ def test_published_classes_are_found_and_never_critical_holds_the_transient(publ
 
 def test_published_tails_are_found(published):
     table = distribution.distribution(published, FITS)
-    row = table.set_index(["unit", "family", "step"]).loc
+    row = table.set_index(["unit", "family", "position"]).loc
     # Published: median of the bootstrap 1.77 [1.23, 2.84] and 0.63 [0.41, 1.35]; Student's t of
     # layers 0.85.
     assert row[("head", "gamma_tail_cut", 512), "shape"] == pytest.approx(1.70, abs=0.01)
@@ -260,7 +261,7 @@ def test_units_and_directions_of_the_companion(published):
     noise = published[published["unit"] == "noise"]
     assert set(noise["component"]) == {f"N{i}" for i in range(30)}
     assert noise[["layer", "head"]].isna().all(axis=None)
-    last = published[(published["unit"] == "head") & (published["step"] == 143000)]
+    last = published[(published["unit"] == "head") & (published["state"] == "step143000")]
     first = last[last["rank"] == 1].iloc[0]
     assert (first["layer"], first["head"]) == (8, 9)
     assert first["delta_loss_nats"] > 0
@@ -274,9 +275,9 @@ def test_agreement_is_perfect_with_itself_and_finds_one_changed_head(published):
     assert same["spearman"].to_numpy() == pytest.approx(np.ones(8))
     assert (same[["largest_difference_nats", "gini_difference"]] == 0).all(axis=None)
     other = published.copy()
-    at = (other["layer"] == 5) & (other["head"] == 3) & (other["step"] == 8000)
+    at = (other["layer"] == 5) & (other["head"] == 3) & (other["state"] == "step8000")
     other.loc[at, "delta_loss_nats"] += 0.5
-    changed = companion.agreement(other, published).set_index("step").loc[8000]
+    changed = companion.agreement(other, published).set_index("state").loc["step8000"]
     assert (changed["largest_layer"], changed["largest_head"]) == (5, 3)
     assert changed["largest_difference_nats"] == pytest.approx(0.5)
     assert changed["gini_difference"] > 0
@@ -322,11 +323,11 @@ def test_a_missing_or_foreign_companion_file_is_refused(tmp_path):
         companion.read_companion(path)
 
 
-def test_only_steps_with_two_common_heads_or_more_are_compared(tmp_path, caplog):
+def test_only_states_with_two_common_heads_or_more_are_compared(tmp_path, caplog):
     lines = [f"{step},head,0,{head},-1,2.0,3.0,-0.5,1" for step, head in ((1, 0), (1, 1), (2, 0))]
     path = companion_file(tmp_path, *lines)
     theirs, ours = companion.read_companion(path), of_effects(RELATIVE, [1, 2, 4])
-    assert companion.agreement(ours, theirs)["step"].tolist() == [1]
+    assert companion.agreement(ours, theirs)["state"].tolist() == ["step1"]
     # Heads removed in another way are no fault of the study: nothing is compared, and that is said.
     tables.write(ours.assign(perturbation="mean"), HEAD_IMPORTANCE, tmp_path / "in.csv")
     words = ["--importance", tmp_path / "in.csv", "--published", path, "--out", tmp_path / "x.csv"]
@@ -341,7 +342,7 @@ def test_only_steps_with_two_common_heads_or_more_are_compared(tmp_path, caplog)
 
 def test_stages_run_from_effects_to_tables(folder, tmp_path, monkeypatch):
     settings = SimpleNamespace(
-        model=SimpleNamespace(checkpoints=[16, 32]),
+        model=SimpleNamespace(checkpoints=["step16", "step32"]),
         classes=PUBLISHED_CLASSES,
         distribution=FITS,
     )

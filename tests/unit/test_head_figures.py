@@ -39,8 +39,14 @@ CASES = {
     "mini": (6, 8, tuple(2**k for k in range(4, 12))),
     "published": (24, 16, PUBLISHED_STEPS),
     "single": (2, 2, (0,)),
+    "alone": (3, 4, ("main",)),
+    "named": (3, 4, ("warm_up", "stage1-end-of-schedule", "a", "merged_and_annealed")),
     "many": (3, 4, (0, *(2**k for k in range(10)), *range(1000, 20000, 1000))),
 }
+
+
+def name_of(state):
+    return state if isinstance(state, str) else f"step{state}"
 
 
 def head_parts(n_layers, n_heads, steps):
@@ -56,7 +62,8 @@ def head_parts(n_layers, n_heads, steps):
         mean = size / (1 + np.exp(-12 * (time - wake)))
         delta = mean + (0.002 + 0.5 * np.abs(mean)) * rng.normal(size=(16, n))
         base = np.full(16, 4.0)
-        state = State("heads", f"step{step}", float(step), "nats per token")
+        at = float(steps.index(step) if isinstance(step, str) else step)
+        state = State("heads", name_of(step), at, "nats per token")
         drawn = delta[np.newaxis]
         parts.append(Effects(state, "head", "zero", keys, np.arange(16), drawn, base))
     return parts
@@ -68,7 +75,7 @@ class Inputs:
     def __init__(self, case):
         parts = head_parts(*CASES[case])
         self.importance = HEAD_IMPORTANCE.validate(importance(parts))
-        system = System(group="m", effects="effects", axis="step", states=list(CASES[case][2]))
+        system = System(group="m", effects="effects", states=list(map(name_of, CASES[case][2])))
         params = Measured(confidence=0.95, draws=50, seed=1)
         self.trajectory = MEASURED.validate(measured.measured(parts, system, METRICS, params)[0])
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
@@ -177,7 +184,7 @@ def test_effects_panel_shows_every_head_once_with_its_sign(inputs):
     t = inputs("mini")
     axes = head_effects.draw(t.importance, t.distribution).axes[-1]
     harms, helps = (points.get_offsets()[:, 0] for points in axes.collections[-2:])
-    last = t.importance[t.importance["step"] == 2048]["delta_loss_nats"]
+    last = t.importance[t.importance["state"] == "step2048"]["delta_loss_nats"]
     assert sorted(harms) == pytest.approx(sorted(last[last > 0]))
     assert sorted(helps) == pytest.approx(sorted(-last[last < 0]))
 
@@ -198,7 +205,7 @@ def test_heatmap_cells_are_the_effects(inputs):
     by_layer = wide.groupby(level="layer").sum().to_numpy()
     low = meshes[0].norm.vmin
     assert np.asarray(meshes[0].get_array()) == pytest.approx(np.maximum(by_layer, low))
-    last = wide[2048].unstack("head").to_numpy()
+    last = wide["step2048"].unstack("head").to_numpy()
     grid = next(m for m in reversed(meshes) if np.asarray(m.get_array()).shape == last.shape)
     assert np.asarray(grid.get_array()) == pytest.approx(np.maximum(last, grid.norm.vmin))
 
@@ -208,8 +215,8 @@ def test_lorenz_curves_have_the_gini_of_what_they_show(inputs):
     figure = lorenz.draw(t.proportions, t.importance)
     lines = {line.get_label(): line for line in figure.axes[1].lines}
     n_checked = 0
-    for step, group in t.importance.groupby("step"):
-        line = lines[f"step {heads.step_name(step)}"]
+    for state, group in t.importance.groupby("state"):
+        line = lines[heads.title(state, "step")]
         area = np.trapezoid(line.get_ydata(), line.get_xdata())
         # Read off at 401 points instead of at the 48 corners: observed within 1e-5.
         gini = concentration.gini(group["delta_loss_nats"].abs())
@@ -236,8 +243,37 @@ def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
     words = [text.get_text() for text, _ in boxes]
     assert "0" in words
     assert "19k" in words
-    assert heads.spread(range(100), 8)[::7] == [0, 99]
-    assert len(heads.spread(range(100), 8)) == 8
+    assert heads.spread(list(map(str, range(100))), 8)[::7] == ["0", "99"]
+    assert len(heads.spread(list(map(str, range(100))), 8)) == 8
+
+
+def test_states_that_are_no_steps_stand_in_their_order_under_their_names(inputs, drawn_texts):
+    t = inputs("named")
+    figure = head_trajectories.draw(t.importance, t.trajectory)
+    side = figure.axes[-1]
+    assert (side.get_xscale(), side.get_xlabel()) == ("linear", "State")
+    assert side.get_xticks().tolist() == [0, 1, 2, 3]
+    words = [text.get_text() for text, _ in drawn_texts(figure)]
+    assert "merged_\N{HORIZONTAL ELLIPSIS}ealed" in words
+    panels = head_effects.draw(t.importance, t.distribution).axes
+    titles = [axes.get_title("left") for axes in panels]
+    assert titles == [
+        "warm_up",
+        "stage1-\N{HORIZONTAL ELLIPSIS}edule",
+        "a",
+        "merged_\N{HORIZONTAL ELLIPSIS}ealed",
+    ]
+
+
+def test_a_state_alone_has_its_intervals_and_its_floor(inputs):
+    t = inputs("alone")
+    side = head_trajectories.draw(t.importance, t.trajectory).axes[1]
+    row = t.trajectory[t.trajectory["metric"] == "gini"].iloc[0]
+    bands = [band.get_datalim(side.transData) for band in side.collections]
+    ends = [end for band in bands for end in band.intervaly]
+    of = ("floor_low", "floor_high", "replicates_low", "replicates_high")
+    assert ends == pytest.approx([row[name] for name in of])
+    assert all(band.width > 0 for band in bands)
 
 
 def test_figures_show_zero_ablation_where_there_is_one(inputs):
@@ -276,7 +312,7 @@ def test_cells_without_young_and_old_are_refused(inputs):
 def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
     t = inputs("mini")
     nothing = t.importance.assign(delta_loss_nats=0.0, standard_error_nats=0.0)
-    with pytest.raises(FigureError, match="no head has an effect at any step"):
+    with pytest.raises(FigureError, match="no head has an effect in any state"):
         lorenz.draw(t.proportions, nothing)
     head_heatmap.draw(nothing)
     head_trajectories.draw(nothing, t.trajectory)

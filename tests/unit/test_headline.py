@@ -30,7 +30,7 @@ def test_numbers_are_those_of_the_tables(written, cluster_tables, tmp_path):
     found, curves = written(["facs", "droplet"], simulated=True, clusters=cluster_tables.filled)
     read = Tables(tmp_path / "tables")
     assert found["cells"] == {"crystallize": 2, "disperse": 0, "mixed": 0}
-    along = read.head_trajectory[read.head_trajectory["metric"] == "gini"].set_index("step")
+    along = read.head_trajectory[read.head_trajectory["metric"] == "gini"].set_index("position")
     assert found["heads"]["gini_last"] == along.loc[8, "value"]
     assert found["heads"]["noise_share_last"] == along.loc[8, "noise_share"]
     # Half way back from old to young, in composition.
@@ -40,12 +40,22 @@ def test_numbers_are_those_of_the_tables(written, cluster_tables, tmp_path):
     assert found["inputs"] == {"simulated": True}
     assert found["claims"]["reproduced"] == 0
     assert sum(found["claims"].values()) == read.claims["id"].nunique()
-    assert list(curves["trajectory"]["step"]) == [1, 1, 8, 8]
+    assert list(curves["trajectory"]["position"]) == [1, 1, 8, 8]
     assert set(curves["plane"]["name"]) == {
         "step 8",
         "Limb Muscle (TMS FACS)",
         "Limb Muscle (TMS droplet)",
     }
+
+
+def test_a_state_alone_is_the_last(written, cluster_tables):
+    found, curves = written(
+        ["facs"], simulated=False, clusters=cluster_tables.filled, states={"main": 0.3}
+    )
+    assert set(found["heads"]) == {"gini_last", "effective_number_last", "noise_share_last"}
+    assert "plane" not in found
+    assert set(curves["trajectory"]["state"]) == {"main"}
+    assert set(curves["plane"]["system"]) == {"cells"}
 
 
 def test_plots_of_simulated_inputs_say_so(written, cluster_tables):

@@ -155,7 +155,7 @@ def test_the_abstract_says_only_what_the_inputs_hold(project, cluster_tables):
 def test_heads_are_described_by_their_tables(project):
     paper = project(["facs"], simulated=True)
     heads = paper.sections["sec-heads"]
-    assert "the largest effect at the last step is L1H2:" in heads
+    assert "the largest effect in step 8 is L1H2:" in heads
     assert "of 8 heads, a change of" in heads
     assert "2 layers and 8 heads in all" in paper.sections["sec-model"]
     first, last = re.search(r"effects goes from (0\.\d+) to (0\.\d+), a change", heads).groups()
@@ -164,7 +164,7 @@ def test_heads_are_described_by_their_tables(project):
     # Noise keeps it from being silent at step 1, so it does not count as emergent.
     assert "Of 8 heads, 0 are born critical, 0 emergent, 1 growing," in heads
     # With every true effect zero at step 1 the whole sum is noise, and the text must say so.
-    first, end = re.search(r"noise share is (\S+) at the first step and (\S+) at", heads).groups()
+    first, end = re.search(r"noise share is (\S+) in the first state and (\S+) in", heads).groups()
     assert float(first) > 0.4 > float(end)
     assert "At step 1 more than 0.4 of the sum" in heads
     assert len(paper.tables["tbl-heads"]) == 4
@@ -177,10 +177,50 @@ def test_heads_are_described_by_their_tables(project):
     assert "**Demo model.**" in paper.sections["sec-model"]
 
 
+def test_one_state_has_no_change_to_show(project, cluster_tables):
+    paper = project(["facs"], simulated=False, clusters=cluster_tables.filled, states={"main": 0.3})
+    heads = paper.sections["sec-heads"]
+    assert "One state of the model was measured, main: there is no change to show." in heads
+    assert "with one state there is no change to show." in paper.abstract
+    assert "8 heads, 1 state)" in paper.abstract
+    assert "of them to show" in paper.sections["sec-model"]
+    # Only a state that is the first as well can make a critical head a born one.
+    classes = pd.read_csv("tables/head_classes.csv")["head_class"].value_counts()
+    assert f"Of 8 heads {classes['born_critical']} are critical." in heads
+    assert set(classes.index) == {"born_critical", "never_critical"}
+    assert "emergent" not in heads
+    assert "the first" not in paper.sections["sec-screen"]
+    for name, n_rows in (("tbl-heads", 1), ("tbl-screen", 1), ("tbl-granularity", 1)):
+        rows = paper.tables[name][2:]
+        assert [row[0] for row in rows] == ["main"] * n_rows
+    assert "these inputs hold one state, main, and so no change" in paper.sections["sec-plane"]
+    assert "fig-plane" not in paper.text
+
+
+def test_states_that_are_no_steps_go_by_their_names(project, cluster_tables):
+    paper = project(
+        ["facs"],
+        simulated=False,
+        clusters=cluster_tables.filled,
+        states={"warm_up": 0.0, "main": 0.3},
+    )
+    heads = paper.sections["sec-heads"]
+    assert "follows every head from warm_up to main, while" in heads
+    # In the order of the settings, not of the alphabet.
+    assert [row[0] for row in paper.tables["tbl-heads"][2:]] == ["warm_up", "main"]
+    assert [row[0] for row in paper.tables["tbl-screen"][2:]] == ["warm_up", "main"]
+    assert "crystallize between warm_up and main." in paper.abstract
+    assert "every state minus warm_up." in paper.sections["sec-plane"]
+    assert "the head with the largest effect in main is L1H2:" in heads.lower().replace(
+        "l1h2", "L1H2"
+    )
+    assert not re.search(r"\bstep \d", heads + paper.abstract)
+
+
 def test_a_control_variate_is_stated(project):
     row = ["head", "zero", 48, 48, 400, 48, 12]
     summary = pd.DataFrame(
-        [[16, *row, 0.999, 0.9, 300.0], [64, *row, 0.97, 0.7, 250.0]],
+        [["step16", 16, *row, 0.999, 0.9, 300.0], ["step64", 64, *row, 0.97, 0.7, 250.0]],
         columns=list(HEAD_CONTROL_VARIATE.columns),
     )
     removal = project(["facs"], simulated=True, summary=summary).sections["sec-removal"]
@@ -194,8 +234,8 @@ def test_published_effects_are_described_by_the_table_of_agreement(project):
     paper = project(["facs"], simulated=True, published=True)
     found, table = paper.sections["sec-companion"], paper.made["companion_agreement"]
     assert "setting the output of 4 of these heads to zero" in found
-    assert "over the heads and the 2 checkpoints that both have" in found
-    assert "0.1250 nats, is that of L1H1 at step 8." in found
+    assert "over the heads and the 2 states that both have" in found
+    assert "0.1250 nats, is that of L1H1 in step 8." in found
     assert "differ by at most 0.2500 nats" in found
     first, last = (table.iloc[i] for i in (0, -1))
     ours, theirs = (_signed(last[key] - first[key], 3) for key in ("gini", "gini_companion"))
@@ -205,7 +245,7 @@ def test_published_effects_are_described_by_the_table_of_agreement(project):
     # The first step agrees, so the range of the correlation ends at 1.
     assert re.search(r"correlation of the effects is \S+ to 1\.000;", found)
     *_, of_last = paper.tables["tbl-companion"]
-    assert of_last[:3] == ["8", "4", "+0.2500"]
+    assert of_last[:3] == ["step 8", "4", "+0.2500"]
     assert of_last[4:6] == ["0.1250", "L1H1"]
 
 
@@ -387,9 +427,9 @@ def test_the_paper_finds_all_it_refers_to(
 def test_both_systems_lie_in_one_plane(project, cluster_tables):
     paper = project(["facs"], simulated=True, clusters=cluster_tables.filled)
     found = paper.sections["sec-plane"]
-    assert "every checkpoint minus step 1." in found
+    assert "every state minus step 1." in found
     assert "up to step 8: a direction of" in found
-    assert "with 2 checkpoints the second cannot be below" in found
+    assert "with 2 states the second cannot be below" in found
     # L1H2 grows: more Gini, fewer effective heads.
     assert "named *crystallize*." in found
     assert "Of 1 tissue of an arm," in found

@@ -43,8 +43,8 @@ def part(values, step=16, kind="part", condition="cut", baseline=3.0, **more):
 
 
 def measure_all(parts, params=PARAMS, **system):
-    steps = sorted({int(one.state.position) for one in parts})
-    of = System(group="box", effects="effects", axis="step", states=steps, **system)
+    states = list(dict.fromkeys(one.state.name for one in parts))
+    of = System(group="box", effects="effects", states=states, **system)
     table, changes, draws = measured.measured(parts, of, METRICS, params)
     return MEASURED.validate(table), CHANGES.validate(changes), draws
 
@@ -96,23 +96,38 @@ def test_effects_are_read_as_they_were_written(tmp_path):
 
 
 def test_states_come_from_the_list_and_never_from_the_folder(folder):
-    found = effects.read_states(folder, "step", [16, 32])
+    found = effects.read_states(folder, ["step16", "step32"])
     assert [(p.state.name, p.kind, p.condition) for p in found] == [
         (state, *kind) for state in ("step16", "step32") for kind in KINDS
     ]
     assert effects.provenance(folder / "step16.parquet") == {"made": "here"}
     with pytest.raises(TableError, match=r"has no step64\.parquet"):
-        effects.read_states(folder, "step", [16, 32, 64])
+        effects.read_states(folder, ["step16", "step32", "step64"])
     with pytest.raises(TableError, match=r"holds step32\.parquet, which the settings do not list"):
-        effects.read_states(folder, "step", [16])
+        effects.read_states(folder, ["step16"])
     with pytest.raises(TableError, match=r"has no step16\.parquet"):
-        effects.read_states(folder / "nowhere", "step", [16])
+        effects.read_states(folder / "nowhere", ["step16"])
     (folder / "step32.parquet").rename(folder / "step64.parquet")
     with pytest.raises(TableError, match="holds effects of step32, not of step64"):
-        effects.read_states(folder, "step", [16, 64])
+        effects.read_states(folder, ["step16", "step64"])
     (folder / "step64.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(TableError, match="not a readable Parquet file"):
-        effects.read_states(folder, "step", [16, 64])
+        effects.read_states(folder, ["step16", "step64"])
+
+
+def test_states_without_a_position_stand_where_the_settings_list_them(tmp_path):
+    for name, at in (("warm_up", np.nan), ("step8", 8.0), ("main", np.nan)):
+        one = part(np.ones((3, 2)) + np.arange(3)[:, np.newaxis])
+        state = replace(one.state, name=name, position=at)
+        effects.write(tmp_path / f"{name}.parquet", [replace(one, state=state)])
+    names = ["warm_up", "step8", "main"]
+    found = effects.read_states(tmp_path, names)
+    assert [one.state.name for one in found] == names
+    assert [one.state.position for one in found] == [0.0, 1.0, 2.0]
+    (tmp_path / "warm_up.parquet").unlink()
+    (tmp_path / "main.parquet").unlink()
+    (alone,) = effects.read_states(tmp_path, ["step8"])
+    assert alone.state.position == 8.0
 
 
 def _set(column, value, row=3):
@@ -146,7 +161,7 @@ def test_bad_effects_stop_with_one_clear_line(folder, name):
     changed = pa.Table.from_pandas(edit(table.to_pandas()), preserve_index=False)
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
     with pytest.raises(TableError, match=message) as error:
-        effects.read_states(folder, "step", [16, 32])
+        effects.read_states(folder, ["step16", "step32"])
     assert "\n" not in str(error.value)
 
 
@@ -284,7 +299,7 @@ def test_a_component_without_effect_or_exposure_is_left_out_of_the_line():
 def test_values_are_the_metrics_of_the_mean_effects():
     rng = np.random.default_rng(7)
     parts = [part(rng.normal(size=(12, 8)), step) for step in (4, 8, 16)]
-    table, changes, _ = measure_all(parts, untrained=4)
+    table, changes, _ = measure_all(parts, untrained="step4")
     values = table.pivot(index="state", columns="metric", values="value")
     for p in parts:
         expected = metrics.measure(np.abs(p.values.mean(axis=0)))
@@ -398,7 +413,7 @@ def test_change_of_the_sum_is_covered():
 
 
 def test_the_stage_writes_the_same_files_twice(folder, params, tmp_path, caplog):
-    own = {"group": "m", "effects": str(folder), "axis": "step", "states": [16, 32]}
+    own = {"group": "m", "effects": str(folder), "states": ["step16", "step32"]}
     content = params | {"systems": {"heads": own | {"kinds": ["part"]}}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     words = [f"--params={tmp_path / 'params.yaml'}", "--system=heads"]

@@ -66,7 +66,7 @@ def conf(repository):
 @pytest.fixture(scope="module")
 def tiny(conf) -> MiniModel:
     content = conf | {
-        "checkpoints": [0, 1, 5, 10],
+        "checkpoints": ["step0", "step1", "step5", "step10"],
         "train": conf["train"] | TINY,
         "text": conf["text"] | {"n_sequences": 8, "reference_sequences": 4, "seq_len": 16},
         "corpus": CORPUS.model_dump(),
@@ -237,10 +237,14 @@ class TestRecipe:
         ("section", "key", "value", "said"),
         [
             ("train", "n_heads", 3, "no multiple of n_heads 3"),
-            ("train", "steps", 100, "checkpoint 2048 is beyond train.steps 100"),
+            ("train", "steps", 100, "checkpoint step2048 is beyond train.steps 100"),
             ("text", "seq_len", 256, "is above train.seq_len 128"),
-            (None, "checkpoints", [4, 2], "must ascend"),
-            (None, "checkpoints", [2, 2], "must ascend"),
+            (None, "checkpoints", ["step4", "step2"], "must ascend"),
+            (None, "checkpoints", ["step2", "step2"], "named twice"),
+            (None, "checkpoints", [2], "write step2"),
+            (None, "checkpoints", ["main"], "main is no step of a training"),
+            (None, "positions", {"step3": 3}, "names step3, which is not among checkpoints"),
+            (None, "positions", {"step16": 64}, "must ascend"),
         ],
     )
     def test_settings_that_do_not_fit(self, conf, section, key, value, said):

@@ -29,7 +29,7 @@ SETTINGS = Plane(beside=["cells"], reference="heads", confidence=0.95)
 MEDIANS = Medians(confidence=0.95, draws=400, max_permutations=20000, seed=1)
 MEASURE = Measured(confidence=0.95, draws=400, seed=1)
 STEPS = (16, 64, 256, 1024)
-SYSTEM = System(group="mini", effects="effects", axis="step", states=list(STEPS))
+SYSTEM = System(group="mini", effects="effects", states=[f"step{step}" for step in STEPS])
 
 
 def samples(young, old, tissue="T", platform="facs"):
@@ -463,7 +463,7 @@ def test_a_system_that_is_added_needs_no_change_here(both):
         )
         for step, mean in ((1, [1.0, 1.0, 1.0]), (2, [9.0, 1.0, 1.0]))
     ]
-    toy = System(group="box", effects="effects", axis="step", states=[1, 2])
+    toy = System(group="box", effects="effects", states=["step1", "step2"])
     systems = both.systems | {"toy": measured.measured(parts, toy, OF_HEADS, MEASURE)}
     found = vectors.trails({name: read_as(one) for name, one in systems.items()}, SETTINGS)
     rows = PLANE.validate(plane.plane(found, SETTINGS))

@@ -90,7 +90,7 @@ def test_the_published_file_goes_through_both_stages(served, run, real_file, tmp
     assert out.read_bytes() == content
     # Against itself, by our own metric code; that it gives the published numbers is tested apart.
     table = _compared(companion.read_companion(out), out, tmp_path)
-    assert table["step"].tolist() == [512, 1000, 2000, 4000, 8000, 16000, 64000, 143000]
+    assert table["position"].tolist() == [512, 1000, 2000, 4000, 8000, 16000, 64000, 143000]
     assert (table["n_heads"] == 144).all()
     assert table["spearman"].to_numpy() == pytest.approx(np.ones(8), abs=1e-12)
     differences = [name for name in table if name.endswith("difference")]

@@ -229,7 +229,7 @@ WORDS = {
     "atlas.name",
     "atlas.source",
     "clusters.reference",
-    "item.step",
+    "item.state",
     "key",
     "model.folder",
     "model.name",

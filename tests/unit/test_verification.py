@@ -171,7 +171,7 @@ def test_a_table_is_known_by_its_columns():
 
 
 def test_parquet_is_compared_by_its_rows(tmp_path):
-    columns = {"step": 16, "layer": 0, "head": [0, 1], "sequence": 0, "loss_base": 2.0}
+    columns = {"state": "step16", "layer": 0, "head": [0, 1], "sequence": 0, "loss_base": 2.0}
     table = pd.DataFrame(columns | {"first_order_nats": [0.5, 1.0], "fisher": 0.0, "size": 1.0})
     tables.write_parquet(table, ATTRIBUTION, tmp_path / "a", metadata={"made": "here"})
     tables.write_parquet(table, ATTRIBUTION, tmp_path / "b", metadata={"made": "there"})
@@ -182,7 +182,9 @@ def test_parquet_is_compared_by_its_rows(tmp_path):
     tables.write_parquet(moved, ATTRIBUTION, tmp_path / "b", metadata={})
     found = compare(tmp_path / "a", tmp_path / "b", NONE, suffix=".parquet")
     assert found.status is Status.DIFFERS
-    assert "step=16, layer=0, head=1, sequence=0: 1.0 committed, 1.5 recomputed" in found.detail
+    assert (
+        "state=step16, layer=0, head=1, sequence=0: 1.0 committed, 1.5 recomputed" in found.detail
+    )
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ LEFT_MM, TOP_MM, TITLE_MM = 13, 3.5, 6.5
 SUM_WIDTH_MM = 40
 SUM_GAP_MM = 14
 BAR_MM, BAR_GAP_MM, BAR_FOOT_MM = 2.2, 9.5, 8
+# The widest step for which there is room above the bar.
+STEP_WIDTH_MM = 5
 PANEL_GAP_MM = 2.2
 RIGHT_MM = 2
 COLUMNS = 4
@@ -58,12 +60,14 @@ def draw(importance: pd.DataFrame) -> Figure:
     n_rows = math.ceil(len(chosen) / columns)
     row = float(np.clip(len(layers) * CELL_MM, MIN_ROW_MM, MAX_ROW_MM))
     body = n_rows * row + (n_rows - 1) * TITLE_MM
-    height = TOP_MM + TITLE_MM + body + BAR_GAP_MM + BAR_MM + BAR_FOOT_MM + style.STRIP_MM
+    # Names of states slant down to the bar.
+    gap = BAR_GAP_MM + max(0.0, states.widest_mm - STEP_WIDTH_MM) * math.sin(math.pi / 4)
+    height = TOP_MM + TITLE_MM + body + gap + BAR_MM + BAR_FOOT_MM + style.STRIP_MM
     figure = style.figure(style.DOUBLE_MM, height)
     left = LEFT_MM + SUM_WIDTH_MM + SUM_GAP_MM
     right_mm = style.DOUBLE_MM - RIGHT_MM - left
     each = (right_mm - (columns - 1) * PANEL_GAP_MM) / columns
-    bottom = TOP_MM + TITLE_MM + body + BAR_GAP_MM
+    bottom = TOP_MM + TITLE_MM + body + gap
 
     by_layer = wide.groupby(level="layer").sum().loc[layers]
     n_in_layer = len(wide) / len(layers)

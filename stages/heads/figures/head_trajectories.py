@@ -115,9 +115,10 @@ def _lines(
     axes.yaxis.set_major_locator(FixedLocator(_decades(linear, *axes.get_ylim())))
     axes.yaxis.set_major_formatter(FuncFormatter(_power))
     axes.minorticks_off()
-    share = 1 - NAMES_SHARE - 0.03
+    before = max(0.03, states.widest_mm / 2 / LINES_WIDTH_MM)
+    share = 1 - NAMES_SHARE - before
     states.axis(axes, LINES_WIDTH_MM * share)
-    axes.set_xlim(*states.limits(0.03 / share, NAMES_SHARE / share))
+    axes.set_xlim(*states.limits(before / share, NAMES_SHARE / share))
     axes.set_xlabel(states.label)
     axes.set_ylabel(heads.EFFECT, labelpad=2)
     _names(axes, wide.loc[named], float(x[-1]), height)
@@ -195,20 +196,26 @@ def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:
 def _metric(
     axes: Axes, part: pd.DataFrame, label: str, states: heads.States, *, last: bool
 ) -> None:
-    x = states.at
+    x, along = states.at, part
     colour = style.COLOURS["heads"]
+    if len(part) == 1:
+        # Of a state alone, bands have the width that a point has not.
+        x, along = np.array(states.limits(0.2, 0.2)), part.loc[part.index.repeat(2)]
     axes.fill_between(
-        x, part["floor_low"], part["floor_high"], color=style.FAINT, linewidth=0, zorder=0
+        x, along["floor_low"], along["floor_high"], color=style.FAINT, linewidth=0, zorder=0
     )
-    axes.plot(x, part["floor"], color=style.QUIET, linewidth=0.8, dashes=(3, 2), zorder=1)
+    axes.plot(x, along["floor"], color=style.QUIET, linewidth=0.8, dashes=(3, 2), zorder=1)
     for end in ("components_low", "components_high"):
-        axes.plot(x, part[end], color=colour, linewidth=0.6, dashes=(1, 1.5), zorder=2)
+        axes.plot(x, along[end], color=colour, linewidth=0.6, dashes=(1, 1.5), zorder=2)
     axes.fill_between(
-        x, part["replicates_low"], part["replicates_high"], color=colour, alpha=0.3, linewidth=0
+        x, along["replicates_low"], along["replicates_high"], color=colour, alpha=0.3, linewidth=0
     )
-    axes.plot(x, part["value"], color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3)
-    states.axis(axes, SIDE_WIDTH_MM * 0.92, labels=last)
-    axes.margins(x=0.04)
+    axes.plot(
+        states.at, part["value"], color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3
+    )
+    span = min(SIDE_WIDTH_MM * 0.92, SIDE_WIDTH_MM - states.widest_mm)
+    states.axis(axes, span, labels=last)
+    axes.margins(x=max(0.04, states.widest_mm / 2 / span))
     if part["metric"].iloc[0] == "sum_abs" and (part["replicates_low"] > 0).all():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(_power))

@@ -50,14 +50,15 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def short(name: str) -> str:
-    """Return a state as an axis shows it: of a step its number, thousands as k.
+    """Return a state as an axis shows it: a step as its number, a long name cut.
 
-    >>> [short(name) for name in ("step512", "step2048", "step143000", "main")]
-    ['512', '2048', '143k', 'main']
+    >>> [short(name) for name in ("step512", "step143000", "main", "stage1-step150-tokens1B")]
+    ['512', '143k', 'main', 'stage1-…ens1B']
     """
     step = step_of(name)
     if step is None:
-        return name
+        cut = f"{name[:7]}\N{HORIZONTAL ELLIPSIS}{name[-5:]}"
+        return cut if len(cut) < len(name) else name
     return f"{step // 1000}k" if step and step % 1000 == 0 else str(step)
 
 
@@ -121,6 +122,11 @@ class States:
         axes.set_xscale("log" if self.are_steps else "linear")
         axes.minorticks_off()
         axes.set_xticks(at, self._labels(width_mm) if labels else [""] * len(at))
+
+    @property
+    def widest_mm(self) -> float:
+        """How wide the widest name is on paper; steps, whose numbers are short, have none."""
+        return 0.0 if self.are_steps else max(style.text_width_mm(short(n)) for n in self.names)
 
     def limits(self, before: float, after: float) -> tuple[float, float]:
         """Return the ends of the axis with this much room, in shares of the span of the states."""
