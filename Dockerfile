@@ -18,7 +18,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 
-# Quarto with its own pandoc, deno and typst. QUARTO=no leaves it out; the wheels then render.
+# Quarto with its own pandoc, deno and typst. QUARTO=no leaves it out.
 FROM system AS quarto
 ARG QUARTO=yes
 ARG QUARTO_RELEASES=https://github.com/quarto-dev/quarto-cli/releases/download
@@ -52,6 +52,8 @@ RUN python3.11 -m venv /opt/venv
 COPY requirements.txt /opt/venv/requirements.txt
 RUN grep -v '^torch==' /opt/venv/requirements.txt > /tmp/without-torch.txt \
     && /opt/venv/bin/pip install --requirement /tmp/without-torch.txt
+# The project itself: the mounted tree, as an editable install would have it. `dvc exp run` imports it from wherever it is.
+RUN echo /study > /opt/venv/lib/python3.11/site-packages/study.pth
 
 
 FROM packages AS packages-cpu
@@ -69,8 +71,11 @@ ARG USER_GID=1000
 COPY --from=quarto /opt/quarto /opt/quarto
 # --non-unique: the host's group may have the number of one of Debian's (20 on macOS). /cache is open to
 # whatever user the container is run as. The Makefile at /study is seen only where no tree is mounted.
-RUN if [ "${USER_UID}" = 0 ]; then \
-        echo "error: USER_UID=0 is root; pass the number of an ordinary user, or leave it out" >&2; exit 1; fi \
+RUN case "${USER_UID}" in ''|0*|*[!0-9]*) \
+        echo "error: USER_UID='${USER_UID}' is not the number of an ordinary user (root is 0); pass \$(id -u), or leave it out" >&2; \
+        exit 1 ;; esac \
+    && case "${USER_GID}" in ''|*[!0-9]*) \
+        echo "error: USER_GID='${USER_GID}' is not the number of a group; pass \$(id -g), or leave it out" >&2; exit 1 ;; esac \
     && groupadd --non-unique --gid "${USER_GID}" study \
     && useradd --non-unique --uid "${USER_UID}" --gid "${USER_GID}" --home-dir /cache --no-create-home \
         --no-log-init study \
@@ -91,9 +96,16 @@ ENV PATH=/opt/venv/bin:/opt/quarto/bin:${PATH} \
     NUMBA_CACHE_DIR=/cache/numba \
     LANG=C.UTF-8
 COPY pyproject.toml tools/check_image.py /opt/check/
+LABEL org.opencontainers.image.title="clonal-crystallization" \
+    org.opencontainers.image.description="Python, the pinned packages and Quarto for the study, whose tree is mounted at /study" \
+    org.opencontainers.image.licenses="MIT"
 VOLUME /cache
 USER ${USER_UID}:${USER_GID}
 WORKDIR /study
+# Whatever is run writes into the tree. One that this user may not write to is said before DVC stumbles over it.
+ENTRYPOINT ["sh", "-c", "if [ -d .dvc ] && ! [ -w .dvc ]; then \
+    echo \"error: $PWD belongs to user $(stat -c %u .dvc) and this is user $(id -u); run with --user $(stat -c %u:%g .dvc)\" >&2; \
+    exit 1; fi; exec \"$@\"", "study"]
 CMD ["make", "help"]
 
 

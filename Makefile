@@ -82,8 +82,11 @@ pull: setup ## Fetch the tables, figures and the paper that were computed before
 	@python -m stages.audit.fsck --outputs
 
 .PHONY: paper
-paper: setup compose ## Render the paper (with Quarto if it is installed) and what it needs
-	dvc repro render
+paper: setup compose ## Render the paper and make what changed before it (SET=render.renderer=quarto: by Quarto)
+	@[ -e reports/_output/paper.html -a -e reports/_output/paper.pdf ] || $(MAKE) --no-print-directory pull
+	@# What has not changed and is not here, such as raw files after a pull, is not made again.
+	dvc repro --allow-missing render || { \
+	  echo "error: a file that DVC names above and does not find was not pulled, and is needed now: make reproduce" >&2; exit 1; }
 
 .PHONY: lint
 lint: setup ## Check style and types

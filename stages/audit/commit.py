@@ -142,11 +142,15 @@ def run(folder: Path, *words: str) -> str:
 def _start(
     folder: Path, *words: str, output: int = subprocess.PIPE
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command with the tools of this environment and no settings of another repository."""
+    """Run a command with the tools of this environment and no settings of another repository.
+
+    DVC keeps its locks and caches in the clone: elsewhere all users may write, or none.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))}
     tools = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([tools, environment.get("PATH", os.defpath)])
     environment |= {"DVC_NO_ANALYTICS": "1", "GIT_OPTIONAL_LOCKS": "0", "PYTHONHASHSEED": "0"}
+    environment["DVC_SITE_CACHE_DIR"] = str(folder.resolve() / ".dvc" / "tmp" / "site")
     try:
         return subprocess.run(
             words,

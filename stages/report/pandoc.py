@@ -16,9 +16,7 @@ from stages.report.source import Source, format_options
 ASSETS = Path(__file__).parent / "assets"
 METADATA_FILE = "_metadata.json"
 # Keys of _quarto.yml that are Quarto's or a command line option of pandoc, not metadata.
-NOT_METADATA = frozenset(
-    {"project", "format", "css", "filters", "include-in-header", "minimal"}
-)
+NOT_METADATA = frozenset({"project", "format", "css", "filters", "include-in-header", "minimal"})
 
 
 def bundled_pandoc() -> Path:
@@ -115,7 +113,7 @@ def _render_html(source: Source, *, folder: Path) -> Path:
 
 def _render_pdf(source: Source, *, folder: Path) -> Path:
     options = format_options(source.options, "typst")
-    # By --include-in-header they would take the place of what the paper's filter adds to the header.
+    # --include-in-header would put them in the place of what the paper's filter adds there.
     styles = [(folder / name).read_text("utf-8") for name in as_list(options["include-in-header"])]
     arguments = [
         "--to=typst",

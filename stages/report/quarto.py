@@ -1,6 +1,7 @@
 """Render the paper by Quarto, where a person has installed it and asks for it."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ UNRESOLVED = (
     *("Unable to resolve", "Unknown var", "Unknown meta", "citeproc: citation"),
     *("FATAL", "Error resolving"),
 )
+# Its filters colour what they say, whatever NO_COLOR asks for.
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def find_quarto() -> str | None:
@@ -53,11 +56,10 @@ def render_with_quarto(source: Source, *, folder: Path) -> tuple[Path, Path]:
             "wheels: make paper SET=render.renderer=pandoc."
         )
         raise RenderError(msg)
-    report = _run([program, "render"], folder=folder)
-    for line in report.splitlines():
-        if any(sign in line for sign in UNRESOLVED):
-            msg = f"quarto left something unresolved: {line.strip()}"
-            raise RenderError(msg)
+    report = COLOUR.sub("", _run([program, "render"], folder=folder)).splitlines()
+    if faults := [line.strip() for line in report if any(sign in line for sign in UNRESOLVED)]:
+        msg = f"quarto left something unresolved: {' '.join(faults)}"
+        raise RenderError(msg)
     output = folder / (source.options.get("project") or {}).get("output-dir", "")
     page, pdf = (output / Path(source.paper).with_suffix(suffix) for suffix in (".html", ".pdf"))
     for file in (page, pdf):

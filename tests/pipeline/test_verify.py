@@ -115,6 +115,8 @@ def test_a_commit_is_recomputed_and_confirmed_and_a_changed_number_is_reported(
     ]
     assert json.loads(written.read_text(encoding="utf-8"))["counts"]["identical"] == 3
     assert _files(folder / ".dvc/cache") == before
+    # Where all users may write, or none, as on a root that is read-only, nothing of DVC's is kept.
+    assert (again / ".dvc/tmp/site").is_dir()
 
     # A number is changed in the committed table: the lock names it, the remote has it.
     (folder / "factor.txt").write_text("0.5\n", encoding="utf-8")

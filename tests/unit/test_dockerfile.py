@@ -1,10 +1,15 @@
 """The Dockerfile: what keeps it pinned, buildable by older builders, and free of secrets."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tools import check_image
 
@@ -95,6 +100,80 @@ def test_every_target_ends_as_an_ordinary_user(instructions):
             users[stage] = rest
     assert users["cpu"] == users["cuda"] == users["default"] == "${USER_UID}:${USER_GID}"
     assert _of("FROM", instructions)[-1] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "said"),
+    [
+        ("501", "20", ""),
+        ("", "1000", "USER_UID='' is not the number of an ordinary user"),
+        ("me", "1000", "USER_UID='me' is not"),
+        ("00", "1000", "USER_UID='00' is not"),
+        ("0", "1000", "USER_UID='0' is not"),
+        ("1000", "", "USER_GID='' is not the number of a group"),
+        ("1000", "staff", "USER_GID='staff' is not"),
+    ],
+)
+def test_a_user_that_is_no_ordinary_one_is_refused_in_one_line(instructions, user, group, said):
+    (run,) = [run for run in _of("RUN", instructions) if "USER_UID=" in run]
+    checks = run.partition("&& groupadd")[0]
+    done = subprocess.run(
+        ["sh", "-c", checks + "&& true"],
+        env={"USER_UID": user, "USER_GID": group, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (1 if said else 0)
+    assert done.stderr.startswith(f"error: {said}" if said else "")
+    assert done.stderr.count("\n") == (1 if said else 0)
+
+
+def _enter(instructions, folder, *words):
+    """Run a command as the image's entry point does, as somebody who is not root."""
+    (entry,) = _of("ENTRYPOINT", instructions)
+    ordinary = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+    return subprocess.run(
+        [*json.loads(entry), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        **ordinary,
+    )
+
+
+def test_a_tree_that_cannot_be_written_is_one_line(instructions, tmp_path):
+    # pytest's own folder is closed to others.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        assert _enter(instructions, folder, "echo", "a b", "c").stdout == "a b c\n"
+        (folder / ".dvc").mkdir(mode=0o555)
+        done = _enter(instructions, folder, "echo", "a")
+    assert (done.returncode, done.stdout) == (1, "")
+    owner = os.getuid()
+    assert done.stderr.startswith(f"error: {folder} belongs to user {owner} and this is user ")
+    assert done.stderr.endswith(f"run with --user {owner}:{os.getgid()}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_image_is_built_for_whatever_it_is_made_of(repository, instructions):
+    text = (repository / ".github" / "workflows" / "image.yml").read_text(encoding="utf-8")
+    # PyYAML reads the key `on` as true.
+    workflow = yaml.safe_load(text)
+    copies = [rest.split() for rest in _of("COPY", instructions)]
+    copied = {name for words in copies if not words[0].startswith("--from") for name in words[:-1]}
+    made_of = {".dockerignore", ".github/workflows/image.yml", "Dockerfile", "Makefile"}
+    assert set(workflow[True]["pull_request"]["paths"]) == made_of | copied
+    (job,) = workflow["jobs"].values()
+    assert job["strategy"]["matrix"]["target"] == ["cpu", "cuda"]
+
+
+def test_the_image_says_what_it_is(instructions):
+    labels = " ".join(_of("LABEL", instructions))
+    for name in ("title", "description", "licenses"):
+        assert f'org.opencontainers.image.{name}="' in labels
 
 
 def _setup(folder, venv):
