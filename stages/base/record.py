@@ -28,6 +28,7 @@ from urllib.parse import quote
 from stages import STARTED
 from stages.base.files import file_hash, folder_hash, write_text
 from stages.base.settings import PARAMS_FILE
+from stages.base.workers import n_processors
 
 log = logging.getLogger("stages")
 
@@ -253,7 +254,7 @@ def _parse_status(lines: Iterable[str]) -> tuple[str | None, list[str] | None]:
 def _environment() -> dict[str, Any]:
     """Return the machine and the versions; nothing that names the machine or its owner."""
     return {
-        "cores": _cores(),
+        "cores": n_processors(),
         "cpu": _cpu(),
         "gpus": gpus(NVIDIA_DRIVER),
         "memory_gib": _memory_gib(),
@@ -261,13 +262,6 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu() -> str:

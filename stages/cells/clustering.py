@@ -22,6 +22,7 @@ References
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,13 +30,12 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata.io import read_elem, sparse_dataset
 from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stages.base import cli
+from stages.base import cli, workers
 from stages.base.errors import AtlasError
 from stages.base.files import atomic_path
 from stages.cells.counts import SAMPLE
@@ -262,6 +262,9 @@ def neighbours(adata: ad.AnnData, settings: Neighbours) -> ad.AnnData:
         The cells are too few for the number of neighbours, a cell has no counts, or no two genes
         are left.
     """
+    # Takes seconds: not for those who only read a graph.
+    import scanpy as sc
+
     _require_cells(adata.n_obs, settings)
     work = ad.AnnData(X=adata.X.copy(), var=pd.DataFrame(index=adata.var_names))
     sc.pp.filter_genes(work, min_cells=settings.min_cells_per_gene)
@@ -325,6 +328,9 @@ def _require_cells(n: int, settings: Neighbours) -> None:
 
 def _connected(components: NDArray[np.floating], settings: Neighbours) -> sparse.csr_matrix:
     """Return the connectivities, (n_cells, n_cells), of cells in principal components."""
+    import scanpy as sc
+
+    _keep_compiled()
     work = ad.AnnData(obsm={COMPONENTS: np.asarray(components)})
     sc.pp.neighbors(
         work,
@@ -339,6 +345,18 @@ def _connected(components: NDArray[np.floating], settings: Neighbours) -> sparse
     connectivities = sparse.csr_matrix(work.obsp[CONNECTIVITIES], dtype=np.float32)
     connectivities.sort_indices()
     return connectivities
+
+
+def _keep_compiled() -> None:
+    """Let numba keep the two functions of umap that scanpy calls: compiling takes it seconds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Tensorflow not installed")
+        from umap import umap_  # type: ignore[import-untyped]
+
+    for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+        # Where no folder may be written to, they are compiled once more.
+        with suppress(RuntimeError):
+            function.enable_caching()
 
 
 def write_graph(graph: ad.AnnData, path: Path) -> None:
@@ -393,6 +411,15 @@ def _graph(
 # --- clusters ------------------------------------------------------------------------------------
 
 
+def leiden_each(
+    graph: ad.AnnData, runs: Sequence[tuple[float, int]], settings: Leiden
+) -> list[NDArray[np.int64]]:
+    """Return :func:`leiden` of each resolution and seed, in their order, on all processors."""
+    # What a worker needs of the graph, and no more.
+    bare = ad.AnnData(obs=graph.obs[[]], obsp={CONNECTIVITIES: graph.obsp[CONNECTIVITIES]})
+    return workers.each(leiden, [(bare, resolution, seed, settings) for resolution, seed in runs])
+
+
 def leiden(graph: ad.AnnData, resolution: float, seed: int, settings: Leiden) -> NDArray[np.int64]:
     """Return the Leiden cluster of each cell at one resolution (``scanpy.tl.leiden``).
 
@@ -418,6 +445,8 @@ def leiden(graph: ad.AnnData, resolution: float, seed: int, settings: Leiden) ->
     if not resolution > 0:
         msg = f"Leiden resolution {resolution:g} is not allowed: it must be above 0. Change it."
         raise AtlasError(msg)
+    import scanpy as sc
+
     work = ad.AnnData(obs=pd.DataFrame(index=graph.obs_names))
     with warnings.catch_warnings():
         # scanpy announces another default backend, whichever one is asked for by name.

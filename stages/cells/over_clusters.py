@@ -84,8 +84,9 @@ def measure(
         The type that all cells have, or ``ALL_TYPES``.
     """
     parts = []
-    for resolution in resolutions:
-        labels = clustering.leiden(graph, resolution, leiden.seed, leiden)
+    runs = [(resolution, leiden.seed) for resolution in resolutions]
+    found = clustering.leiden_each(graph, runs, leiden)
+    for resolution, labels in zip(resolutions, found, strict=True):
         part = metrics.metrics(clusters_as_types(graph.obs, labels), rules(settings))
         parts.append(
             part.assign(

@@ -351,8 +351,9 @@ def restriction(
     condition = graph.obs.groupby("animal")["condition"].first()
     rules = over_clusters.rules(clusters)
     parts = []
-    for resolution in clusters.resolutions:
-        labels = clustering.leiden(graph, resolution, leiden.seed, leiden)
+    runs = [(resolution, leiden.seed) for resolution in clusters.resolutions]
+    clustered = clustering.leiden_each(graph, runs, leiden)
+    for resolution, labels in zip(clusters.resolutions, clustered, strict=True):
         found = compare(
             over_clusters.clusters_as_types(graph.obs, labels),
             condition,

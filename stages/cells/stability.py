@@ -113,17 +113,18 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
     rows, agreement = [], []
     for number, part in enumerate(parts_of(graph.obs, rules)):
         among = clustering.neighbours_among(graph, part, settings.neighbours) if number else graph
+        every = list(itertools.product(settings.clusters.resolutions, seeds_of(rules)))
+        labels = dict(
+            zip(every, clustering.leiden_each(among, every, settings.leiden), strict=True)
+        )
         for resolution in settings.clusters.resolutions:
-            labels = [
-                clustering.leiden(among, resolution, seed, settings.leiden)
-                for seed in seeds_of(rules)
-            ]
+            of_seeds = {seed: labels[resolution, seed] for seed in seeds_of(rules)}
             if number == 0:
                 agreement += [
                     {"resolution": resolution, "ari": agreement_of(a, b)}
-                    for a, b in itertools.combinations(labels, 2)
+                    for a, b in itertools.combinations(of_seeds.values(), 2)
                 ]
-            for seed, of_seed in zip(seeds_of(rules), labels, strict=True):
+            for seed, of_seed in of_seeds.items():
                 found = change(among.obs, of_seed, components=settings.clusters.category_set)
                 rows.append(
                     names
