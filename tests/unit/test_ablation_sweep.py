@@ -1,7 +1,9 @@
 """The sweep: what is planned, what survives a kill, what is said when a shard or the disk fails."""
 
 import fcntl
+import hashlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,9 +39,10 @@ EVERYTHING = Sweep(
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(repository, tmp_path_factory):
     """Return a folder with a checkpoint and two texts."""
     folder = tmp_path_factory.mktemp("study")
+    shutil.copyfile(repository / "params.yaml", folder / "params.yaml")
     torch.manual_seed(0)
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
@@ -59,18 +62,24 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture
-def run(study, tmp_path, monkeypatch):
+def run(study, tmp_path):
     """Run the stage with a sweep of its own; return its exit status."""
 
     def run(*words, settings=EVERYTHING, scratch="scratch", out="step64.parquet"):
-        monkeypatch.setattr(ablate, "_sweep", lambda _: settings)
-        return ablate.main(words_of(study, tmp_path / scratch, tmp_path / out) + list(words))
+        here = words_of(study, tmp_path / scratch, tmp_path / out, settings)
+        return ablate.main(here + list(words))
 
     return run
 
 
-def words_of(study, scratch, out):
+def words_of(study, scratch, out, settings=EVERYTHING):
+    chosen = settings.model_dump(mode="json")
+    params = study / f"{hashlib.sha256(repr(chosen).encode()).hexdigest()}.yaml"
+    if not params.exists():
+        content = yaml.safe_load((study / "params.yaml").read_text(encoding="utf-8"))
+        params.write_text(yaml.safe_dump(content | {"sweep": chosen}), encoding="utf-8")
     return [
+        *("--params", str(params)),
         *("--checkpoint", str(study / "step64"), "--state", "step64", "--device", "cpu"),
         *("--tokens", str(study / "tokens.npy"), "--reference", str(study / "reference.npy")),
         *("--scratch", str(scratch), "--out", str(out)),
@@ -81,10 +90,7 @@ def words_of(study, scratch, out):
 def whole(study, tmp_path_factory):
     """Return the bytes of an uninterrupted run over everything."""
     folder = tmp_path_factory.mktemp("whole")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(ablate, "_sweep", lambda _: EVERYTHING)
     assert ablate.main(words_of(study, folder / "scratch", folder / "step64.parquet")) == 0
-    patch.undo()
     return (folder / "step64.parquet").read_bytes()
 
 
@@ -269,19 +275,17 @@ class TestResume:
         code = (
             "import sys, time, torch\n"
             "from stages.heads import ablate, sweep\n"
-            "from stages.heads.settings import Sweep\n"
             "torch.set_num_threads(int(sys.argv[1]))\n"
-            "ablate._sweep = lambda _: Sweep.model_validate_json(sys.argv[2])\n"
             "real = ablate.compute\n"
             "def slow(task, passes):\n"
             "    time.sleep(0.05)\n"
             "    return real(task, passes)\n"
             "ablate.compute = slow\n"
-            "raise SystemExit(ablate.main(sys.argv[3:]))\n"
+            "raise SystemExit(ablate.main(sys.argv[2:]))\n"
         )
         command = [
             *(sys.executable, "-c", code),
-            *(str(torch.get_num_threads()), EVERYTHING.model_dump_json()),
+            str(torch.get_num_threads()),
             *words_of(study, scratch, out),
         ]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=repository) as process:
@@ -403,9 +407,9 @@ class TestFaults:
         assert "\n" not in message
         assert not (tmp_path / "step64.parquet").exists()
 
-    def test_no_reference_for_a_mean(self, study, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr(ablate, "_sweep", lambda _: Sweep(perturbations=["mean"]))
-        words = words_of(study, tmp_path / "scratch", tmp_path / "out.parquet")
+    def test_no_reference_for_a_mean(self, study, tmp_path, caplog):
+        mean = Sweep(perturbations=["mean"])
+        words = words_of(study, tmp_path / "scratch", tmp_path / "out.parquet", mean)
         at = words.index("--reference")
         assert ablate.main(words[:at] + words[at + 2 :]) == 1
         assert "mean ablation needs a reference text" in caplog.text
@@ -430,10 +434,3 @@ def test_a_faster_precision_reports_how_far_it_is_off(run, tmp_path, caplog):
     assert "bf16 differs from float32 by up to" in caplog.text
     said = pq.read_schema(tmp_path / "step64.parquet").metadata
     assert 0 < float(said[b"largest_deviation_nats"]) < 0.5
-
-
-def test_settings_are_read_from_params(repository, tmp_path):
-    path = tmp_path / "params.yaml"
-    content = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert isinstance(ablate._sweep(path), Sweep)
