@@ -23,8 +23,8 @@ from stages.base import cli
 from stages.base.errors import AblationError, StageError
 from stages.base.files import file_hash
 from stages.base.settings import PARAMS_FILE, load
-from stages.heads.attribution import read as read_attribution
 from stages.heads.components import UNIT
+from stages.heads.covariates import read as read_attribution
 from stages.heads.removals import Removal
 from stages.heads.settings import Sweep
 from stages.heads.subset import subset_of

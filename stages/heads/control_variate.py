@@ -46,7 +46,7 @@ from stages.base import cli, tables
 from stages.base.errors import AblationError
 from stages.base.files import atomic_path
 from stages.base.settings import load
-from stages.heads import attribution
+from stages.heads import covariates
 from stages.heads.settings import Sweep
 from stages.heads.subset import Subset, standardised, subset_of
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE
@@ -168,7 +168,7 @@ def _fit(design: Floats, exact: Floats) -> Floats:
     return weights
 
 
-def features_of(part: Effects, features: attribution.Features) -> Floats:
+def features_of(part: Effects, features: covariates.Features) -> Floats:
     """Return the features of every sequence for each removal: (n, n_components, n_features).
 
     A head has its own; a layer the means over its heads; noise those over all heads.
@@ -188,7 +188,7 @@ def features_of(part: Effects, features: attribution.Features) -> Floats:
 
 
 def extend(
-    part: Effects, subset: Subset, features: attribution.Features, sweep: Sweep
+    part: Effects, subset: Subset, features: covariates.Features, sweep: Sweep
 ) -> tuple[Effects, Estimate]:
     """Return the effects of all sequences from those of the ablated ones.
 
@@ -266,7 +266,7 @@ def _run(args: argparse.Namespace) -> None:
             with atomic_path(out) as temporary:
                 shutil.copyfile(source, temporary)
             continue
-        features = attribution.read(args.attribution / f"{state}.parquet", state)
+        features = covariates.read(args.attribution / f"{state}.parquet", state)
         subset = subset_of(sweep, features, state)
         whole = []
         for part in (one for one in parts if one.state.name == state):

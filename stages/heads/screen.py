@@ -17,7 +17,7 @@ from scipy import stats
 from stages.base import cli, tables
 from stages.base.errors import TableError
 from stages.base.settings import load
-from stages.heads import attribution
+from stages.heads import covariates
 from stages.heads.settings import Screen
 from stages.heads.tables.attribution import HEAD_SCREEN
 from stages.measurement import concentration, effects, resampling
@@ -49,7 +49,7 @@ def rank_correlations(first: Floats, second: Floats) -> Floats:
 
 def screen(
     parts: Sequence[Effects],
-    found: dict[str, attribution.Features],
+    found: dict[str, covariates.Features],
     params: Screen,
     *,
     measured: bool = True,
@@ -94,7 +94,7 @@ def screen(
     return pd.DataFrame(rows)
 
 
-def _same_heads(part: Effects, found: attribution.Features) -> Floats:
+def _same_heads(part: Effects, found: covariates.Features) -> Floats:
     """Return the first-order effects of the heads and sequences of `part`, shaped as its own."""
     n, n_layers, n_heads = found.first_order.shape
     layer, head = (part.components[name].to_numpy(int) for name in ("layer", "head"))
@@ -144,7 +144,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     states = settings.model.checkpoints
     parts = effects.read_states(args.effects, states)
-    found = {name: attribution.read(args.attribution / f"{name}.parquet", name) for name in states}
+    found = {name: covariates.read(args.attribution / f"{name}.parquet", name) for name in states}
     measured = settings.sweep.estimator == "exact"
     table = screen(parts, found, settings.screen, measured=measured)
     tables.write(table, HEAD_SCREEN, args.out)

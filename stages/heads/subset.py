@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.base.errors import AblationError
-from stages.heads.attribution import Features
+from stages.heads.covariates import Features
 from stages.heads.settings import Sweep
 from stages.measurement.streams import stream
 

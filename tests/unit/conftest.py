@@ -39,10 +39,10 @@ from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 from stages.cells.tables.truth import PLANTED, TRUTH
 from stages.drawing import style
 from stages.heads import (
-    attribution,
     classes,
     companion,
     control_variate,
+    covariates,
     distribution,
     importance,
     screen,
@@ -266,11 +266,11 @@ def _write_head_tables(folder, states):
         )
         effects.write(Path(f"effects/{name}.parquet"), [part])
         first_order = np.random.default_rng(step or 0).normal(0, 0.01, (12, 2, 4))
-        features = attribution.Features(
+        features = covariates.Features(
             first_order, first_order**2, np.ones((12, 2, 4)), np.full(12, 3.0)
         )
         out = Path(f"attribution/{name}.parquet")
-        made_table = attribution.to_table(features, name)
+        made_table = covariates.to_table(features, name)
         tables.write_parquet(made_table, ATTRIBUTION, out, metadata={})
     found, made = "--effects effects".split(), f"{folder}/head_"
     assert importance.main([*found, "--out", f"{made}importance.csv"]) == 0

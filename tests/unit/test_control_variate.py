@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, GPTNeoXConfig, GPTNeoXForC
 
 from stages.base import tables
 from stages.base.errors import AblationError, TableError
-from stages.heads import ablate, attribution, control_variate, screen, subset
+from stages.heads import ablate, attribution, control_variate, covariates, screen, subset
 from stages.heads.components import components
 from stages.heads.settings import Screen, Sweep
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE, HEAD_SCREEN
@@ -144,16 +144,16 @@ def test_tokens_that_the_model_cannot_read_are_refused(model):
 def test_attribution_is_the_same_after_its_file(model, tokens, tmp_path):
     found = attribution.features(model, next_tokens(tokens), batch_size=2)
     path = tmp_path / "step8.parquet"
-    tables.write_parquet(attribution.to_table(found, "step8"), ATTRIBUTION, path, metadata={})
-    again = attribution.read(path, "step8")
+    tables.write_parquet(covariates.to_table(found, "step8"), ATTRIBUTION, path, metadata={})
+    again = covariates.read(path, "step8")
     for name in ("first_order", "fisher", "size", "loss"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
     with pytest.raises(TableError, match="is not the attribution of step16"):
-        attribution.read(path, "step16")
-    short = attribution.to_table(found, "step8").iloc[1:]
+        covariates.read(path, "step16")
+    short = covariates.to_table(found, "step8").iloc[1:]
     tables.write_parquet(short, ATTRIBUTION, path, metadata={})
     with pytest.raises(TableError, match="holds 59 rows, not 3 layers x 4 heads x 5 sequences"):
-        attribution.read(path, "step8")
+        covariates.read(path, "step8")
 
 
 def _columns(n=200, n_heads=6, seed=0):
@@ -414,7 +414,7 @@ def test_a_control_variate_without_attribution_is_refused():
 
 
 def test_the_screen_finds_what_is_planted(study):
-    found = attribution.read(study / "attribution" / "step8.parquet", "step8")
+    found = covariates.read(study / "attribution" / "step8.parquet", "step8")
     state = effects.State("heads", "step8", 8.0, "nats per token")
     keys = components("head", [(layer, head, 0) for layer in range(2) for head in range(4)])
     n = N_SEQUENCES
