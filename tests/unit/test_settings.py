@@ -104,8 +104,34 @@ class TestComposition:
     def test_every_model_composes_and_bears_the_name_of_its_file(self, conf):
         names = sorted(path.stem for path in (conf / "model").glob("*.yaml"))
         assert {"pythia-mini", "pythia-410m-deduped"} <= set(names)
+        given = {"local": ["--set", "model.local=/m", "model.text.path=/t.txt"]}
         for name in names:
-            assert self._compose(conf, "--model", name)["model"]["name"] == name
+            words = ["--model", name, *given.get(name, [])]
+            assert self._compose(conf, *words)["model"]["name"] == name
+
+    def test_a_local_model_says_what_must_be_given(self, conf, caplog):
+        for given, said in (
+            ([], "text.path is not given; name the text file"),
+            (["model.text.path=/t.txt"], "neither repo nor local is given; name a folder: SET="),
+        ):
+            words = [
+                "--conf",
+                str(conf),
+                "--params",
+                str(conf.parent / "x.yaml"),
+                "--model",
+                "local",
+            ]
+            assert compose.main([*words, *(["--set", *given] if given else [])]) == 1
+            assert said in caplog.messages[-1]
+            assert "Change conf/model/local.yaml" in caplog.messages[-1]
+
+    def test_a_step_that_is_no_name_says_which_name_it_has(self, conf, caplog):
+        words = ["--conf", str(conf), "--params", str(conf.parent / "x.yaml")]
+        assert compose.main([*words, "--set", "model.checkpoints=[512]"]) == 1
+        (said,) = caplog.messages
+        assert "model.checkpoints.0 = 512: a state has a name; write step512." in said
+        assert "\n" not in said
 
     def test_every_atlas_composes_and_bears_the_name_of_its_file(self, conf):
         names = sorted(path.stem for path in (conf / "atlas").glob("*.yaml"))

@@ -26,13 +26,13 @@ from transformers import (
 from stages.base.errors import CheckpointError
 from stages.inputs.hub.index import parts_of
 
-LOADERS: Mapping[str, Any] = {
-    "bert": AutoModelForMaskedLM,
-    **dict.fromkeys(
-        ("gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"), AutoModelForCausalLM
-    ),
+_CAUSAL = ("gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
+LOADERS: Mapping[str, Sequence[Any]] = {
+    "bert": (AutoModelForMaskedLM, AutoModelForPreTraining),
+    **dict.fromkeys(_CAUSAL, (AutoModelForCausalLM,)),
 }
-"""What loads a model, by ``config.model_type``: of the families that heads can be removed from."""
+"""What loads a model, by ``config.model_type``: of the families that heads can be removed from.
+Where there is a second, its files are published with the weights of that one."""
 # Buffers that older versions of transformers wrote beside the weights; they hold no parameter.
 _OLD_BUFFERS = re.compile(
     r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$|embeddings\.position_ids$"
@@ -85,15 +85,16 @@ def expected(config: Path) -> Expected:
             config.parent, local_files_only=True, trust_remote_code=False
         )
         with torch.device("meta"):
-            model = LOADERS[family].from_config(parsed, trust_remote_code=False)
-            more = AutoModelForPreTraining.from_config(  # type: ignore[no-untyped-call]
-                parsed, trust_remote_code=False
+            model, *more = (
+                loader.from_config(parsed, trust_remote_code=False) for loader in LOADERS[family]
             )
         weights = dict(model.named_parameters())
         first = model.get_input_embeddings().weight
         return Expected(
             shapes={name: tuple(weight.shape) for name, weight in weights.items()},
-            beside={name: tuple(weight.shape) for name, weight in more.named_parameters()},
+            beside={
+                name: tuple(weight.shape) for one in more for name, weight in one.named_parameters()
+            },
             tied=dict(model.all_tied_weights_keys),
             embedding=next(name for name, weight in weights.items() if weight is first),
             prefix=model.base_model_prefix,
@@ -249,8 +250,9 @@ def _check_parts(
 ) -> None:
     said = parts_of(index)
     for path, held in tensors.items():
-        if differ := sorted(set(held) ^ said[path.name]):
-            what = "holds" if differ[0] in held else "lacks"
+        names = set(held)
+        if differ := sorted(names ^ said[path.name]):
+            what = "holds" if differ[0] in names else "lacks"
             msg = (
                 f"checkpoint {state}: {path.name} {what} {differ[0]}, other than {index.name} says "
                 f"({len(differ)} such names). Fetch the index and its parts from one commit."

@@ -19,6 +19,7 @@ Format = Literal["h5ad", "csv", "tar", "zip"]
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 TAR_BLOCK = 512
 _HEAD_BYTES = 4096
+_PAGE = re.compile(rb"\s*<[A-Za-z!?]")
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,13 @@ def looks_like_html(head: bytes) -> bool:
 
     >>> looks_like_html(b"\n<!DOCTYPE html><html>"), looks_like_html(b"cell,age\n")
     (True, False)
+
+    Weights may begin with a length whose bytes are a space and this sign:
+
+    >>> looks_like_html((15392).to_bytes(8, "little") + b'{"__metadata__"')
+    False
     """
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+    return _PAGE.match(head.removeprefix(b"\xef\xbb\xbf")) is not None
 
 
 def check_content(path: Path, kind: Format) -> None:

@@ -1,0 +1,171 @@
+"""Models that lie on this computer, in parts, to the paper: named states and one alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from stages.base import tables
+from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.inputs.mini import tokenizer as tokenizers
+from stages.measurement.effects import read
+from stages.measurement.tables import CHANGES, MEASURED
+from tests.clones import copy_of, must, stages_run
+
+N_SEQUENCES, SEQ_LEN, VOCAB = 8, 32, 400
+SETTINGS = {
+    "atlas.cells.mine.raw": "cells.csv.gz",
+    "model.local": "weights",
+    "model.text.path": "text.txt",
+    "model.text.n_sequences": N_SEQUENCES,
+    "model.text.reference_sequences": N_SEQUENCES,
+    "model.text.seq_len": SEQ_LEN,
+    "model.text.min_characters": 20,
+    "sweep.noise.draws": 4,
+}
+FIGURES = ("head_trajectories", "head_effects", "head_heatmap", "lorenz", "pythia_overlay_v2")
+
+
+def gpt_neox(seed: int) -> GPTNeoXForCausalLM:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = GPTNeoXConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=SEQ_LEN,
+            # Wide, so that every head has an effect far above rounding.
+            initializer_range=0.3,
+        )
+        return GPTNeoXForCausalLM(config)
+
+
+CASES = {"one": (gpt_neox, ["main"]), "named": (gpt_neox, ["warm_up", "final-2"])}
+
+
+@pytest.fixture(scope="module")
+def clone(repository, marrow_cells, tmp_path_factory):
+    """Return a copy with real cells of one tissue and a text."""
+    folder = copy_of(repository, tmp_path_factory.mktemp("any") / "clone")
+    shutil.copyfile(marrow_cells, folder / "cells.csv.gz")
+    texts = [(repository / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md")]
+    (folder / "text.txt").write_text("".join(texts), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", params=CASES)
+def study(request, clone):
+    """Return the copy on which everything was made from such a model; the cells only once."""
+    build, states = CASES[request.param]
+    lines = (clone / "text.txt").read_text(encoding="utf-8").splitlines()
+    learnt = tokenizers.learn(lines, vocab_size=VOCAB)
+    shutil.rmtree(clone / "weights", ignore_errors=True)
+    for seed, state in enumerate(states):
+        # A state alone is the folder itself.
+        weights = clone / "weights" / (state if len(states) > 1 else "")
+        build(seed).save_pretrained(weights, max_shard_size="40KB")
+        assert len(list(weights.glob("model-*.safetensors"))) > 1
+        tokenizers.save(learnt, weights)
+    given = SETTINGS | {"model.checkpoints": f"[{','.join(states)}]"}
+    words = " ".join(f"{key}={value}" for key, value in given.items())
+    said = must(clone, "make", "reproduce", "ATLAS=local", "MODEL=local", f"SET={words}")
+    ran = stages_run(said)
+    assert [name for name in ran if name.startswith("ablate@")] == [f"ablate@{s}" for s in states]
+    assert ran[-1] == "render"
+    return clone, states
+
+
+def test_every_state_is_recorded_and_measured(study):
+    folder, states = study
+    record = json.loads((folder / "models/local/checkpoints.json").read_text(encoding="utf-8"))
+    assert [entry["state"] for entry in record] == states
+    assert all(len(entry["files"]) > 1 for entry in record)
+    measured = tables.read(folder / "reports/tables/measured/heads.csv", MEASURED)
+    positions = measured.drop_duplicates("state").set_index("state")["position"]
+    assert positions.to_dict() == {name: float(i) for i, name in enumerate(states)}
+    changes = tables.read(folder / "reports/tables/changes/heads.csv", CHANGES)
+    assert changes["state_last"].unique().tolist() == states[1:]
+    importance = tables.read(folder / "reports/tables/head_importance.csv", HEAD_IMPORTANCE)
+    of_heads = importance[importance["unit"] == "head"]
+    assert of_heads.groupby("state", sort=False).size().to_dict() == dict.fromkeys(states, 12)
+
+
+def test_the_effects_are_those_of_zeroed_columns_in_the_whole_model(study):
+    folder, states = study
+    tokens = torch.from_numpy(
+        np.load(folder / "data/interim/local/tokens/tokens.npy").astype(np.int64)
+    )
+    assert tokens.shape == (N_SEQUENCES, SEQ_LEN)
+    for state in states:
+        model = AutoModelForCausalLM.from_pretrained(folder / "models/local" / state).eval()
+
+        @torch.inference_mode()
+        def losses(model=model):
+            logits = model(tokens).logits[:, :-1].double()
+            return F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").mean(dim=-1)
+
+        base = losses()
+        parts = read(folder / f"data/interim/local/effects/{state}.parquet")
+        (found,) = (part for part in parts if part.kind == "head")
+        expected = []
+        for layer, head in found.components[["layer", "head"]].itertuples(index=False):
+            weight = model.gpt_neox.layers[layer].attention.dense.weight.data
+            columns = slice(8 * head, 8 * (head + 1))
+            saved = weight[:, columns].clone()
+            weight[:, columns] = 0
+            expected.append((losses() - base).numpy())
+            weight[:, columns] = saved
+        assert found.values == pytest.approx(np.array(expected).T, abs=1e-5)
+        assert np.abs(expected).max() > 1e-2
+
+
+def test_the_paper_says_what_there_is(study):
+    folder, states = study
+    paper = " ".join((folder / "reports/paper.qmd").read_text(encoding="utf-8").split())
+    one = len(states) == 1
+    assert (f"One state of the model was measured, {states[0]}: there is no change" in paper) == one
+    assert ("with one state there is no change to show." in paper) == one
+    assert (f"follows every head from {states[0]} to {states[-1]}, while" in paper) == (not one)
+    assert ("{#fig-plane" in paper) == (not one)
+    html = (folder / "reports/_output/paper.html").read_text(encoding="utf-8")
+    assert "there is no change to show" in html or not one
+    for name in FIGURES:
+        assert (folder / f"reports/figures/fig_{name}.png").stat().st_size > 10_000
+    plots = pd.read_csv(folder / "reports/plots/trajectory.csv")
+    assert plots["state"].unique().tolist() == states
+    numbers = json.loads((folder / "reports/headline.json").read_text(encoding="utf-8"))
+    assert ("gini_first" in numbers["heads"]) == (not one)
+
+
+def test_nothing_runs_a_second_time(study):
+    folder, _ = study
+    assert not stages_run(must(folder, "dvc", "repro"))
+
+
+def test_one_more_state_runs_that_alone_and_what_shows_all(study):
+    folder, states = study
+    if len(states) == 1:
+        pytest.skip("a folder of one state has no room for another")
+    must(folder, "python", "-c", _ANOTHER, "weights/final-2", "weights/last")
+    given = SETTINGS | {"model.checkpoints": f"[{','.join([*states, 'last'])}]"}
+    words = [f"{key}={value}" for key, value in given.items()]
+    must(folder, "python", "-m", "stages.base.compose", "--set", *words)
+    ran = stages_run(must(folder, "dvc", "repro", "importance"))
+    assert [name for name in ran if "@" in name] == ["attribution@last", "ablate@last"]
+
+
+# Another model in the same layout.
+_ANOTHER = """
+import sys
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model.gpt_neox.embed_in.weight.data.mul_(1.5)
+model.save_pretrained(sys.argv[2], max_shard_size="40KB")
+"""
