@@ -559,9 +559,10 @@ def _dvc_calls_home(folder: Path, config: str, serve) -> set[str]:
         "DVC_DAEMON_LOGFILE": str(folder / "daemon.log"),
         "HOME": str(folder),
         "NO_PROXY": "127.0.0.1",
+        # DVC starts them by a path inside its package, whose types.py may pass for Python's.
+        "PYTHONSAFEPATH": "1",
     }
-    # As a person starts it: the processes of `python -m dvc` take dvc/types.py for Python's.
-    command = [str(Path(sys.executable).with_name("dvc"))]
+    command = [sys.executable, "-m", "dvc"]
     quiet = environment | {"DVC_NO_ANALYTICS": "1"}
     subprocess.run([*command, "init", "-q", "--no-scm"], cwd=folder, env=quiet, check=True)
     (folder / ".dvc" / "config").write_text(config, encoding="utf-8")
