@@ -401,7 +401,7 @@ def test_the_paper_finds_all_it_refers_to(
 ):
     made = cluster_tables.filled if filled else cluster_tables.empty
     paper = project(["facs", "droplet"], simulated=simulated, published=published, clusters=made)
-    for name in ("_quarto.yml", "references.bib", "paper.css"):
+    for name in ("_quarto.yml", "references.bib", "paper.css", "paper.lua", "style.typ"):
         shutil.copy(repository / "reports" / name, tmp_path)
     # The check asks only whether a figure is there; drawing them is tested elsewhere. So are the
     # words on provenance, which another stage writes.

@@ -558,6 +558,8 @@ def _dvc_calls_home(folder: Path, config: str, serve) -> set[str]:
         "DVC_DAEMON_LOGFILE": str(folder / "daemon.log"),
         "HOME": str(folder),
         "NO_PROXY": "127.0.0.1",
+        # DVC starts them by a path inside its package, whose types.py may pass for Python's.
+        "PYTHONSAFEPATH": "1",
     }
     command = [sys.executable, "-m", "dvc"]
     quiet = environment | {"DVC_NO_ANALYTICS": "1"}
