@@ -52,7 +52,7 @@ endif
 reproduce: setup compose ## Rebuild what changed, from raw files to the paper
 	@# Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
 	@dvc pull --quiet --allow-missing trained || echo "note: the demo's weights could not be fetched (dvc pull trained says why)" >&2
-	dvc repro
+	python -m stages.base.repro
 
 .PHONY: train
 train: setup ## Train the demo's model of the last commit again; is it the same, byte for byte?

@@ -45,7 +45,8 @@ def each(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]) -> list[
     if n < 2:
         return [work(*task) for task in tasks]
     try:
-        return list(_pool(n).map(work, *zip(*tasks, strict=True)))
+        running = [_pool(n).submit(work, *task) for task in tasks]
+        return [one.result() for one in running]
     except BrokenProcessPool:
         msg = (
             f"one of {n} worker processes was killed; the memory may be too small for all of them. "

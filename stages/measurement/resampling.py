@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -81,6 +80,9 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
     >>> support.tolist(), (27 * probability).round(9).tolist()
     ([1.0, 2.0, 3.0], [7.0, 13.0, 7.0])
     """
+    # Takes a second: not for the many stages that read intervals and make none.
+    from scipy import stats
+
     ordered = np.sort(_finite(values, "values"))
     n = ordered.size
     half = n // 2
@@ -163,6 +165,8 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
     >>> mann_whitney([1, 2, 3, 4, 5], [6, 7, 8, 9])
     Test(statistic=20.0, p=0.015873015873015872, p_smallest=0.015873015873015872, exact=True)
     """
+    from scipy import stats
+
     x, y = _finite(young, "young"), _finite(old, "old")
     # Midranks are multiples of one half: doubled, they are whole numbers that can index an array.
     doubled = np.rint(2 * stats.rankdata(np.concatenate([x, y]))).astype(np.int64)
@@ -318,6 +322,8 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     >>> benjamini_hochberg([0.01, 0.04, float("nan"), 0.03]).round(3).tolist()
     [0.03, 0.04, nan, 0.04]
     """
+    from scipy import stats
+
     values = np.asarray(p, dtype=np.float64)
     adjusted = np.full(values.shape, np.nan)
     known = ~np.isnan(values)

@@ -10,7 +10,6 @@ References
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from stages.measurement import resampling
 
@@ -136,6 +135,8 @@ def ellipse(centre: Floats, covariance: Floats, *, confidence: float, points: in
     >>> np.abs(line).max(axis=0).round(3).tolist()
     [4.895, 2.448]
     """
+    from scipy import stats
+
     values, axes = np.linalg.eigh(covariance)
     radii = np.sqrt(np.clip(values, 0, None) * stats.chi2.ppf(confidence, 2))
     around = np.linspace(0, 2 * np.pi, points)

@@ -2,7 +2,7 @@
 
 One run of the demo, on settings smaller still than those of the other tests, says what is right;
 its copy lies in a folder with spaces and letters outside ASCII. Each test takes some outputs away,
-hurts the run that makes them again, and lets a person type ``dvc repro`` and nothing else.
+hurts the run that makes them again, and lets a person run it again and do nothing else.
 
 ``make faults`` runs these; ``make test`` does not.
 """
@@ -43,6 +43,9 @@ SMALLEST = (
 EFFECTS = "data/interim/pythia-mini/effects/step64.parquet"
 SHARDS = "data/scratch/pythia-mini/step64"
 TRAINING = "data/scratch/training"
+# What `make reproduce` runs.
+REPRO = ("python", "-m", "stages.base.repro")
+TRAINED = "trained@pythia-mini"
 MIB = 1 << 20
 PATIENCE_S = 300
 
@@ -74,8 +77,8 @@ class Study:
         assert must(self.folder, "git", "status", "--porcelain") == ""
 
     def repairs(self, *stages: str) -> str:
-        """Type ``dvc repro``; assert that it runs these stages and ends with the same outputs."""
-        said = must(self.folder, "dvc", "repro")
+        """Run again; assert that these stages run and all ends with the same outputs."""
+        said = must(self.folder, *REPRO)
         assert set(stages) <= set(stages_run(said))
         self.as_it_was()
         return said
@@ -113,7 +116,7 @@ def study(repository, tmp_path_factory) -> Study:
 
 @dataclass
 class Repro:
-    """``dvc repro`` as a person started it, in the foreground of a terminal of its own."""
+    """A run as a person started it, in the foreground of a terminal of its own."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -127,8 +130,9 @@ class Repro:
         for path in PROC.iterdir():
             try:
                 words = (path / "cmdline").read_bytes().split(b"\0")
-                if b"-m" in words and os.getpgid(int(path.name)) == self.process.pid:
-                    return int(path.name)
+                pid = int(path.name)
+                if b"-m" in words and os.getpgid(pid) == self.process.pid != pid:
+                    return pid
             except (OSError, ValueError):
                 # No process, or one that has just ended.
                 continue
@@ -153,14 +157,14 @@ class Repro:
 
 @pytest.fixture
 def repro(study, tmp_path) -> Iterator[Callable[[], Repro]]:
-    """Return a function that starts ``dvc repro`` in the study and does not wait for it."""
+    """Return a function that starts a run of the study and does not wait for it."""
     running: list[Repro] = []
 
     def start() -> Repro:
         log = tmp_path / f"repro-{len(running)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                ["dvc", "repro"],
+                REPRO,
                 cwd=study.folder,
                 env=environment(study.folder, {"TMPDIR": str(tmp_path)}),
                 stdin=subprocess.DEVNULL,
@@ -192,7 +196,7 @@ def _reads(pid: int | None, path: Path) -> bool:
 
 
 class TestKilled:
-    """``kill -9`` of DVC with its stage, and then ``dvc repro``."""
+    """``kill -9`` of DVC with its stage, and then another run."""
 
     @pytest.mark.parametrize(
         ("stage", "out"),
@@ -220,7 +224,7 @@ class TestKilled:
         study.repairs("granularity@curve")
 
     def test_while_it_trains(self, study, repro):
-        study.forget("checkpoints")
+        study.forget(TRAINED)
         run = repro()
         run.until(lambda: list((study.folder / TRAINING).glob("*/state.pt")))
         run.kill()
@@ -228,7 +232,7 @@ class TestKilled:
         step = torch.load(state, weights_only=True)["step"]
         assert 0 < step < 64
         assert not (study.folder / "models/pythia-mini").exists()
-        said = study.repairs("checkpoints")
+        said = study.repairs(TRAINED)
         # The first that its progress shows: it went on where the saved state was.
         assert re.search(r"train pythia-mini:.*? (\d+)/64 ", said).group(1) == str(step)
         assert [path.name for path in (study.folder / TRAINING).iterdir()] == ["lock"]
@@ -291,7 +295,7 @@ class TestTwoAtOnce:
         return line + second.stdout.partition(line)[2]
 
     def test_while_a_stage_runs(self, study, repro):
-        study.forget("checkpoints")
+        study.forget(TRAINED)
         first = repro()
         first.until(lambda: list((study.folder / TRAINING).glob("*/step*")))
         # Stopped, so that it is sure to be at work while the second looks.
@@ -322,10 +326,10 @@ class TestTwoAtOnce:
 
 class TestDeleted:
     def test_a_table_and_a_figure_come_back_from_the_cache(self, study):
-        must(study.folder, "dvc", "repro")
+        must(study.folder, *REPRO)
         for name in ("reports/tables/aging.csv", "reports/figures/fig_lorenz.png"):
             (study.folder / name).unlink()
-        must(study.folder, "dvc", "repro")
+        must(study.folder, *REPRO)
         wanted = study.locked["aging"] | study.locked["lorenz"]
         assert {name: _md5(study.folder / name) for name in wanted} == wanted
         study.as_it_was()
@@ -377,7 +381,7 @@ class TestFullDisk:
             ("direction_heatmap", "reports/figures", 32768),
             ("neighbours@kimmel-kidney", "data/interim/demo/graphs", 65536),
             # A saved state of 20 MB and most of a checkpoint of 7 MB.
-            ("checkpoints", TRAINING, 26 * MIB),
+            (TRAINED, TRAINING, 26 * MIB),
             ("ablate@64", "data/scratch/pythia-mini", 16384),
             ("render", "reports/_output", 16384),
         ],
@@ -391,7 +395,7 @@ class TestFullDisk:
             shutil.rmtree(study.folder / SHARDS)
         with _small_disk(folder, free_bytes=free_bytes, aside=tmp_path / "aside") as make_room:
             before = _sizes(folder)
-            done = call(study.folder, "dvc", "repro")
+            done = call(study.folder, *REPRO)
             assert done.returncode != 0
             assert stages_run(done.stdout)[-1:] == [stage]
             assert "Traceback" not in done.stdout
@@ -404,10 +408,10 @@ class TestFullDisk:
             assert before.items() <= now.items()
             assert now == before or where.startswith("data/scratch/")
             make_room()
-            assert stages_run(must(study.folder, "dvc", "repro")) == [stage]
+            assert stages_run(must(study.folder, *REPRO)) == [stage]
             study.as_it_was()
         # On the disk of before, where the output is missing again.
-        must(study.folder, "dvc", "repro")
+        must(study.folder, *REPRO)
         study.as_it_was()
 
     def test_of_the_cache_and_the_next_run_completes(self, study, tmp_path):
@@ -415,12 +419,12 @@ class TestFullDisk:
         (md5,) = study.locked["acquire@kimmel-kidney"].values()
         cache = study.folder / ".dvc/cache"
         with _small_disk(cache, free_bytes=65536, aside=tmp_path / "aside") as make_room:
-            done = call(study.folder, "dvc", "repro")
+            done = call(study.folder, *REPRO)
             assert done.returncode != 0
             assert "Traceback" not in done.stdout
             assert "No space left on device" in done.stdout
             make_room()
-            must(study.folder, "dvc", "repro")
+            must(study.folder, *REPRO)
             study.as_it_was()
             assert _md5(study.object(md5)) == md5
 
@@ -447,7 +451,7 @@ class TestElsewhere:
 
     def _same(self, study: Study, **changed: str) -> None:
         study.forget(*CHEAP)
-        said = must(study.folder, "dvc", "repro", changed=changed)
+        said = must(study.folder, *REPRO, changed=changed)
         assert set(CHEAP) <= set(stages_run(said))
         study.as_it_was()
 
@@ -471,7 +475,7 @@ class TestElsewhere:
         if shutil.which("faketime") is None:
             pytest.skip("faketime is not installed (Debian: apt-get install faketime)")
         study.forget(*CHEAP)
-        said = must(study.folder, "faketime", "-f", "+1500d", "dvc", "repro")
+        said = must(study.folder, "faketime", "-f", "+1500d", *REPRO)
         assert set(CHEAP) <= set(stages_run(said))
         study.as_it_was()
 

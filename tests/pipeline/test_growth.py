@@ -66,7 +66,7 @@ SYSTEM = """  toy:
 AGGREGATES = {"study", "plane"}
 ROOMS_OF_BEFORE = re.compile(
     r"acquire|cells|describe|proportions|metrics|aging|medians|concordance|drivers|neighbours|"
-    r"stability|checkpoints|tokens|attribution|ablate|control_variate|importance|classes|"
+    r"stability|trained|downloaded|tokens|attribution|ablate|control_variate|importance|classes|"
     r"distribution|screen|measured@heads"
 )
 

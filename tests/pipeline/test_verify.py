@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,18 @@ factor = float(Path("factor.txt").read_text())
 lines = [f"{tissue},{int(n) * factor!r}" for tissue, n in rows]
 Path("means.csv").write_text("\\n".join(["tissue,mean", *lines]) + "\\n")
 """
+# No two machines train the same.
+WEIGHTS = """
+import os
+from pathlib import Path
+Path("weights.txt").write_text(os.urandom(8).hex())
+"""
 GRAPH = """
 stages:
+  trained:
+    cmd: python weights.py
+    deps: [weights.py]
+    outs: [weights.txt]
   counts:
     cmd: python counts.py
     deps: [counts.py]
@@ -48,7 +59,7 @@ def _environment(home):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Return a repository whose two stages were run, committed and pushed, and what runs there."""
+    """Return a repository whose stages were run, committed and pushed, and what runs there."""
     home = tmp_path_factory.mktemp("a päth with spaces")
     folder = home / "study"
     folder.mkdir()
@@ -67,7 +78,8 @@ def study(tmp_path_factory):
     run("dvc", "init", "-q")
     settings = "[core]\n    remote = artifacts\n['remote \"artifacts\"']\n    url = ../artifacts\n"
     (folder / ".dvc/config").write_text(settings, encoding="utf-8")
-    texts = {"counts.py": TABLES, "means.py": MEANS, "dvc.yaml": GRAPH, "factor.txt": "0.5\n"}
+    texts = {"counts.py": TABLES, "means.py": MEANS, "weights.py": WEIGHTS}
+    texts |= {"dvc.yaml": GRAPH, "factor.txt": "0.5\n"}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     run("dvc", "repro", "-q")
@@ -111,9 +123,11 @@ def test_a_commit_is_recomputed_and_confirmed_and_a_changed_number_is_reported(
         "identical             counts.csv",
         "identical             means.csv",
         "identical             notes",
-        "3 outputs: 3 identical",
+        "identical             weights.txt",
+        "4 outputs: 4 identical",
     ]
-    assert json.loads(written.read_text(encoding="utf-8"))["counts"]["identical"] == 3
+    assert "Running stage 'trained'" not in said
+    assert json.loads(written.read_text(encoding="utf-8"))["counts"]["identical"] == 4
     assert _files(folder / ".dvc/cache") == before
     # Where all users may write, or none, as on a root that is read-only, nothing of DVC's is kept.
     assert (again / ".dvc/tmp/site").is_dir()
@@ -130,7 +144,7 @@ def test_a_commit_is_recomputed_and_confirmed_and_a_changed_number_is_reported(
     assert table[1].strip() == (
         "mean in row 2: 3.25 committed, 3.0 recomputed, off by 0.25, tolerance 0 (1 of 2 differ)"
     )
-    assert table[-1] == "3 outputs: 1 differs, 2 identical"
+    assert table[-1] == "4 outputs: 1 differs, 3 identical"
     assert "error: means.csv cannot be confirmed" in caplog.text
 
     # The workspace has the changed number too: it is the commit before that it contradicts.
@@ -164,8 +178,17 @@ def test_a_folder_is_compared_file_by_file_and_damage_in_a_cache_is_noticed(
         "notes/a.md": "differs",
         "notes/b.md": "missing",
         "notes/c.md": "differs",
+        "weights.txt": "missing",
     }
     assert "n in row 2: 6 committed, 7 recomputed" in table[1]
+
+
+def test_weights_are_trained_again_where_that_is_what_is_asked(study, verify):
+    rc, table, said = verify("--only", "trained")
+    assert rc == 1
+    assert re.findall(r"Running stage '([^']+)'", said) == ["trained"]
+    assert table[0] == "differs               weights.txt"
+    assert table[-1] == "1 outputs: 1 differs"
 
 
 def test_what_is_not_there_to_verify_is_one_line(verify, caplog, tmp_path, monkeypatch):
@@ -173,6 +196,8 @@ def test_what_is_not_there_to_verify_is_one_line(verify, caplog, tmp_path, monke
     assert "nowhere is no folder" in caplog.text
     assert verify("--recomputed", ".", "--against", "v9")[0] == 1
     assert "error: v9 is no commit, branch or tag here" in caplog.text
+    assert verify("--only", "mean")[0] == 1
+    assert "the commit has no stage 'mean'. Its stages are counts, means, trained." in caplog.text
     monkeypatch.chdir(tmp_path)
     assert verify()[0] == 1
     assert "is not the top folder of a repository with git and DVC" in caplog.text
