@@ -105,7 +105,11 @@ class TestComposition:
         names = sorted(path.stem for path in (conf / "model").glob("*.yaml"))
         assert {"pythia-mini", "pythia-410m-deduped"} <= set(names)
         for name in names:
-            assert self._compose(conf, "--model", name)["model"]["name"] == name
+            composed = self._compose(conf, "--model", name)
+            assert composed["model"]["name"] == name
+            # One of two stages brings the weights in.
+            brought = {"mini": ([name], []), "hub": ([], [name])}[composed["model"]["source"]]
+            assert (composed["trained"], composed["downloaded"]) == brought
 
     def test_every_atlas_composes_and_bears_the_name_of_its_file(self, conf):
         names = sorted(path.stem for path in (conf / "atlas").glob("*.yaml"))
