@@ -68,7 +68,7 @@ test: setup ## Run all tests, one real run of the demo among them
 
 .PHONY: faults
 faults: setup ## Kill, fill up, delete and disturb a run of the demo, and see it end as it should
-	pytest -n 0 tests/faults
+	pytest -n auto --maxprocesses 2 tests/faults
 
 .PHONY: verify
 verify: setup ## Recompute the last commit and compare number by number (RECOMPUTED=. compares what is here)
