@@ -407,4 +407,4 @@ def test_the_screen_finds_what_is_planted(study):
     assert against["spearman_low"] <= against["spearman"] <= against["spearman_high"]
     few = effects.Effects(state, "head", "zero", keys, np.arange(n + 1), exact[None])
     with pytest.raises(TableError, match="which the effects exceed"):
-        screen.screen([few], {8: found}, SCREEN)
+        screen.screen([few], {"step8": found}, SCREEN)
