@@ -36,6 +36,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  echo "error: $(PYTHON) not found; this project needs Python 3.11. Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	  echo "error: $(PYTHON) is $$($(PYTHON) --version); this project needs Python 3.11. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@[ ! -L .venv ] || { echo "error: .venv is a link, and what it points to would be emptied. Remove the link and run make again" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -68,7 +69,7 @@ test: setup ## Run all tests, one real run of the demo among them
 
 .PHONY: faults
 faults: setup ## Kill, fill up, delete and disturb a run of the demo, and see it end as it should
-	pytest -n 0 tests/faults
+	pytest -n auto --maxprocesses 2 tests/faults
 
 .PHONY: verify
 verify: setup ## Recompute the last commit and compare number by number (RECOMPUTED=. compares what is here)

@@ -7,6 +7,7 @@ hurts the run that makes them again, and lets a person run it again and do nothi
 ``make faults`` runs these; ``make test`` does not.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -104,14 +105,32 @@ def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(repository, tmp_path_factory) -> Study:
-    folder = copy_of(repository, tmp_path_factory.mktemp("ein Ördner with spaces, 心") / "clone")
+    folder = tmp_path_factory.mktemp("ein Ördner with spaces, 心") / "clone"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # One worker makes it, the others wait for it; each hurts a copy of its own.
+        made = tmp_path_factory.getbasetemp().parent / "made in Übersee"
+        with (made.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                _make(repository, made.with_name("making in Übersee")).rename(made)
+        shutil.copytree(made, folder, symlinks=True)
+    else:
+        _make(repository, folder)
+    return Study(folder, _locked(folder))
+
+
+def _make(repository: Path, folder: Path) -> Path:
+    """Run the demo in a copy of the repository, and commit what comes of it."""
+    copy_of(repository, folder)
+    # All of it is made here; DVC reads what is left in seconds.
+    (folder / "dvc.lock").unlink()
     must(folder, "make", "reproduce", "PYTHON=python3.11", f"SET={SMALLEST}")
     who = ["-c", "user.name=A Test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=no"]
     must(folder, "git", "add", "--all")
     must(folder, "git", *who, "commit", "--quiet", "--message", "As it was made")
-    return Study(folder, _locked(folder))
+    return folder
 
 
 @dataclass

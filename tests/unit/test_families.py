@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from stages.base.errors import AblationError
+from stages.inputs.hub.verify import LOADERS
 from stages.models.architectures import FAMILIES, architecture_of
 from stages.models.devices import cast_blocks
 from stages.models.interventions import (
@@ -266,6 +267,12 @@ def test_any_list_of_changes_in_several_layers(case):
     (noisy,) = case.passes().run([(Noise(0, 0.5, 9), Heads(1, (1,)))])
     case.block(0).load_state_dict(noise.state_dict())
     assert (noisy - case.hooked(case.without(1, 1))).abs().max() < case.tolerance
+
+
+def test_what_may_be_downloaded_can_be_taken_apart():
+    for model_type, family in FAMILIES.items():
+        assert LOADERS[model_type][0] is getattr(transformers, family.loader)
+    assert set(LOADERS) == set(FAMILIES) == {variant.split()[0] for variant in VARIANTS}
 
 
 class Recorder:

@@ -3,14 +3,11 @@
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
+from stages.base.compose import compose
 from stages.base.settings import parse
 from stages.inputs.published.checksums import addresses
 from stages.inputs.settings import PublishedAtlas, RemoteFile
@@ -23,11 +20,7 @@ TISSUES = 23 + 16
 
 
 def atlas_of(conf: Path, name: str) -> PublishedAtlas:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base=None):
-        composed = compose("config", overrides=[f"atlas={name}", "conf_digest=x"])
-    content: Any = OmegaConf.to_container(composed, resolve=True)
-    atlas = parse(content).atlas
+    atlas = parse(compose(conf, [f"atlas={name}"])).atlas
     assert isinstance(atlas, PublishedAtlas)
     return atlas
 

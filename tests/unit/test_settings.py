@@ -107,7 +107,11 @@ class TestComposition:
         given = {"local": ["--set", "model.local=/m", "model.text.path=/t.txt"]}
         for name in names:
             words = ["--model", name, *given.get(name, [])]
-            assert self._compose(conf, *words)["model"]["name"] == name
+            composed = self._compose(conf, *words)
+            assert composed["model"]["name"] == name
+            # One of two stages brings the weights in.
+            brought = {"mini": ([name], []), "hub": ([], [name])}[composed["model"]["source"]]
+            assert (composed["trained"], composed["downloaded"]) == brought
 
     def test_a_local_model_says_what_must_be_given(self, conf, caplog):
         for given, said in (
