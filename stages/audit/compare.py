@@ -385,5 +385,6 @@ KINDS: dict[str, Comparison] = {
 }
 """How each kind of file is compared."""
 
-FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml")
-"""Pictures and pages: they have no tolerance of their own, but show numbers that have."""
+FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml", "/provenance.json")
+"""Pictures, pages and the record of runs: they have no tolerance of their own, but show numbers (the
+record, their hashes) that have."""
