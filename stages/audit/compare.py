@@ -386,5 +386,5 @@ KINDS: dict[str, Comparison] = {
 """How each kind of file is compared."""
 
 FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml", "/provenance.json")
-"""Pictures, pages and the record of runs: they have no tolerance of their own, but show numbers (the
-record, their hashes) that have."""
+"""Pictures, pages and the record of runs, which holds hashes: they have no tolerance of their own, but
+show what has."""
