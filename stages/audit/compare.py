@@ -386,4 +386,4 @@ KINDS: dict[str, Comparison] = {
 """How each kind of file is compared."""
 
 FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml", "/provenance.json")
-"""Pictures, pages and the record of runs: without a tolerance of their own, they show what has one."""
+"""Pictures, pages and the record of runs: they show what has a tolerance of its own."""
