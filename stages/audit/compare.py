@@ -385,5 +385,5 @@ KINDS: dict[str, Comparison] = {
 }
 """How each kind of file is compared."""
 
-FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml")
-"""Pictures and pages: they have no tolerance of their own, but show numbers that have."""
+FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml", "/provenance.json")
+"""Pictures, pages and the record of runs: they show what has a tolerance of its own."""

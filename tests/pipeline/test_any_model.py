@@ -8,7 +8,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from stages.base import tables
 from stages.heads.tables.importance import HEAD_IMPORTANCE
@@ -31,23 +37,42 @@ SETTINGS = {
 FIGURES = ("head_trajectories", "head_effects", "head_heatmap", "lorenz", "pythia_overlay_v2")
 
 
-def gpt_neox(seed: int) -> GPTNeoXForCausalLM:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = GPTNeoXConfig(
+def gpt2() -> GPT2LMHeadModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB,
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            n_positions=SEQ_LEN,
+            initializer_range=0.3,  # wide, so that every head has an effect far above rounding
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+def llama() -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
             vocab_size=VOCAB,
             hidden_size=32,
             num_hidden_layers=3,
             num_attention_heads=4,
+            num_key_value_heads=2,
             intermediate_size=64,
             max_position_embeddings=SEQ_LEN,
-            # Wide, so that every head has an effect far above rounding.
             initializer_range=0.3,
+            tie_word_embeddings=False,
         )
-        return GPTNeoXForCausalLM(config)
+    )
 
 
-CASES = {"one": (gpt_neox, ["main"]), "named": (gpt_neox, ["warm_up", "final-2"])}
+# What builds it, its states, and where its heads are mixed.
+CASES = {
+    "gpt2 alone": (gpt2, ["main"], "transformer.h.{}.attn.c_proj"),
+    "llama named": (llama, ["warm_up", "final-2"], "model.layers.{}.self_attn.o_proj"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +88,16 @@ def clone(repository, marrow_cells, tmp_path_factory):
 @pytest.fixture(scope="module", params=CASES)
 def study(request, clone):
     """Return the copy on which everything was made from such a model; the cells only once."""
-    build, states = CASES[request.param]
+    build, states, projection = CASES[request.param]
     lines = (clone / "text.txt").read_text(encoding="utf-8").splitlines()
     learnt = tokenizers.learn(lines, vocab_size=VOCAB)
     shutil.rmtree(clone / "weights", ignore_errors=True)
     for seed, state in enumerate(states):
         # A state alone is the folder itself.
         weights = clone / "weights" / (state if len(states) > 1 else "")
-        build(seed).save_pretrained(weights, max_shard_size="40KB")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            build().save_pretrained(weights, max_shard_size="40KB")
         assert len(list(weights.glob("model-*.safetensors"))) > 1
         tokenizers.save(learnt, weights)
     given = SETTINGS | {"model.checkpoints": f"[{','.join(states)}]"}
@@ -79,11 +106,11 @@ def study(request, clone):
     ran = stages_run(said)
     assert [name for name in ran if name.startswith("ablate@")] == [f"ablate@{s}" for s in states]
     assert ran[-1] == "render"
-    return clone, states
+    return clone, states, projection
 
 
 def test_every_state_is_recorded_and_measured(study):
-    folder, states = study
+    folder, states, _ = study
     record = json.loads((folder / "models/local/checkpoints.json").read_text(encoding="utf-8"))
     assert [entry["state"] for entry in record] == states
     assert all(len(entry["files"]) > 1 for entry in record)
@@ -97,8 +124,8 @@ def test_every_state_is_recorded_and_measured(study):
     assert of_heads.groupby("state", sort=False).size().to_dict() == dict.fromkeys(states, 12)
 
 
-def test_the_effects_are_those_of_zeroed_columns_in_the_whole_model(study):
-    folder, states = study
+def test_the_effects_are_those_of_a_hook_on_the_whole_model(study):
+    folder, states, projection = study
     tokens = torch.from_numpy(
         np.load(folder / "data/interim/local/tokens/tokens.npy").astype(np.int64)
     )
@@ -116,18 +143,22 @@ def test_the_effects_are_those_of_zeroed_columns_in_the_whole_model(study):
         (found,) = (part for part in parts if part.kind == "head")
         expected = []
         for layer, head in found.components[["layer", "head"]].itertuples(index=False):
-            weight = model.gpt_neox.layers[layer].attention.dense.weight.data
-            columns = slice(8 * head, 8 * (head + 1))
-            saved = weight[:, columns].clone()
-            weight[:, columns] = 0
+
+            def empty(_, arguments, head=head):
+                heads = arguments[0].clone()
+                heads[..., 8 * head : 8 * (head + 1)] = 0
+                return (heads,)
+
+            mixing = model.get_submodule(projection.format(layer))
+            handle = mixing.register_forward_pre_hook(empty)
             expected.append((losses() - base).numpy())
-            weight[:, columns] = saved
+            handle.remove()
         assert found.values == pytest.approx(np.array(expected).T, abs=1e-5)
         assert np.abs(expected).max() > 1e-2
 
 
 def test_the_paper_says_what_there_is(study):
-    folder, states = study
+    folder, states, _ = study
     paper = " ".join((folder / "reports/paper.qmd").read_text(encoding="utf-8").split())
     one = len(states) == 1
     assert (f"One state of the model was measured, {states[0]}: there is no change" in paper) == one

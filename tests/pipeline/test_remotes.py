@@ -152,11 +152,17 @@ class TestStoreInside:
         assert {"reports/_output/paper.html", "reports/_output/paper.pdf"} <= set(pushed)
         assert "reports/tables/claims.csv" in pushed
         assert any(name.startswith("reports/figures/") for name in pushed)
+        # Another processor would train another model.
+        assert "models/pythia-mini" in pushed
+
+    def test_a_clone_does_not_train_the_model_again(self, published, must):
+        said = must(published, "dvc", "repro", "--dry", "trained")
+        assert "Stage 'trained@pythia-mini' didn't change, skipping" in said
+        assert "Running stage" not in said
 
     def test_heavy_outputs_are_left_out(self, published, outputs):
         heavy = [name for name, (_, is_pushed) in outputs.items() if not is_pushed]
         assert any(name.startswith("data/raw/") for name in heavy)
-        assert any(name.startswith("models/") for name in heavy)
         assert not [name for name in heavy if (published / name).is_file()]
         # An empty folder is what DVC leaves of a directory that it could not fetch.
         assert not [

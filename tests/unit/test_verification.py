@@ -29,6 +29,7 @@ from stages.audit.verification import verify
 from stages.base import tables
 from stages.base.files import folder_hash
 from stages.cells.tables.recovery import RECOVERY
+from stages.heads.metrics import METRICS
 from stages.heads.tables.attribution import ATTRIBUTION
 
 NONE = Allowed()
@@ -466,10 +467,14 @@ def test_a_folder_is_named_as_dvc_names_it(tmp_path):
     assert folder_hash(files_below(tmp_path / "out")) == "e8a1887d8a63fd4571bfa392ade7e118.dir"
 
 
-def test_the_stated_tolerances_are_of_columns_that_exist():
+def test_the_stated_tolerances_are_of_columns_that_exist(repository):
     stated = verdicts.load_tolerances()
     known = {column for schema in SCHEMAS for column in schema.columns} | {"*", "effect"}
     known |= {"train_loss_nats", "heldout_loss_nats"}  # of the log of a training
+    known |= {metric.name for metric in METRICS}  # of the draws
+    headline = json.loads((repository / "reports/headline.json").read_text(encoding="utf-8"))
+    known |= {f"heads.{name}" for name in headline["heads"]}
+    known |= {"low", "high", "noise"}  # of the curve that headline writes
     n_checked = 0
     for group in stated.groups:
         for pattern, observed in group.outputs.items():
