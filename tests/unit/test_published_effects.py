@@ -99,9 +99,9 @@ def test_the_published_file_goes_through_both_stages(served, run, real_file, tmp
 
 
 def test_the_pin_is_that_of_the_published_file_and_of_its_model_alone(repository, real_file):
+    published = parse(compose.compose(repository / "conf", [])).published_effects
     for path in sorted((repository / "conf" / "model").glob("*.yaml")):
-        settings = parse(compose.compose(repository / "conf", [f"model={path.stem}"]))
-        found = settings.published_effects.get(settings.model.name)
+        found = published.get(path.stem)
         assert (found is not None) == (path.stem == MODEL)
         if found is not None:
             content = real_file.read_bytes()
