@@ -258,14 +258,14 @@ class TestKilled:
 
     def test_while_it_sweeps(self, study, repro):
         shards = study.folder / SHARDS
-        study.forget("ablate@64")
+        study.forget("ablate@step64")
         shutil.rmtree(shards)
         run = repro()
         run.until(lambda: len(list(shards.glob("*.npz"))) > 2)
         run.kill()
         done = {path: path.stat() for path in shards.glob("*.npz")}
         assert not (study.folder / EFFECTS).exists()
-        said = study.repairs("ablate@64")
+        said = study.repairs("ablate@step64")
         every = list(shards.glob("*.npz"))
         assert f"{len(done)} of {len(every)} shards were finished before" in said
         assert len(every) > len(done)
@@ -283,7 +283,7 @@ class TestKilled:
 
     def test_dvc_alone_and_the_next_waits_for_the_stage_that_goes_on(self, study, repro):
         shards = study.folder / SHARDS
-        study.forget("ablate@64")
+        study.forget("ablate@step64")
         shutil.rmtree(shards)
         run = repro()
         run.until(lambda: list(shards.glob("*.npz")))
@@ -401,7 +401,7 @@ class TestFullDisk:
             ("neighbours@kimmel-kidney", "data/interim/demo/graphs", 65536),
             # A saved state of 20 MB and most of a checkpoint of 7 MB.
             (TRAINED, TRAINING, 26 * MIB),
-            ("ablate@64", "data/scratch/pythia-mini", 16384),
+            ("ablate@step64", "data/scratch/pythia-mini", 16384),
             ("render", "reports/_output", 16384),
         ],
     )
@@ -410,7 +410,7 @@ class TestFullDisk:
     ):
         folder = study.folder / where
         study.forget(stage)
-        if stage == "ablate@64":
+        if stage == "ablate@step64":
             shutil.rmtree(study.folder / SHARDS)
         with _small_disk(folder, free_bytes=free_bytes, aside=tmp_path / "aside") as make_room:
             before = _sizes(folder)
