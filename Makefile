@@ -89,7 +89,7 @@ paper: setup compose ## Render the paper and make what changed before it (SET=re
 	@[ -e reports/_output/paper.html -a -e reports/_output/paper.pdf ] || $(MAKE) --no-print-directory pull
 	@$(NO_EMPTY_FOLDERS)
 	@# What has not changed and is not here, such as raw files after a pull, is not made again.
-	dvc repro --allow-missing render
+	python -m stages.base.repro --allow-missing render
 
 .PHONY: lint
 lint: setup ## Check style and types

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from benchmarks import lens as other
 from benchmarks.model_shapes import LARGE, MINI, Shape
 from stages.base import cli
-from stages.models.passes import Passes, single_heads
+from stages.models.interventions import single_heads
+from stages.models.passes import Passes
 from stages.models.text import next_tokens
 
 COMPANION_BATCH = 4

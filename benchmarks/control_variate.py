@@ -34,8 +34,9 @@ from stages.inputs.mini.corpus import SEPARATOR, spread
 from stages.inputs.mini.tokenizer import encode
 from stages.inputs.tokens import text_lines, tokenizer_of
 from stages.measurement.concentration import gini as gini_of
+from stages.models.interventions import single_heads
 from stages.models.load import load_model
-from stages.models.passes import Passes, single_heads
+from stages.models.passes import Passes
 from stages.models.text import next_tokens
 
 Floats = NDArray[np.float64]

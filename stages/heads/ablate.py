@@ -41,9 +41,9 @@ from stages.heads.sweep import (
 from stages.measurement.effects import State
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, devices, matmul_precision
-from stages.models.interventions import AblationType
+from stages.models.interventions import AblationType, single_heads
 from stages.models.load import load_model, shape_of, weight_files
-from stages.models.passes import Passes, single_heads
+from stages.models.passes import Passes
 from stages.models.text import read_tokens, text_of
 
 # Heads and sequences on which a faster precision is compared with float32.

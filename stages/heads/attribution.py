@@ -32,7 +32,7 @@ from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture, linear
 from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
-from stages.models.passes import logit_rows
+from stages.models.losses import logit_rows
 from stages.models.text import Text, check_text, read_tokens, text_of
 
 Floats = NDArray[np.float64]

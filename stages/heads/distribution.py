@@ -239,9 +239,8 @@ def distribution(importance: pd.DataFrame, params: Distribution) -> pd.DataFrame
     for key, group in importance.groupby(_GROUP, sort=True):
         effects = group["delta_loss_nats"].to_numpy(float)
         # A stream of its own: the interval of one state does not depend on which others there are.
-        # That of step512 hangs on 512.
         _, state, unit, perturbation = key
-        rng = stream(params.seed, state.removeprefix("step"), unit, perturbation)
+        rng = stream(params.seed, state, unit, perturbation)
         cut = params.tail_min_relative * float(group["loss_base"].iloc[0])
         tails = [
             _gamma_row("gamma_tail", effects, 0.0, params, rng),

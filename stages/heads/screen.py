@@ -84,8 +84,7 @@ def screen(
         for part in states:
             state = part.state.name
             first_order = _same_heads(part, found[state])
-            # The stream of step512 hangs on 512.
-            rng = stream(params.seed, perturbation, state.removeprefix("step"))
+            rng = stream(params.seed, perturbation, state)
             row = _row(part.values, first_order, params, rng)
             if not measured:
                 row["r2_median"] = np.nan

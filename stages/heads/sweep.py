@@ -28,8 +28,11 @@ from stages.heads.components import components
 from stages.heads.removals import Component, Losses, Removal
 from stages.heads.settings import Sweep
 from stages.measurement.effects import Effects, State, write
-from stages.models.interventions import COMPANION_HEADS, AblationType
+from stages.models.interventions import AblationType
 from stages.models.passes import ENGINE_VERSION, Passes
+
+COMPANION_HEADS = (0, 3, 6, 9, 12, 15)
+"""The heads of every layer that the companion study removed (Spiro 2026)."""
 
 
 def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Removal]:

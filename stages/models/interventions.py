@@ -6,7 +6,7 @@ write, then whether the block writes at all, then the residual stream behind it.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,9 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from stages.base.errors import AblationError
-
-COMPANION_HEADS = (0, 3, 6, 9, 12, 15)
-"""The heads of every layer that the companion study removed (Spiro 2026)."""
 
 
 class AblationType(Enum):
@@ -85,6 +82,13 @@ class Stream:
 Change = Heads | Block | Noise | Stream
 Intervention = tuple[Change, ...]
 """No change: the intact model."""
+
+
+def single_heads(
+    layer: int, heads: Sequence[int], way: AblationType = AblationType.ZERO, seed: int = 0
+) -> list[Intervention]:
+    """Return one intervention for each head of a layer, which takes it out alone."""
+    return [(Heads(layer, (head,), way, seed),) for head in heads]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch import nn
 
 from stages.base.errors import AblationError
 from stages.models.architectures import family
+from stages.models.index import INDEX, parts_of
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -23,21 +24,22 @@ def weight_files(folder: Path) -> list[Path]:
     ------
     AblationError
         The folder holds no weights, or its index names files that are not there.
+    CheckpointError
+        The index is none, or names files outside the folder.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return [folder / name]
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{INDEX}"
         if index.exists():
-            parts = sorted(set(_read_json(index).get("weight_map", {}).values()))
-            missing = [part for part in parts if not (folder / part).exists()]
-            if parts and not missing:
-                return [folder / part for part in parts]
-            msg = (
-                f"{index} names {', '.join(missing) or 'no file'}, which is not there. "
-                "Bring the checkpoint in again."
-            )
-            raise AblationError(msg)
+            parts = sorted(parts_of(index))
+            if missing := [part for part in parts if not (folder / part).exists()]:
+                msg = (
+                    f"{index} names {', '.join(missing)}, which is not there. "
+                    "Bring the checkpoint in again."
+                )
+                raise AblationError(msg)
+            return [folder / part for part in parts]
     msg = (
         f"{folder} holds no weights: model.safetensors or pytorch_model.bin is needed. "
         "Bring the checkpoint in again."

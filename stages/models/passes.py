@@ -22,12 +22,10 @@ from threading import Lock
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.base.errors import AblationError
 from stages.models.architectures import architecture_of
-from stages.models.architectures.base import Architecture, linear
 from stages.models.interventions import (
     AblationType,
     Block,
@@ -40,6 +38,7 @@ from stages.models.interventions import (
     noised,
     reference_mean,
 )
+from stages.models.losses import SequenceLoss
 from stages.models.text import Text, check_text
 
 log = logging.getLogger("stages")
@@ -52,10 +51,6 @@ ENGINE_VERSION = 2
 CPU_POSITIONS = 1024
 # On an accelerator: enough to fill it.
 GPU_POSITIONS = 1 << 16
-# Bytes of logits made at once, on a CPU (third-level cache) and on an accelerator.
-CPU_LOGITS = 4 << 20
-GPU_LOGITS = 1 << 30
-MIN_LOGIT_ROWS = 256
 
 _Changes = tuple[Change, ...]
 _Plan = tuple[tuple[int, _Changes], ...]
@@ -77,69 +72,6 @@ class Observer(Protocol):
         `hidden` is what leaves block `layer` in `n` variants of the model, for some sequences of
         the text: (n, sequences, seq, hidden).
         """
-
-
-def logit_rows(weight: Tensor) -> int:
-    """Return how many positions' logits are made at once with this unembedding."""
-    budget = CPU_LOGITS if weight.device.type == "cpu" else GPU_LOGITS
-    return max(MIN_LOGIT_ROWS, budget // (weight.shape[0] * weight.element_size()))
-
-
-def token_losses(architecture: Architecture, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy in nats of each target, from the last block's output.
-
-    Logits are made some rows at a time, so that at no time more than one small piece of the
-    (positions, vocabulary) table exists.
-
-    Parameters
-    ----------
-    architecture
-        The model.
-    hidden
-        Output of the last block: (..., hidden).
-    targets
-        Token ids: (...).
-
-    Returns
-    -------
-    Tensor
-        (...), in the precision of the unembedding.
-    """
-    weight, bias = architecture.unembedding()
-    rows = architecture.normalise(hidden).reshape(-1, hidden.shape[-1])
-    flat = targets.reshape(-1)
-    step = logit_rows(weight)
-    losses = torch.empty(len(flat), dtype=weight.dtype, device=rows.device)
-    for start in range(0, len(flat), step):
-        part = slice(start, start + step)
-        logits = linear(rows[part], weight, bias)
-        losses[part] = F.cross_entropy(logits, flat[part], reduction="none")
-    return losses.view(targets.shape)
-
-
-class SequenceLoss:
-    """Observes the loss of each sequence: the mean over its scored positions, in nats."""
-
-    def __init__(self, architecture: Architecture, text: Text, device: torch.device) -> None:
-        self.layers = (architecture.n_layers - 1,)
-        self._architecture = architecture
-        self._text = text
-        self._device = device
-
-    def __call__(self, layer: int, hidden: Tensor, sequences: slice) -> Tensor:
-        """Return the losses, (n, sequences), float64."""
-        del layer
-        shape = hidden.shape[:3]  # (n, sequences, seq)
-        text = self._text[sequences]
-        targets = text.targets.to(self._device).expand(shape)
-        if text.scored is None:
-            flat = token_losses(self._architecture, hidden.flatten(0, 1), targets.flatten(0, 1))
-            return flat.double().mean(dim=-1).view(shape[:2])
-        scored = text.scored.to(self._device)
-        every = scored.expand(shape)
-        losses = torch.zeros(shape, dtype=torch.float64, device=self._device)
-        losses[every] = token_losses(self._architecture, hidden[every], targets[every]).double()
-        return losses.sum(dim=-1) / scored.sum(dim=-1)
 
 
 class Passes:
@@ -530,24 +462,19 @@ class _Trunk:
         # Copied once a unit, not once a batch.
         made = [self._made(block, changes) for changes in units]
 
+        plain = [all(isinstance(change, Heads) for change in changes) for changes in units]
+
         def start(which: slice, sequences: slice) -> Tensor:
-            group = list(zip(units[which], made[which], strict=True))
-            plain = [
-                index
-                for index, (changes, _) in enumerate(group)
-                if all(isinstance(change, Heads) for change in changes)
-            ]
-            if len(plain) == len(group):
-                return self._without_heads([changes for changes, _ in group], sequences)
-            if plain:
-                states = list(self._without_heads([group[i][0] for i in plain], sequences))
-                states = [states.pop(0) if i in plain else None for i in range(len(group))]
-            else:
-                states = [None] * len(group)
+            if all(plain[which]):
+                return self._without_heads(units[which], sequences)
             return torch.stack(
                 [
-                    self._changed(own, changes, sequences) if state is None else state
-                    for state, (changes, own) in zip(states, group, strict=True)
+                    self._without_heads([changes], sequences)[0]
+                    if heads_alone
+                    else self._changed(own, changes, sequences)
+                    for changes, own, heads_alone in zip(
+                        units[which], made[which], plain[which], strict=True
+                    )
                 ]
             )
 
@@ -585,8 +512,8 @@ class _Trunk:
                 # What is added to what the heads write; its sign is kept out of ZERO's product.
                 new = self._instead(change, sequences)
                 moved, sign = (written, -1.0) if new is None else (new - written, 1.0)
-                moved = moved[..., columns].reshape(-1, moved[..., columns].shape[-1])
-                moved, mixing = moved.to(weight.dtype), weight[:, columns].T
+                moved, mixing = moved[..., columns], weight[:, columns].T
+                moved = moved.reshape(-1, moved.shape[-1]).to(weight.dtype)
                 if weight.dtype == flat.dtype:
                     torch.addmm(base, moved, mixing, alpha=sign, out=out)
                 else:
@@ -770,10 +697,3 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         "alloc" in text and "memory" in text.lower()
     )
-
-
-def single_heads(
-    layer: int, heads: Sequence[int], way: AblationType = AblationType.ZERO, seed: int = 0
-) -> list[Intervention]:
-    """Return one intervention for each head of a layer, which takes it out alone."""
-    return [(Heads(layer, (head,), way, seed),) for head in heads]

@@ -20,8 +20,9 @@ from stages.inputs.mini.tokenizer import encode
 from stages.inputs.tokens import tokenizer_of
 from stages.measurement.concentration import gini as gini_of
 from stages.measurement.tables import MEASURED
+from stages.models.interventions import single_heads
 from stages.models.load import load_model
-from stages.models.passes import Passes, single_heads
+from stages.models.passes import Passes
 from stages.models.text import next_tokens
 from tests.clones import call, copy_of, must, stages_run
 

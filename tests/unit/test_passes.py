@@ -9,11 +9,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base.errors import AblationError
 from stages.measurement.concentration import gini
-from stages.models import passes as passes_module
+from stages.models import losses as losses_module
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, matmul_precision
-from stages.models.interventions import AblationType, Block, Heads
-from stages.models.passes import Passes, single_heads
+from stages.models.interventions import AblationType, Block, Heads, single_heads
+from stages.models.passes import Passes
 from stages.models.text import masked_tokens, next_tokens
 
 N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ = 3, 4, 32, 100, 24
@@ -280,8 +280,8 @@ def test_memory_runs_out_for_several_workers(tokens, monkeypatch):
 def test_the_loss_in_pieces_is_the_loss(tokens, monkeypatch):
     model = make_model(dtype=torch.float64)
     whole = passes_of(model, tokens).baseline()
-    monkeypatch.setattr(passes_module, "MIN_LOGIT_ROWS", 7)
-    monkeypatch.setattr(passes_module, "CPU_LOGITS", 1)
+    monkeypatch.setattr(losses_module, "MIN_LOGIT_ROWS", 7)
+    monkeypatch.setattr(losses_module, "CPU_LOGITS", 1)
     assert (passes_of(model, tokens).baseline() - whole).abs().max() < 1e-12
 
 
@@ -323,7 +323,7 @@ def test_one_sequence_that_does_not_fit_is_said(tokens, monkeypatch):
         message = "CUDA out of memory. Tried to allocate"
         raise torch.OutOfMemoryError(message)
 
-    monkeypatch.setattr(passes_module, "token_losses", full)
+    monkeypatch.setattr(losses_module, "token_losses", full)
     with pytest.raises(AblationError, match=r"one sequence of 23 tokens does not fit"):
         passes.baseline()
 
@@ -335,7 +335,7 @@ def test_another_runtime_error_is_not_taken_for_memory(tokens, monkeypatch):
         message = "shapes cannot be multiplied"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(passes_module, "token_losses", broken)
+    monkeypatch.setattr(losses_module, "token_losses", broken)
     with pytest.raises(RuntimeError, match="multiplied"):
         passes.baseline()
 

@@ -26,9 +26,9 @@ from huggingface_hub.errors import (
 
 from stages.base.errors import CheckpointError
 from stages.base.files import file_hash
-from stages.inputs.hub.index import INDEX, parts_of
 from stages.inputs.published.download import ResumingDownloader, TransferError, discard, state_path
 from stages.inputs.settings import HubModel
+from stages.models.index import INDEX, parts_of
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from stages.base.errors import CheckpointError
-from stages.inputs.hub.index import parts_of
+from stages.models.index import parts_of
 
 _CAUSAL = ("gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
 LOADERS: Mapping[str, Sequence[Any]] = {
