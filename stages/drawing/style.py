@@ -151,11 +151,12 @@ _KNOWN: dict[tuple[str, str], _Look] = {
     ("kimmel", "droplet"): (COLOURS["kimmel"], False, ":"),
 }
 _SPARE: tuple[_Look, ...] = (
-    (PURPLE, True, "-."),
+    (INK, True, "-."),
     (SKY, False, "--"),
     (VERMILLION, True, ":"),
-    (INK, False, "-"),
+    (GREY, False, "-"),
 )
+"""Of other cohorts; never the colour of the heads, beside which they stand."""
 
 
 def series(table: pd.DataFrame) -> list[Series]:
