@@ -187,7 +187,7 @@ def measured(table: counts.Matrix, rarefaction: Rarefaction) -> tuple[Floats, Fl
 def groups(samples: pd.DataFrame) -> list[tuple[tuple[str, str, str], Flags, Flags]]:
     """Return who can be compared with whom: choices of ages and sex, the young and the old.
 
-    The first is the published one, if it has two animals in both groups; all have.
+    Both groups of each have two animals; if those of the published choices have, these come first.
     """
     sex = samples["sex"].to_numpy(str)
     sexes = {ALL: np.ones(len(sex), dtype=bool)} | {
@@ -221,7 +221,7 @@ def ages(samples: pd.DataFrame, group: Literal["young", "old"]) -> list[tuple[st
     past = months[(samples["age_group"] != "young").to_numpy()]
     ways = {PUBLISHED: inside}
     if group == "young":
-        ways |= {f"to {age:g}": months <= age for age in np.unique(months[inside])}
+        ways |= {f"up to {age:g}": months <= age for age in np.unique(months[inside])}
     else:
         ways |= {f"from {age:g}": months >= age for age in np.unique(past)}
     ways |= {f"only {age:g}": months == age for age in np.unique(months[inside])}

@@ -104,12 +104,14 @@ def faults(arm: Arm, settings: Reconstruction, rng: np.random.Generator) -> dict
         if arm.months[pair[0]] == arm.months[pair[1]] and arm.old[pair[0]] == arm.old[pair[1]]
     ]
     found = {"merge": [Fault(pair, arm.counts[list(pair)].sum(axis=0)[np.newaxis]) for pair in pairs]}
-    found["split"] = [
+    halves = [
         Fault((i,), split(arm.counts[i], *arm.counts[list(like)]))
         for i in n_animals
         for like in itertools.combinations(np.flatnonzero(arm.old == arm.old[i]), 2)
         if i not in like
     ]
+    # An animal whose types are all those of one of the two is not split by them.
+    found["split"] = [fault for fault in halves if fault.added.any(axis=1).all()]
     for share in settings.exchanged_shares:
         found[f"exchange_{share:g}"] = [
             Fault(pair, exchange(arm.counts[list(pair)], share, rng))

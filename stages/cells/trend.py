@@ -12,6 +12,7 @@ References
 """
 
 import argparse
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
+# Two correlations closer than this are one, summed in two orders.
+_TIE = 1e-12
 FOLLOWED = ("gini", "effective_number")
 
 
@@ -84,38 +87,55 @@ def follow(
     >>> found["slope"], found["exact"]
     (2.5, True)
     """
-    ages, of_age = np.unique(months, return_inverse=True)
-    # Standardised ranks, whose products sum to Spearman's correlation whoever has which age.
-    age_rank, rank = (_standard(stats.rankdata(x)) for x in (months, values))
-    weights = [float(age_rank[of_age == i][0]) for i in range(ages.size)]
-    groups = [rank[of_age == i] for i in range(ages.size)]
-
-    def spearman(*groups: Floats, axis: int) -> Floats:
-        sums = [w * group.sum(axis=axis) for w, group in zip(weights, groups, strict=True)]
-        total: Floats = np.sum(sums, axis=0)
-        return total
-
-    test = stats.permutation_test(
-        groups,
-        spearman,
-        vectorized=True,
-        n_resamples=settings.max_permutations,
-        rng=rng,
-    )
-    n_arrangements = math.factorial(months.size) // math.prod(
-        math.factorial(group.size) for group in groups
-    )
+    by_age = np.argsort(months, kind="stable")
+    ages, sizes = np.unique(months, return_counts=True)
+    # Standardised ranks: their products sum to Spearman's correlation, whoever has which age.
+    age_rank, rank = (_standard(stats.rankdata(x[by_age])) for x in (months, values))
+    n_all = math.factorial(months.size) // math.prod(map(math.factorial, sizes.tolist()))
+    exact = n_all <= settings.max_permutations
+    if exact:
+        order = arrangements(sizes.tolist())
+    else:
+        places = np.tile(np.arange(months.size), (settings.max_permutations, 1))
+        order = rng.permuted(places, axis=1)
+    observed = float(rank @ age_rank)
+    reached = int((np.abs(rank[order] @ age_rank) >= abs(observed) - _TIE).sum())
     slope = stats.theilslopes(values, months, alpha=settings.confidence)
     return {
         "n_animals": months.size,
         "n_ages": ages.size,
-        "spearman": float(test.statistic),
-        "p": float(test.pvalue),
-        "exact": n_arrangements <= settings.max_permutations,
+        "spearman": round(observed, 12),
+        "p": reached / n_all if exact else (reached + 1) / (len(order) + 1),
+        "exact": exact,
         "slope": float(slope.slope),
         "slope_low": float(slope.low_slope),
         "slope_high": float(slope.high_slope),
     }
+
+
+def arrangements(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """Return every way to share animals out over groups of these sizes.
+
+    Returns
+    -------
+    array of shape (n_arrangements, sum of sizes)
+        The animals of the first group, then those of the second, and so on.
+
+    Examples
+    --------
+    >>> arrangements([1, 2]).tolist()
+    [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
+    """
+    placed = np.empty((1, 0), dtype=np.int64)
+    free = np.arange(sum(sizes))[np.newaxis]
+    for size in sizes:
+        n = free.shape[1]
+        taken = np.array(list(itertools.combinations(range(n), size)))
+        left = np.array([np.setdiff1d(np.arange(n), some) for some in taken], dtype=np.int64)
+        before = np.repeat(placed, len(taken), axis=0)
+        placed = np.concatenate([before, free[:, taken].reshape(-1, size)], axis=1)
+        free = free[:, left].reshape(len(placed), n - size)
+    return placed
 
 
 def _standard(ranks: Floats) -> Floats:

@@ -12,7 +12,7 @@ TREND = schema(
         "metric": text(),
         "n_animals": count(1),
         "n_ages": count(2),
-        "spearman": number(-1 - 1e-12, 1 + 1e-12),
+        "spearman": number(-1, 1),
         "p": number(0, 1),
         "exact": flag(),
         "q": number(0, 1),

@@ -30,7 +30,7 @@ NUMBER_MM = 9.0
 
 WORDS = {
     "sex": "{}s alone",
-    "min_cells": "at least {} cells",
+    "min_cells": "cells \N{GREATER-THAN OR EQUAL TO} {}",
     "cells": "equal cells",
     "gini_corrected": "Gini, corrected",
     "gini_tissue": "Gini, tissue's types",
@@ -42,7 +42,10 @@ WORDS = {
 }
 AGES = ("young", "old")
 NUMBERED = (*AGES, "min_cells")
-LEGEND = "full colour: as published, and where one other choice turns it; pale: where it holds; dot: no such choice"
+LEGEND = (
+    "full: by the published choices, and where one other choice turns it; pale: where it holds; "
+    "dot: no such choice"
+)
 
 
 @style.styled
@@ -81,7 +84,7 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame) -> Figure:
             left + COLUMN_MM / 2, body - 0.8, label, rotation=90, ha="center", va="bottom"
         )
     canvas.text(shares_mm, body - 0.8, "share of all\nanalyses", ha="left", va="bottom")
-    canvas.text(width - MARGIN_MM, body - 0.8, "as\npublished", ha="right", va="bottom")
+    canvas.text(width - MARGIN_MM, body - 0.8, "same\ndirection", ha="right", va="bottom")
     top = body
     for one in series:
         canvas.text(MARGIN_MM, top + row_mm / 2, one.label, va="center", weight="bold")
@@ -122,8 +125,8 @@ def _columns(choices: pd.DataFrame) -> list[tuple[str, str]]:
 def _words(kind: str, choice: str) -> str:
     """Return what the head of a column says."""
     if kind in AGES:
-        return f"{kind} {choice} months"
-    return WORDS.get(choice, WORDS.get(kind, "")).format(style.name(choice)) or "as published"
+        return f"{kind} {choice} mo"
+    return WORDS.get(choice, WORDS.get(kind, "published choices")).format(choice)
 
 
 def _lefts(columns: Sequence[tuple[str, str]], start: float) -> list[float]:
