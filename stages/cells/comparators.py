@@ -118,8 +118,14 @@ def compare(
             max_permutations=settings.max_permutations,
             rng=stream(settings.seed, *stream_of, method),
         )
-        found = {"statistic": test.statistic, "p": test.p, "p_smallest": test.p_smallest}
-        rows.append({"method": method} | found)
+        rows.append(
+            {
+                "method": method,
+                "statistic": test.statistic,
+                "p": test.p,
+                "p_smallest": test.p_smallest,
+            }
+        )
     return rows
 
 
@@ -131,7 +137,7 @@ def permuted(
     max_permutations: int,
     rng: np.random.Generator,
 ) -> resampling.Test:
-    """Exchange animals between the ages: is `statistic` larger than most arrangements make it?
+    """Test whether a statistic is larger than animals exchanged between the ages make it.
 
     Parameters
     ----------
@@ -140,7 +146,7 @@ def permuted(
     """
     test = stats.permutation_test(
         (young, old),
-        lambda x, y, axis: statistic(x, y),  # noqa: ARG005 - the last one, by its contract
+        lambda x, y, axis: statistic(x, y),
         vectorized=True,
         n_resamples=max_permutations,
         batch=1000,

@@ -63,7 +63,7 @@ NUMBER = (
     "hill_0",
     "hill_2",
 )
-STATISTIC = {"median": np.median, "mean": np.mean}
+STATISTIC = ("median", "mean")
 ALL = "all"
 
 
@@ -170,9 +170,10 @@ def measured(table: counts.Matrix, rarefaction: Rarefaction) -> tuple[Floats, Fl
     def both(components: concentration.Components) -> list[dict[str, Floats]]:
         # The same draws for both, and those of the metrics table.
         rng = stream(rarefaction.seed, *where)
-        draws = {"depth": depth, "draws": rarefaction.draws, "rng": rng}
-        everything = measure(table.counts, components=components)
-        return [everything, rarefied(table.counts, components=components, **draws)]
+        equal = rarefied(
+            table.counts, depth=depth, draws=rarefaction.draws, components=components, rng=rng
+        )
+        return [measure(table.counts, components=components), equal]
 
     present, tissue = both("present"), both("all")
     number = [[values[name] for name in NUMBER] for values in present]
@@ -296,9 +297,11 @@ def _place(kinds: pd.Series) -> pd.Series:
 
 def _changes(values: Floats, young: Flags, old: Flags) -> Floats:
     """Return old minus young, by each of ``STATISTIC`` along a new last axis."""
-    return np.stack(
-        [f(values[old], axis=0) - f(values[young], axis=0) for f in STATISTIC.values()], axis=-1
+    medians, means = (
+        centre(values[old], axis=0) - centre(values[young], axis=0)
+        for centre in (np.median, np.mean)
     )
+    return np.stack([medians, means], axis=-1)
 
 
 def _run(args: argparse.Namespace) -> None:

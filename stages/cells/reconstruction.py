@@ -36,6 +36,7 @@ from stages.measurement.streams import stream
 Floats = NDArray[np.float64]
 
 RECONSTRUCTED = "reconstructed"
+SPREAD = ("min", "median", "max")
 
 
 class Fault(NamedTuple):
@@ -75,7 +76,9 @@ def reconstruction(
         rng = stream(settings.seed, *key)
         changes = {"none": _changes(arm, [()])}
         single = faults(arm, settings, rng)
-        changes |= {kind: _changes(arm, [(one,) for one in found]) for kind, found in single.items()}
+        changes |= {
+            kind: _changes(arm, [(one,) for one in found]) for kind, found in single.items()
+        }
         changes["several"] = _changes(arm, several(single, len(arm.old), settings.draws, rng))
         nothing = np.empty((0, arm.counts.shape[1]))
         without = [(Fault((i,), nothing),) for i in range(len(arm.old))]
@@ -101,9 +104,9 @@ def faults(arm: Arm, settings: Reconstruction, rng: np.random.Generator) -> dict
     pairs = [
         pair
         for pair in itertools.combinations(n_animals, 2)
-        if arm.months[pair[0]] == arm.months[pair[1]] and arm.old[pair[0]] == arm.old[pair[1]]
+        if arm.months[pair[0]] == arm.months[pair[1]]
     ]
-    found = {"merge": [Fault(pair, arm.counts[list(pair)].sum(axis=0)[np.newaxis]) for pair in pairs]}
+    merged = [Fault(pair, arm.counts[list(pair)].sum(axis=0)[np.newaxis]) for pair in pairs]
     halves = [
         Fault((i,), split(arm.counts[i], *arm.counts[list(like)]))
         for i in n_animals
@@ -111,7 +114,7 @@ def faults(arm: Arm, settings: Reconstruction, rng: np.random.Generator) -> dict
         if i not in like
     ]
     # An animal whose types are all those of one of the two is not split by them.
-    found["split"] = [fault for fault in halves if fault.added.any(axis=1).all()]
+    found = {"merge": merged, "split": [one for one in halves if one.added.any(axis=1).all()]}
     for share in settings.exchanged_shares:
         found[f"exchange_{share:g}"] = [
             Fault(pair, exchange(arm.counts[list(pair)], share, rng))
@@ -211,17 +214,21 @@ def _spread(changes: Floats, direction: str) -> dict[str, object]:
     spread: dict[str, object] = {"n": len(changes)}
     for name, values in zip(("d_gini", "d_number"), changes.T, strict=True):
         middle = float(np.median(values))
-        spread |= {f"{name}_min": values.min(), f"{name}_median": middle, f"{name}_max": values.max()}
+        spread |= {
+            f"{name}_min": values.min(),
+            f"{name}_median": middle,
+            f"{name}_max": values.max(),
+        }
     return spread | {"keeps_direction": float((quadrant(*changes.T) == direction).mean())}
 
 
 def _run(args: argparse.Namespace) -> None:
     about = study.read(args.study)
     proportions = tables.read(args.proportions, PROPORTIONS)
-    keys = zip(*(proportions[name] for name in counts.TISSUE), strict=True)
-    wanted = np.array([about.evidence(*key) == RECONSTRUCTED for key in keys], dtype=bool)
+    evidence = proportions[counts.TISSUE].apply(lambda key: about.evidence(*key), axis=1)
     choices = tables.read(args.choices, MULTIVERSE_CHOICES)
-    table = reconstruction(proportions[wanted], choices, load(args.params).reconstruction)
+    wanted = proportions[evidence == RECONSTRUCTED]
+    table = reconstruction(wanted, choices, load(args.params).reconstruction)
     tables.write(table, RECONSTRUCTION, args.out)
 
 

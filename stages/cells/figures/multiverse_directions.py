@@ -25,6 +25,8 @@ LINE_MM = 3.8
 ROW_MM = 4.2
 COLUMN_MM = 4.6
 GROUP_GAP_MM = 1.4
+# How much of its colour a cell has whose direction is that of the published choices.
+PALE = 0.22
 BAR_MM = 26.0
 NUMBER_MM = 9.0
 
@@ -80,9 +82,7 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame) -> Figure:
     row_mm = min(ROW_MM, (style.PAGE_MM - rest) / n_rows)
     figure, canvas = style.page(width, rest + n_rows * row_mm)
     for left, label in zip(lefts, labels, strict=True):
-        canvas.text(
-            left + COLUMN_MM / 2, body - 0.8, label, rotation=90, ha="center", va="bottom"
-        )
+        canvas.text(left + COLUMN_MM / 2, body - 0.8, label, rotation=90, ha="center", va="bottom")
     canvas.text(shares_mm, body - 0.8, "share of all\nanalyses", ha="left", va="bottom")
     canvas.text(width - MARGIN_MM, body - 0.8, "same\ndirection", ha="right", va="bottom")
     top = body
@@ -96,10 +96,13 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame) -> Figure:
             edge = MARGIN_MM + names_mm - 2
             canvas.text(edge, middle, style.name(arm.tissue), ha="right", va="center")
             of = made[made["tissue"] == arm.tissue]
-            found = dict(zip(zip(of["kind"], of["choice"].fillna("")), of["direction"]))
+            found = of.assign(choice=of["choice"].fillna("")).set_index(["kind", "choice"])[
+                "direction"
+            ]
             for left, column in zip(lefts, columns, strict=True):
                 box = (left, top, COLUMN_MM, row_mm)
-                _cell(canvas, box, found.get(column), str(arm.direction), column[0] == PUBLISHED)
+                turned = column[0] == PUBLISHED or found.get(column) != arm.direction
+                _cell(canvas, box, found.get(column), alpha=1.0 if turned else PALE)
             shares = [getattr(arm, name) for name in QUADRANTS]
             _bar(canvas, (shares_mm, top, BAR_MM, row_mm), shares)
             same = f"{getattr(arm, str(arm.direction)):.0%}"
@@ -140,22 +143,17 @@ def _lefts(columns: Sequence[tuple[str, str]], start: float) -> list[float]:
 
 
 def _cell(
-    canvas: Axes,
-    box: tuple[float, float, float, float],
-    direction: str | None,
-    published: str,
-    is_published: bool,
+    canvas: Axes, box: tuple[float, float, float, float], direction: str | None, *, alpha: float
 ) -> None:
     x, y, width, height = box
     middle = (x + width / 2, y + height / 2)
     if direction is None:
         canvas.text(*middle, "\N{MIDDLE DOT}", ha="center", va="center", color=style.QUIET)
         return
-    strong = is_published or direction != published
     colour = style.COLOURS[direction]
-    look = {"facecolor": colour, "alpha": 1.0 if strong else 0.22}
-    canvas.add_patch(Rectangle((x, y), width, height, edgecolor="white", linewidth=0.8, **look))
-    ink = "white" if strong else colour
+    look = {"facecolor": colour, "alpha": alpha, "edgecolor": "white", "linewidth": 0.8}
+    canvas.add_patch(Rectangle((x, y), width, height, **look))  # type: ignore[arg-type]
+    ink = colour if alpha < 1 else "white"
     canvas.text(*middle, style.SYMBOLS[direction], ha="center", va="center", color=ink)
 
 
