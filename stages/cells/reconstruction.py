@@ -35,7 +35,6 @@ from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 
-RECONSTRUCTED = "reconstructed"
 SPREAD = ("min", "median", "max")
 
 
@@ -227,7 +226,7 @@ def _run(args: argparse.Namespace) -> None:
     proportions = tables.read(args.proportions, PROPORTIONS)
     evidence = proportions[counts.TISSUE].apply(lambda key: about.evidence(*key), axis=1)
     choices = tables.read(args.choices, MULTIVERSE_CHOICES)
-    wanted = proportions[evidence == RECONSTRUCTED]
+    wanted = proportions[evidence == study.RECONSTRUCTED]
     table = reconstruction(wanted, choices, load(args.params).reconstruction)
     tables.write(table, RECONSTRUCTION, args.out)
 

@@ -1,15 +1,17 @@
-"""Directions under every choice: against the study's own stages, known answers and a plain oracle."""
+"""Directions under every choice, against the study's stages, known answers and a plain oracle."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from stages.base import study
 from stages.base.errors import AtlasError
 from stages.cells import aging, counts, metrics, multiverse, proportions
 from stages.cells.figures import multiverse_directions
 from stages.cells.multiverse import KINDS, OF_NUMBERS, PUBLISHED
 from stages.cells.tables.multiverse import MULTIVERSE, MULTIVERSE_CHOICES
-from stages.drawing import style
 from stages.measurement.concentration import QUADRANTS
 
 # Of the reference's README: medians, types present, old minus young, by who is young and old.
@@ -92,9 +94,7 @@ def _by_hand(rows, analysis):
     """Return both changes of one analysis of all cells, by loops over animals."""
     values = {}
     n_types = rows["cell_type"].nunique()
-    for (animal, months, sex, group), of in rows.groupby(
-        ["animal", "age_months", "sex", "age_group"]
-    ):
+    for (_, months, sex, group), of in rows.groupby(["animal", "age_months", "sex", "age_group"]):
         cells = of["n_cells"].to_numpy(float)
         n = n_types if analysis["gini"] == "gini_tissue" else len(cells)
         gini = _gini(cells, n)
@@ -104,13 +104,14 @@ def _by_hand(rows, analysis):
             continue
         for age in ("young", "old"):
             word, _, limit = analysis[age].rpartition(" ")
+            bound = float(limit) if word else np.nan
             inside = {
-                "": lambda age=age: group == age,
-                "up to": lambda: months <= float(limit),
-                "from": lambda: months >= float(limit),
-                "only": lambda: months == float(limit),
-            }[word]()
-            if inside:
+                "": group == age,
+                "up to": months <= bound,
+                "from": months >= bound,
+                "only": months == bound,
+            }
+            if inside[word]:
                 values.setdefault(age, []).append((gini, _number(cells, analysis["number"])))
     centre = np.median if analysis["statistic"] == "median" else np.mean
     return centre(values["old"], axis=0) - centre(values["young"], axis=0)
@@ -162,9 +163,8 @@ def test_an_arm_without_two_animals_of_an_age_is_left_out_and_none_is_an_error(
     tms_counts, settings
 ):
     marrow = tms_counts["tissue"] == "Marrow"
-    one_old = tms_counts["animal"].isin(["24_58_M", *tms_counts.loc[marrow, "animal"][:0]])
     lone = tms_counts[(tms_counts["platform"] == "facs") & marrow]
-    lone = lone[(lone["age_group"] != "old") | one_old[lone.index]]
+    lone = lone[(lone["age_group"] != "old") | (lone["animal"] == "24_58_M")]
     with pytest.raises(AtlasError, match="no tissue has 2 young and 2 old animals"):
         multiverse.multiverse(lone, settings)
     droplet = tms_counts[(tms_counts["platform"] == "droplet") & marrow]
@@ -172,52 +172,63 @@ def test_an_arm_without_two_animals_of_an_age_is_left_out_and_none_is_an_error(
     assert table["platform"].tolist() == ["droplet"]
 
 
+@pytest.fixture(scope="module")
+def about(settings):
+    arms = [
+        study.Arm(spec.cohort, spec.platform, spec.constants.tissue, spec.evidence)
+        for spec in settings.atlas.cells.values()
+    ]
+    return study.Study("demo", "demo", simulated=True, notice="Simulated.", arms=tuple(arms))
+
+
 class TestFigure:
-    def test_text_is_legible_inside_the_page(self, found, legible):
-        boxes = legible(multiverse_directions.draw(*found), "Simulated demo data")
+    def test_text_is_legible_inside_the_page_and_marks_reconstructed_arms(
+        self, found, about, legible
+    ):
+        boxes = legible(multiverse_directions.draw(*found, about), "Simulated demo data")
         said = [text.get_text() for text, _ in boxes]
         assert not any("_" in text for text in said)
-        assert said.count("Kidney") == 2
+        assert said.count("Kidney \N{DAGGER}") == 2
+        assert said.count("Marrow") == 2
         assert "old from 30 mo" in said
         assert "cells \N{GREATER-THAN OR EQUAL TO} 100" in said
 
-    def test_it_stays_on_a_page_with_more_arms(self, found, legible):
-        table, choices = found
-        more = [
-            frame if cohort == "tms" else frame.assign(cohort=cohort)
-            for frame in (table, choices)
-            for cohort in ("tms", "other", "third")
-        ]
-        legible(
-            multiverse_directions.draw(pd.concat(more[:3]), pd.concat(more[3:])),
-            "Simulated demo data",
-        )
+    def test_it_stays_on_a_page_with_more_arms(self, found, about, legible):
+        cohorts = ("tms", "tms-simulated", "third")
+        arms = [*about.arms, *(replace(arm, cohort="third") for arm in about.arms)]
+        more = [pd.concat([frame.assign(cohort=cohort) for cohort in cohorts]) for frame in found]
+        figure = multiverse_directions.draw(*more, replace(about, arms=tuple(arms)))
+        legible(figure, "Simulated demo data")
 
-    def test_a_turned_direction_stands_out(self, found):
-        table, choices = found
-        figure = multiverse_directions.draw(table, choices)
-        patches = figure.axes[0].patches
+    def test_a_turned_direction_stands_out(self, found, about):
+        table, _ = found
+        patches = multiverse_directions.draw(*found, about).axes[0].patches
         strong = [one for one in patches if one.get_alpha() == 1.0]
         pale = [one for one in patches if one.get_alpha() == multiverse_directions.PALE]
         assert len(strong) == len(table) + table["n_turning"].sum()
         assert len(pale) == (table["n_single"] - table["n_turning"]).sum()
 
-    def test_the_bar_of_an_arm_is_its_shares(self, found):
+    def test_the_bar_of_an_arm_is_its_shares(self, found, about):
         table, choices = found
         one = table[(table["platform"] == "facs") & (table["tissue"] == "Kidney")]
-        key = list(counts.TISSUE)
-        of = choices.merge(one[key], on=key)
-        figure = multiverse_directions.draw(one, of)
+        of = choices.merge(one[counts.TISSUE])
+        figure = multiverse_directions.draw(one, of, about)
         bars = [p for p in figure.axes[0].patches if p.get_alpha() is None][: len(QUADRANTS)]
         shares = [bar.get_width() / multiverse_directions.BAR_MM for bar in bars]
         assert shares == pytest.approx(one[list(QUADRANTS)].iloc[0].tolist())
-        assert style.SYMBOLS[one["direction"].iloc[0]]
+
+    def test_simulated_arms_are_shown_only_where_there_is_no_other(self, found, about):
+        table, _ = found
+        simulated = table.assign(cohort="tms-simulated")
+        both = pd.concat([simulated, table])
+        pd.testing.assert_frame_equal(multiverse_directions.shown(both, about), table)
+        pd.testing.assert_frame_equal(multiverse_directions.shown(simulated, about), simulated)
 
 
 def test_tables_follow_their_schemas(found):
     table, choices = found
     MULTIVERSE.validate(table)
     MULTIVERSE_CHOICES.validate(choices)
-    assert list(choices["kind"].unique())[0] == PUBLISHED
+    assert choices["kind"].iloc[0] == PUBLISHED
     assert set(choices["kind"]) <= {PUBLISHED, *KINDS}
     assert set(OF_NUMBERS) <= set(choices["kind"])
