@@ -107,10 +107,10 @@ def test_the_likelihood_is_as_large_as_a_general_optimiser_finds(found, marrow):
     for name, part in (("old", cells[old]), ("young", cells[~old]), ("both", cells)):
         largest[name] = _by_a_general_optimiser(part)
         mine = float(comparators.dirichlet_multinomial(part))
-        # Never below what scipy finds; above it by as much as that stops early (seen: 2e-5).
-        assert -1e-5 < mine - largest[name] < 1e-3
+        # Seen: 1e-6 above what scipy finds, which stops early; over all arms -4e-7 to 8e-6.
+        assert mine == pytest.approx(largest[name], abs=1e-5)
     ratio = 2 * (largest["old"] + largest["young"] - largest["both"])
-    assert row(found, "dirichlet_multinomial")["statistic"] == pytest.approx(ratio, abs=2e-3)
+    assert row(found, "dirichlet_multinomial")["statistic"] == pytest.approx(ratio, abs=1e-4)
 
 
 def test_many_fits_at_once_are_each_fit_alone(marrow):
@@ -125,8 +125,8 @@ def test_multinomial_counts_have_the_multinomial_likelihood():
     cells = np.array([[50.0, 30.0, 20.0], [100.0, 60.0, 40.0], [25.0, 15.0, 10.0]])
     shares = np.array([0.5, 0.3, 0.2])
     limit = float((cells * np.log(shares)).sum())
-    # The limit is reached from below, and alpha is bounded.
-    assert limit - 0.01 < float(comparators.dirichlet_multinomial(cells)) <= limit
+    # The limit is reached from below, and alpha is bounded (seen: 3e-4 below).
+    assert limit - 1e-3 < float(comparators.dirichlet_multinomial(cells)) <= limit
 
 
 @pytest.mark.parametrize("method", ["dirichlet_multinomial", "permanova"])
@@ -154,7 +154,7 @@ def test_p_of_exchangeable_animals_is_uniform_and_of_a_planted_change_is_small()
         shares = rng.dirichlet([8, 6, 4, 2], size=8)
         for row in comparators.compare(_study(shares, rng), SETTINGS, stream_of=[str(study)]):
             small[row["method"]] += row["p"] <= 0.1
-    # Of 60 studies at 0.1, more than 13 are seen with probability 0.003.
+    # Of 60 studies at 0.1, more than 13 are seen with probability 0.002.
     assert max(small.values()) <= 13
     assert sum(small.values()) > 0
     shares[4:] = rng.dirichlet([2, 4, 6, 8], size=4)
