@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,25 +81,36 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
     >>> support.tolist(), (27 * probability).round(9).tolist()
     ([1.0, 2.0, 3.0], [7.0, 13.0, 7.0])
     """
+    ordered = np.sort(_finite(values, "values"))
+    lower, upper, probability = _median_probabilities(ordered.size)
+    return _merge((ordered[lower] + ordered[upper]) / 2, probability)
+
+
+@cache
+def _median_probabilities(
+    n: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Return which two order statistics the median of a resample of n is the mean of, how often.
+
+    A pair may stand several times; of odd n both are the same one.
+    """
     # Takes a second: not for the many stages that read intervals and make none.
     from scipy import stats
 
-    ordered = np.sort(_finite(values, "values"))
-    n = ordered.size
     half = n // 2
     # P(the k-th order statistic of the resample is at most the i-th value) for k = half + 1,
     # i = 0..n.
     edges = np.arange(n + 1) / n
     if n % 2:
         cumulative = stats.binom.sf(half, n, edges)
-        return _merge(ordered, np.diff(cumulative))
-    support, probability = [], []
+        return np.arange(n), np.arange(n), np.diff(cumulative)
+    pairs, probability = [], []
     for i in range(n):
         # Both middle values are the i-th: at most half - 1 draws below it, at most half - 1 above
         # it.
         for below in range(half):
             for above in range(half):
-                support.append(ordered[i])
+                pairs.append((i, i))
                 probability.append(
                     _multinomial(n, (below, n - below - above, above), (i, 1, n - i - 1))
                 )
@@ -108,9 +120,10 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
         low = math.comb(n, half) * ((i + 1) ** half - i**half)
         for j in range(i + 1, n):
             high = (n - j) ** half - (n - j - 1) ** half
-            support.append((ordered[i] + ordered[j]) / 2)
+            pairs.append((i, j))
             probability.append(low * high / n**n)
-    return _merge(np.array(support), np.array(probability))
+    lower, upper = np.array(pairs).T
+    return lower, upper, np.array(probability)
 
 
 def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
@@ -170,7 +183,7 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
     x, y = _finite(young, "young"), _finite(old, "old")
     # Midranks are multiples of one half: doubled, they are whole numbers that can index an array.
     doubled = np.rint(2 * stats.rankdata(np.concatenate([x, y]))).astype(np.int64)
-    counts = _rank_sum_counts(doubled, y.size)
+    counts = _rank_sum_counts(tuple(sorted(doubled.tolist())), y.size)
     offset = np.abs(np.arange(counts.size) - y.size * (x.size + y.size + 1))
     observed = int(doubled[x.size :].sum())
     total = math.comb(x.size + y.size, y.size)
@@ -201,7 +214,7 @@ def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> In
     x, y = _finite(young, "young"), _finite(old, "old")
     differences = np.sort((y[:, np.newaxis] - x).ravel())
     estimate = float(np.median(differences))
-    counts = _rank_sum_counts(2 * np.arange(1, x.size + y.size + 1), y.size)[::2]
+    counts = _rank_sum_counts(tuple(range(2, 2 * (x.size + y.size) + 1, 2)), y.size)[::2]
     total = math.comb(x.size + y.size, y.size)
     start = y.size * (y.size + 1) // 2
     # The largest number of differences to cut at each end while both tails together stay within
@@ -332,6 +345,25 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     return adjusted
 
 
+def proportion_interval(successes: int, trials: int, *, confidence: float) -> Interval:
+    """Return a share of independent trials with its exact interval, of Clopper and Pearson [1]_.
+
+    References
+    ----------
+    .. [1] Clopper, C. J. and Pearson, E. S. (1934). The use of confidence or fiducial limits
+       illustrated in the case of the binomial. Biometrika 26:404-413.
+
+    Examples
+    --------
+    >>> proportion_interval(6, 6, confidence=0.95).low.__round__(4)  # 0.025 ** (1 / 6)
+    0.5407
+    """
+    from scipy import stats
+
+    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
+    return Interval(successes / trials, float(found.low), float(found.high), confidence)
+
+
 def group_weights(n: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return bootstrap weights of `n` animals, of shape (draws, n).
 
@@ -374,7 +406,8 @@ def _multinomial(n: int, counts: tuple[int, int, int], weights: tuple[int, int, 
     return float(ways * draws / n**n)
 
 
-def _rank_sum_counts(doubled_ranks: NDArray[np.int64], size: int) -> NDArray[np.object_]:
+@cache
+def _rank_sum_counts(doubled_ranks: tuple[int, ...], size: int) -> NDArray[np.object_]:
     """Count the subsets of `size` ranks by their sum, in whole numbers of any size.
 
     Returns
@@ -382,7 +415,7 @@ def _rank_sum_counts(doubled_ranks: NDArray[np.int64], size: int) -> NDArray[np.
     array of shape (sum of all doubled ranks + 1,)
         Entry s is the number of subsets whose doubled ranks sum to s.
     """
-    top = int(doubled_ranks.sum())
+    top = sum(doubled_ranks)
     # table[k, s]: subsets of k of the ranks seen so far with sum s. Python integers: exact for any
     # group size.
     table = np.zeros((size + 1, top + 1), dtype=object)
