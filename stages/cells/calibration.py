@@ -26,8 +26,9 @@ References
 """
 
 import argparse
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
 Design = tuple[int, int]
+Measured = Mapping[str, Floats]
 
 GROUPS = ("young", "old")
 LARGEST_CONCENTRATION = 1e9
@@ -63,7 +65,7 @@ class Arm(NamedTuple):
     design: Design
     shares: Floats  # (n_types,), each above 0
     concentration: float
-    n_cells: Floats  # (n_animals,)
+    n_cells: NDArray[np.int64]  # (n_animals,)
 
 
 def arms(proportions: pd.DataFrame, cohorts: Sequence[str]) -> list[Arm]:
@@ -74,22 +76,21 @@ def arms(proportions: pd.DataFrame, cohorts: Sequence[str]) -> list[Arm]:
     proportions
         ``PROPORTIONS``; animals of neither age group do not count.
     """
-    ends = proportions[
-        proportions["age_group"].isin(GROUPS) & proportions["cohort"].isin(cohorts)
-    ]
+    ends = proportions[proportions["age_group"].isin(GROUPS) & proportions["cohort"].isin(cohorts)]
     found = []
     for (cohort, platform, tissue), part in ends.groupby(counts.TISSUE, sort=True):
         table = counts.matrix(part)
         group = table.samples["age_group"].to_numpy()
-        design = tuple(int((group == name).sum()) for name in GROUPS)
-        if min(design) < counts.MIN_ANIMALS:
+        n_young, n_old = (int((group == name).sum()) for name in GROUPS)
+        if min(n_young, n_old) < counts.MIN_ANIMALS:
             continue
         n_cells = table.counts.sum(axis=1)
         shares = table.counts / n_cells[:, np.newaxis]
         # Both ages weigh the same, however many animals they have.
         mean = np.mean([shares[group == name].mean(axis=0) for name in GROUPS], axis=0)
         spread = concentration_of([table.counts[group == name] for name in GROUPS])
-        found.append(Arm(cohort, platform, tissue, design, mean, spread, n_cells))
+        cells = n_cells.astype(np.int64)
+        found.append(Arm(cohort, platform, tissue, (n_young, n_old), mean, spread, cells))
     return found
 
 
@@ -146,41 +147,39 @@ def flatter(shares: Floats, by: float) -> Floats:
 
 def draw(
     arm: Arm, design: Design, *, shift: float, studies: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Return the counts of young and old animals, each of shape (studies, n_animals, n_types)."""
+) -> list[Floats]:
+    """Return counts of young and of old animals, each (studies, n_animals, n_types)."""
     size = min(arm.concentration, LARGEST_CONCENTRATION)
     drawn = []
     for n, mean in zip(design, (flatter(arm.shares, by=shift), arm.shares), strict=True):
         shares = rng.dirichlet(size * mean, size=(studies, n))
-        n_cells = rng.choice(arm.n_cells.astype(np.int64), size=(studies, n))
+        n_cells = rng.choice(arm.n_cells, size=(studies, n))
         drawn.append(rng.multinomial(n_cells, shares).astype(np.float64))
-    return drawn[0], drawn[1]
+    return drawn
 
 
-def compare(
-    young: Floats, old: Floats, *, components: concentration.Components, confidence: float
-) -> pd.DataFrame:
+def compare(young: Measured, old: Measured, *, confidence: float) -> pd.DataFrame:
     """Compare old with young animals in each study: the columns of ``AGING`` that rules read.
 
     Parameters
     ----------
-    young, old : shape (studies, n_animals, n_types)
-        Counts of cells.
+    young, old
+        By metric, values of shape (studies, n_animals).
 
     Returns
     -------
     DataFrame
-        Two rows a study, whose `tissue` is its number.
+        A row a study and metric; its `tissue` is the number of the study.
     """
-    measured = [metrics.measure(group, components=components) for group in (young, old)]
     rows = []
     for metric in aging.PLANE:
-        for study, (x, y) in enumerate(zip(*(values[metric] for values in measured), strict=True)):
-            change = resampling.bootstrap_median_change(x, y, confidence=confidence)
-            ranks = resampling.mann_whitney(x, y)
-            rows.append([study, metric, change.estimate, change.low, change.high, ranks.p])
-    columns = ["tissue", "metric", "change", "change_low", "change_high", "mann_whitney_p"]
-    table = pd.DataFrame(rows, columns=columns).assign(cohort="", platform="", cells="all")
+        x, y = young[metric], old[metric]
+        change, low, high = resampling.bootstrap_median_changes(x, y, confidence=confidence)
+        _, p, _ = resampling.mann_whitneys(x, y)
+        found = {"change": change, "change_low": low, "change_high": high, "mann_whitney_p": p}
+        rows.append(pd.DataFrame({"tissue": np.arange(len(x)), "metric": metric} | found))
+    named = {"cohort": "", "platform": "", "cells": "all"}
+    table = pd.concat(rows, ignore_index=True).assign(**named)
     table["quadrant"] = aging.quadrants(table)
     table["emphasised"] = aging.emphasised(table)
     return table
@@ -188,70 +187,78 @@ def compare(
 
 def called(table: pd.DataFrame, *, planted: bool) -> dict[str, NDArray[np.bool_]]:
     """Return which studies each of ``RULES`` calls, from what :func:`compare` returns."""
-    of = {metric: part for metric, part in table.groupby("metric")}
     found = {}
-    for metric in aging.PLANE:
-        part = of[metric]
+    for metric, part in table.groupby("metric"):
         found[f"{metric}_interval"] = (part["change_low"] > 0) | (part["change_high"] < 0)
         found[f"{metric}_ranks"] = part["mann_whitney_p"] <= resampling.SIGNIFICANT
-    gini = of["gini"]
-    named = gini["quadrant"] == "crystallize" if planted else gini["quadrant"] != "mixed"
-    found |= {"direction": named, "emphasised": gini["emphasised"] & (named | (not planted))}
+    gini = table[table["metric"] == "gini"]
+    found["direction"] = gini["quadrant"].isin(
+        ["crystallize"] if planted else ["crystallize", "disperse"]
+    )
+    found["emphasised"] = gini["emphasised"] & (found["direction"] if planted else True)
     return {rule: found[rule].to_numpy() for rule in RULES}
+
+
+def simulate(of: Sequence[Arm], design: Design, shift: float, settings: Settings) -> pd.DataFrame:
+    """Return what :func:`compare` finds in studies of one design, spread evenly over some arms."""
+    rules: Calibration = settings.calibration
+    components: concentration.Components = (
+        "present" if settings.metrics.category_set == "present" else "all"
+    )
+    values: list[dict[str, list[Floats]]] = [{metric: [] for metric in aging.PLANE} for _ in GROUPS]
+    for arm in of:
+        drawn = draw(
+            arm,
+            design,
+            shift=shift,
+            studies=math.ceil(rules.studies / len(of)),
+            rng=stream(rules.seed, *arm[:3], *design, shift),
+        )
+        for group, cells in zip(values, drawn, strict=True):
+            measured = metrics.measure(cells, components=components)
+            for metric, parts in group.items():
+                parts.append(measured[metric])
+    young, old = ({name: np.concatenate(parts) for name, parts in of.items()} for of in values)
+    return compare(young, old, confidence=settings.aging.confidence)
 
 
 def calibration(settings: Settings, found: Sequence[Arm]) -> Iterator[dict[str, object]]:
     """Yield the rows of ``CALIBRATION``, over the designs asked for and those of the arms."""
     rules: Calibration = settings.calibration
-    components: concentration.Components = (
-        "present" if settings.metrics.category_set == "present" else "all"
-    )
-    confidence = settings.aging.confidence
-    for cohort in dict.fromkeys(arm.cohort for arm in found):
+    cohorts = dict.fromkeys(arm.cohort for arm in found)
+    for cohort in cohorts:
         of_cohort = [arm for arm in found if arm.cohort == cohort]
         own = [arm.design for arm in of_cohort]
-        for design in sorted({*rules.designs, *own}):
-            for shift in (0.0, *rules.gini_shifts):
-                able = [arm for arm in of_cohort if concentration.gini(arm.shares) > shift]
-                if not able:
-                    continue
-                drawn = [
-                    compare(
-                        *draw(
-                            arm,
-                            design,
-                            shift=shift,
-                            studies=math.ceil(rules.studies / len(able)),
-                            rng=stream(rules.seed, *arm[:3], *design, shift),
-                        ),
-                        components=components,
-                        confidence=confidence,
-                    )
-                    for arm in able
-                ]
-                change = pd.concat(drawn).groupby("metric")["change"].median()
-                calls = [called(table, planted=shift > 0) for table in drawn]
-                for rule in RULES:
-                    calls_of = np.concatenate([one[rule] for one in calls])
-                    share = resampling.proportion_interval(
-                        int(calls_of.sum()), len(calls_of), confidence=confidence
-                    )
-                    yield {
-                        "cohort": cohort,
-                        "n_young": design[0],
-                        "n_old": design[1],
-                        "n_arms": own.count(design),
-                        "mann_whitney_p_smallest": 2 / math.comb(sum(design), design[0]),
-                        "gini_shift": shift,
-                        "gini_change_median": change["gini"],
-                        "effective_number_change_median": change["effective_number"],
-                        "rule": rule,
-                        "n_studies": len(calls_of),
-                        "n_called": int(calls_of.sum()),
-                        "rate": share.estimate,
-                        "rate_low": share.low,
-                        "rate_high": share.high,
-                    }
+        designs = sorted({*rules.designs, *own})
+        for design, shift in itertools.product(designs, (0.0, *rules.gini_shifts)):
+            able = [arm for arm in of_cohort if concentration.gini(arm.shares) > shift]
+            if not able:
+                continue
+            table = simulate(able, design, shift, settings)
+            change = table.groupby("metric")["change"].median()
+            known = {
+                "cohort": cohort,
+                "n_young": design[0],
+                "n_old": design[1],
+                "n_arms": own.count(design),
+                "mann_whitney_p_smallest": 2 / math.comb(sum(design), design[0]),
+                "gini_shift": shift,
+                "gini_change_median": change["gini"],
+                "effective_number_change_median": change["effective_number"],
+            }
+            for rule, calls in called(table, planted=shift > 0).items():
+                n = int(calls.sum())
+                rate = resampling.proportion_interval(
+                    n, calls.size, confidence=settings.aging.confidence
+                )
+                yield known | {
+                    "rule": rule,
+                    "n_studies": calls.size,
+                    "n_called": n,
+                    "rate": rate.estimate,
+                    "rate_low": rate.low,
+                    "rate_high": rate.high,
+                }
 
 
 def described(found: Sequence[Arm]) -> pd.DataFrame:

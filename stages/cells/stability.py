@@ -71,7 +71,7 @@ def agreement_of(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 
 def renamed(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the clusters in the order of their first cells: one labelling for each clustering.
+    """Return labels numbered in the order of their first cells: one labelling a clustering.
 
     Examples
     --------
