@@ -23,7 +23,7 @@ MARROW = Arm("tms", "facs", "Marrow", (5, 4), SHARES, 80.0, np.array([150, 200, 
 @pytest.fixture(scope="module")
 def draft(params):
     """Return settings of few designs."""
-    rules = {"studies": 300, "designs": [[3, 3], [4, 3], [12, 12]], "gini_shifts": [0.2]}
+    rules = {"studies": 1000, "designs": [[3, 3], [4, 3], [12, 12]], "gini_shifts": [0.2]}
     changed = params["calibration"] | rules | {"cohorts": ["tms", "nowhere"]}
     return parse(params | {"calibration": changed})
 
@@ -123,8 +123,9 @@ def test_without_a_change_hardly_anything_is_emphasised(table):
     """The defect: at 4 against 3 the interval alone leaves out zero too often."""
     interval = row(table, (4, 3), 0.0, "gini_interval")
     assert interval["rate_low"] > 0.05
-    for design in ((3, 3), (4, 3)):
-        assert row(table, design, 0.0, "gini_ranks")["n_called"] == 0
+    assert row(table, (3, 3), 0.0, "gini_ranks")["n_called"] == 0
+    # Ties can make one of 35 ways to divide the animals the only extreme one; observed in 1 of 1000.
+    assert row(table, (4, 3), 0.0, "gini_ranks")["rate_high"] < 0.01
     for design in ((5, 4), (12, 12)):
         found = row(table, design, 0.0, "emphasised")
         assert found["rate_high"] < 0.05
@@ -156,11 +157,11 @@ def test_table_names_designs_of_the_settings_and_of_the_arms(table, draft):
 def test_other_arms_move_no_study(draft):
     lung = MARROW._replace(tissue="Lung", shares=SHARES[:5] / SHARES[:5].sum())
     of_two = draft.model_copy(
-        update={"calibration": draft.calibration.model_copy(update={"studies": 600})}
+        update={"calibration": draft.calibration.model_copy(update={"studies": 2000})}
     )
     alone = calibration.simulate([MARROW], (5, 4), 0.1, draft)
     both = calibration.simulate([MARROW, lung], (5, 4), 0.1, of_two)
-    own = both[both["tissue"] < 300]
+    own = both[both["tissue"] < 1000]
     assert own["change"].tolist() == alone["change"].tolist()
 
 

@@ -53,7 +53,8 @@ CALIBRATION = schema(
 """In how many simulated studies each rule calls a change, with the exact interval of that rate.
 
 `gini_shift` is planted in the mean composition (0: young and old are the same), the medians of the
-changes are what the studies saw of it; `n_arms` of the cohort have groups of this size. A rule
+changes are what the studies saw of it; `n_arms` of the cohort have groups of this size, which
+without ties allow no p below `mann_whitney_p_smallest`. A rule
 `*_interval` calls where the interval of the change of medians leaves out zero, `*_ranks` where the
 exact Mann-Whitney p is small; `direction` where the quadrant is not mixed, and `emphasised` where
 it is emphasised. Under a planted shift the last two count only if the direction is the planted
