@@ -124,7 +124,7 @@ def test_without_a_change_hardly_anything_is_emphasised(table):
     interval = row(table, (4, 3), 0.0, "gini_interval")
     assert interval["rate_low"] > 0.05
     assert row(table, (3, 3), 0.0, "gini_ranks")["n_called"] == 0
-    # Ties can make one of 35 ways to divide the animals the only extreme one; observed in 1 of 1000.
+    # With ties one of the 35 ways to divide the animals can be extreme; observed in 1 of 1000.
     assert row(table, (4, 3), 0.0, "gini_ranks")["rate_high"] < 0.01
     for design in ((5, 4), (12, 12)):
         found = row(table, design, 0.0, "emphasised")
