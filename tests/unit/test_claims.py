@@ -56,7 +56,7 @@ def changed(cohort, platform, tissue, gini, effective_number, *, p=0.5, smallest
             **{"shift_confidence": np.nan, "mann_whitney_u": 1.0, "mann_whitney_p": p},
             **{"mann_whitney_p_smallest": smallest, "mann_whitney_q": p},
             **{"within_sex_p": np.nan, "within_sex_p_smallest": np.nan, "within_sex_n": 0},
-            **{"within_sex_exact": True, "quadrant": quadrant},
+            **{"within_sex_exact": True, "quadrant": quadrant, "emphasised": False},
         }
         for metric, change in (("gini", gini), ("effective_number", effective_number))
     ]
