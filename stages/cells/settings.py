@@ -75,6 +75,43 @@ class Medians(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Multiverse(Section):
+    """Choices of analysis that the study could have made otherwise, beside those that it has."""
+
+    min_cells: list[Count]
+    """Least numbers of cells of an animal, beside that of `proportions`."""
+
+
+class Trend(Section):
+    """The trend over all ages."""
+
+    confidence: Confidence
+    max_permutations: Count
+    """Arrangements of ages are enumerated up to this many, drawn at random beyond it."""
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Comparators(Section):
+    """Other methods of the field."""
+
+    pseudo_count: Annotated[float, Field(gt=0)]
+    """Added to every count before the log-ratio."""
+    max_permutations: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Reconstruction(Section):
+    """Faults that a reconstruction of animals could have made."""
+
+    exchanged_shares: list[Annotated[float, Field(gt=0, le=0.5)]]
+    """Of the cells of two animals that are exchanged; at 0.5 both are the same mixture."""
+    exchanges: Count
+    """Times that each exchange is drawn."""
+    draws: Count
+    """Sets of several faults."""
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Concordance(Section):
     """Which two platforms are compared, over which tissues."""
 
@@ -237,6 +274,10 @@ SECTIONS = {
     "metrics": Metrics,
     "aging": Aging,
     "medians": Medians,
+    "multiverse": Multiverse,
+    "trend": Trend,
+    "comparators": Comparators,
+    "reconstruction": Reconstruction,
     "concordance": Concordance,
     "drivers": Drivers,
     "neighbours": Neighbours,
