@@ -6,6 +6,13 @@ are the Gini coefficient times n / (n - 1) and the effective number over n, n be
 components: 384 heads and 15 cell types have no effective number in common, while both corrected
 axes run from 0 to 1. Directions on the raw scales depend on the units of the axes and are given for
 completeness; the statement rests on the corrected ones.
+
+Gini and effective number almost mirror each other: the plane of both is nearly a line. On the
+*shape* scales the second axis is the effective excess, which is what the effective number over n
+says beside the Gini coefficient: the difference from that of a lognormal distribution of the same
+Gini (:func:`stages.measurement.metrics.lognormal_share`). It is negative where a few components
+hold more than a lognormal's would, positive where the whole is rather unequal by components that
+hold next to nothing. :mod:`stages.plane.axes` shows why this one and no other.
 """
 
 import math
@@ -106,7 +113,7 @@ def read(names: Sequence[str], measured: Path, changes: Path, draws: Path) -> di
 
 
 def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
-    """Return the path of every series with two states that have a place, on both scales."""
+    """Return the path of every series with two states that have a place, on all scales."""
     found = []
     for name, system in systems.items():
         asked = settings.conditions.get(name)
@@ -117,6 +124,29 @@ def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
                 if (trail := _trail(key, rows, system, scale)) is not None:
                     found.append(trail)
     return found
+
+
+def training_vectors(trainings: pd.DataFrame, reference: Trail) -> Floats:
+    """Return the vectors of independent trainings between the states of `reference`.
+
+    Parameters
+    ----------
+    trainings
+        `seed`, `state`, `metric`, `value`; other columns are ignored.
+
+    Returns
+    -------
+    array of shape (n_trainings, 2)
+        Of the trainings that were measured in both states.
+    """
+    ends = [reference.states[0], reference.states[-1]]
+    metrics = SCALES[reference.scale]
+    wide = trainings.pivot(index="seed", columns=["state", "metric"], values="value")
+    of_ends = [
+        wide.reindex(columns=[(state, name) for name in metrics]).to_numpy(float) for state in ends
+    ]
+    vectors: Floats = of_ends[1] - of_ends[0]
+    return vectors[np.isfinite(vectors).all(axis=1)]
 
 
 def _trail(
