@@ -42,6 +42,7 @@ from stages.cells import counts
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.measurement import concentration, effects
 from stages.measurement.metrics import lognormal_share
+from stages.measurement.settings import System
 from stages.plane.tables import AXES
 
 Floats = NDArray[np.float64]
@@ -88,12 +89,13 @@ def described(weights: Floats) -> dict[str, float]:
     nan where a candidate is not defined: a tail needs two components.
     """
     weights = np.sort(weights[weights > 0])
-    first, second, last = concentration.hill_number(weights, [1.0, 2.0, np.inf])
+    first, second, last = np.asarray(concentration.hill_number(weights, [1.0, 2.0, np.inf]))
     share = float(first) / weights.size
+    gini = np.asarray(concentration.gini(weights))
     return {
         GINI: float(concentration.gini_corrected(weights)),
         "effective_share": share,
-        "effective_excess": share - float(lognormal_share(concentration.gini(weights))),
+        "effective_excess": share - float(lognormal_share(gini)),
         "top_share": float(1 / last),
         "hill_ratio_2": float(second / first),
         "hill_ratio_inf": float(last / first),
@@ -216,7 +218,7 @@ def _animals(proportions: pd.DataFrame, about: study.Study) -> pd.DataFrame:
     """Return young and old animals of real tissues; of all of them where none is real."""
     rows = proportions[proportions["age_group"].isin(("young", "old"))]
     names = rows[counts.TISSUE].itertuples(index=False, name=None)
-    real = np.array([about.evidence(*name) != study.SIMULATED for name in names], dtype=bool)
+    real = np.array([about.evidence(*name) != study.SIMULATED for name in names], dtype=np.bool_)
     rows = rows[real] if real.any() else rows
     keys = [*counts.TISSUE, "age_group", "animal"]
     return samples(
@@ -225,17 +227,17 @@ def _animals(proportions: pd.DataFrame, about: study.Study) -> pd.DataFrame:
     )
 
 
+def _states(system: System) -> pd.DataFrame:
+    """Return the states of the first kind and condition of a system."""
+    found = effects.series(effects.read_states(system.effects, system.states), system.kinds)
+    parts = next(iter(found.values()), [])
+    return samples(({"state": part.state.name}, np.abs(part.values.mean(axis=0))) for part in parts)
+
+
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     cells = _animals(tables.read(args.proportions, PROPORTIONS), study.read(args.study))
-    others = {
-        name: samples(
-            ({"state": part.state.name}, np.abs(part.values.mean(axis=0)))
-            for part in effects.read_states(system.effects, system.states)
-            if part.kind in system.kinds and part.condition in ("zero", "none")
-        )
-        for name, system in settings.systems.items()
-    }
+    others = {name: _states(system) for name, system in settings.systems.items()}
     tables.write(axes(cells, others), AXES, args.out)
 
 

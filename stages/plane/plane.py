@@ -7,11 +7,12 @@ in :mod:`stages.plane.vectors`, the tests in :mod:`stages.plane.same_direction`.
 together; the intervals of single coordinates are those of the exact bootstrap
 (:func:`stages.measurement.resampling.bootstrap_median_change`). For heads, sequences are resampled
 and, separately, heads, the same ones at all checkpoints (:mod:`stages.measurement.measured`).
-Angles have intervals of the turns from the estimate [1]_. Over 400 simulated tissues the nominal 95% intervals held the true coordinates and angle in
-0.93 to 0.94 with 4 and 3 animals, 0.96 to 0.97 with 6 and 5, 0.96 to 0.98 with 9 and 9. Over 200
-simulated trainings (48 heads, 32 sequences) those over sequences held them in 0.92 to 0.97 where
-noise made a fifth of the sum of absolute effects (`noise_share`), but only in 0.58 to 0.78 where it
-made two fifths at the first checkpoint: then no interval of the heads should be believed.
+Angles have intervals of the turns from the estimate [1]_. Over 400 simulated tissues the nominal
+95% intervals held the true coordinates and angle in 0.93 to 0.94 with 4 and 3 animals, 0.96 to 0.97
+with 6 and 5, 0.96 to 0.98 with 9 and 9. Over 200 simulated trainings (48 heads, 32 sequences) those
+over sequences held them in 0.92 to 0.97 where noise made a fifth of the sum of absolute effects
+(`noise_share`), but only in 0.58 to 0.78 where it made two fifths at the first checkpoint: then no
+interval of the heads should be believed.
 
 *What it cannot say.* A quadrant that cells and heads share is an analogy and not a mechanism: no
 tissue of one animal and no head of one model have a common cause here. Ages are permuted regardless
@@ -28,7 +29,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from stages.base import cli, tables

@@ -175,9 +175,7 @@ def _splits(trail: Trail, fixed: Floats) -> dict[str, float]:
     }
 
 
-def by_signs(
-    parts: Floats, vector: Floats, reference: Trail, settings: Plane
-) -> resampling.Test:
+def by_signs(parts: Floats, vector: Floats, reference: Trail, settings: Plane) -> resampling.Test:
     """Test whether the sum of parts points along `vector`, each being as likely the other way.
 
     Parameters

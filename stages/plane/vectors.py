@@ -117,11 +117,17 @@ def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
     found = []
     for name, system in systems.items():
         asked = settings.conditions.get(name)
+        changes, draws = _by_series(system.changes), _by_series(system.draws)
         for key, rows in system.measured.groupby(KEY, sort=False):
             if asked is not None and key[-1] not in asked:
                 continue
+            of = System(
+                rows,
+                changes.get(key[1:], system.changes.iloc[:0]),
+                draws.get(key[1:], system.draws.iloc[:0]),
+            )
             for scale in SCALES:
-                if (trail := _trail(key, rows, system, scale)) is not None:
+                if (trail := _trail(key, of, scale)) is not None:
                     found.append(trail)
     return found
 
@@ -149,9 +155,13 @@ def training_vectors(trainings: pd.DataFrame, reference: Trail) -> Floats:
     return vectors[np.isfinite(vectors).all(axis=1)]
 
 
-def _trail(
-    key: tuple[str, str, str, str], rows: pd.DataFrame, system: System, scale: str
-) -> Trail | None:
+def _by_series(table: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    return dict(list(table.groupby(KEY[1:], sort=False)))
+
+
+def _trail(key: tuple[str, str, str, str], of: System, scale: str) -> Trail | None:
+    """Return the path of a series from the rows of its own."""
+    rows, drawn = of.measured, of.draws
     metrics = list(SCALES[scale])
     states = list(dict.fromkeys(rows["state"]))
     wide = rows.pivot(index="state", columns="metric", values="value").reindex(states)
@@ -169,8 +179,6 @@ def _trail(
         )
         return None
     facts = rows[rows["metric"] == metrics[0]].set_index("state").loc[placed]
-    drawn = system.draws
-    drawn = drawn[(drawn[KEY[1:]] == list(key[1:])).all(axis=1)]
     resampled = {
         sampling: _draws(drawn[drawn["sampling"] == sampling], placed, metrics)
         for sampling in RESAMPLED
@@ -189,7 +197,7 @@ def _trail(
         values=wide.loc[placed, metrics].to_numpy(float),
         draws=resampled,
         permuted=permuted,
-        ends=_ends(system.changes, key, placed, metrics),
+        ends=_ends(of.changes, placed, metrics),
         noise=facts["noise_share"].tolist(),
         n=facts["n_replicates"].astype(int).tolist(),
     )
@@ -206,10 +214,9 @@ def _draws(drawn: pd.DataFrame, states: Sequence[str], metrics: list[str]) -> Fl
 
 
 def _ends(
-    changes: pd.DataFrame, key: tuple[str, str, str, str], states: list[str], metrics: list[str]
+    changes: pd.DataFrame, states: list[str], metrics: list[str]
 ) -> dict[tuple[str, str], Floats]:
-    rows = changes[(changes[KEY] == list(key)).all(axis=1)]
-    rows = rows[rows["state_first"] == states[0]].set_index(["state_last", "metric"])
+    rows = changes[changes["state_first"] == states[0]].set_index(["state_last", "metric"])
     return {
         (sampling, state): np.array(
             [

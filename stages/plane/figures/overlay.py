@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from stages.base import cli, study, tables
+from stages.cells import counts
 from stages.drawing import labels, style
 from stages.heads.figures import heads
 from stages.plane.tables import AMONG, PLANE, SPLITS
@@ -27,13 +28,18 @@ NAME = "pythia_overlay_v2"
 """Of its files, as the study published the figure."""
 Floats = NDArray[np.float64]
 
-PANEL_MM = {"corrected": 88, "shape": 72}
-LEGEND_MM = 12
-ROW_MM, FOOT_MM = 5, 14
+LEFT_MM, WIDTH_MM = 14, 167
+HEIGHTS_MM = {"corrected": 86, "shape": 72}
+HEAD_MM, BETWEEN_MM = 17, 14
+ROW_MM, FOOT_MM = 4.5, 10
+NAMES_MM, COUNTS_MM = 62, 30
+"""Beside the counts: what is counted, and the numbers."""
 PANELS = {
     "corrected": ("a", "effective number / number of components"),
-    "shape": ("b", "effective excess: more than a lognormal of the same Gini"),
+    "shape": ("b", "effective excess"),
 }
+SAYS = ("unequal by the smallest", "unequal by the largest")
+"""What the ends of panel b mean, above and below."""
 COUNTED = {"corrected": "right_angle", "shape": "quadrant"}
 """By which criterion a panel's tissues agree with the heads."""
 SAID = {"right_angle": "less than 90° from", "quadrant": "in the quadrant of"}
@@ -57,32 +63,33 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame) -> Figure:
     if plane.empty:
         return style.message("No tissue was compared and no two states were measured.")
     cells, paths = named(plane), plane[plane["system"] != "cells"]
-    counted = _counted(splits)
-    rows = FOOT_MM + ROW_MM * len(counted) if len(counted) else 0
-    height = LEGEND_MM + sum(PANEL_MM.values()) + rows + style.STRIP_MM
-    figure = style.figure(style.DOUBLE_MM, height, constrained=True)
-    ratios = [*PANEL_MM.values(), rows][: 2 + bool(rows)]
-    panels = figure.subplots(len(ratios), 1, height_ratios=ratios)
-    lines = _lines(paths)
-    for axes, scale in zip(panels, PANEL_MM, strict=False):
+    counted, lines = _counted(splits), _lines(paths)
+    tops, top = {}, HEAD_MM
+    for scale, height in HEIGHTS_MM.items():
+        tops[scale], top = top, top + height + BETWEEN_MM
+    rows = ROW_MM * len(counted)
+    figure = style.figure(style.DOUBLE_MM, top + (rows + FOOT_MM if rows else -4) + style.STRIP_MM)
+    for scale, height in HEIGHTS_MM.items():
+        axes = style.add_axes(figure, left=LEFT_MM, top=tops[scale], width=WIDTH_MM, height=height)
+        of_cells, of_paths = cells[cells["scale"] == scale], paths[paths["scale"] == scale]
+        _panel(axes, of_cells, of_paths, lines)
         letter, along = PANELS[scale]
-        _panel(axes, cells[cells["scale"] == scale], paths[paths["scale"] == scale], lines)
         axes.set_title(letter, loc="left", weight="bold")
         axes.set_xlabel(f"{heads.DELTA} corrected Gini coefficient")
         axes.set_ylabel(f"{heads.DELTA} {along}")
+        if scale == "shape":
+            _says(axes)
+        _names(axes, of_cells, of_paths)
     if rows:
-        _counts(panels[2], counted)
+        width = style.DOUBLE_MM - NAMES_MM - COUNTS_MM
+        _counts(style.add_axes(figure, left=NAMES_MM, top=top, width=width, height=rows), counted)
     figure.legend(
         handles=_legend(cells, paths, lines),
-        loc="outside upper left",
+        loc="upper left",
         ncols=3,
         handlelength=2.4,
         columnspacing=1.4,
     )
-    # Names can be placed only where the panels stay.
-    style.freeze(figure)
-    for axes, scale in zip(panels, PANEL_MM, strict=False):
-        _names(axes, cells[cells["scale"] == scale], paths[paths["scale"] == scale])
     return figure
 
 
@@ -96,21 +103,31 @@ def named(plane: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(direction=direction.reindex(pd.MultiIndex.from_frame(cells[key])).array)
 
 
-def shown(plane: pd.DataFrame, about: study.Study) -> tuple[pd.DataFrame, study.Study]:
-    """Leave out simulated tissues of which there is a real one; say what the rest is.
+def real_first(names: Sequence[tuple[str, str, str]], about: study.Study) -> NDArray[np.bool_]:
+    """Say which rows to draw: no simulated tissue of which there is a real one.
 
-    Returns
-    -------
-    plane, about
-        The rows to draw, and the study of them.
+    Parameters
+    ----------
+    names
+        Cohort, platform and tissue of each row.
     """
-    cells = plane[plane["system"] == "cells"]
-    arm = cells["group"].str.split(" ", n=1)
-    names = list(zip(arm.str[0], arm.str[1], cells["series"], strict=True))
-    made = np.array([about.evidence(*name) == study.SIMULATED for name in names], dtype=bool)
-    again = made & cells["series"].isin(cells["series"][~made]).to_numpy()
-    kept = [name for name, out in zip(names, again, strict=True) if not out]
-    return plane.drop(index=cells.index[again]), about.about(kept)
+    made = {name for name in set(names) if about.evidence(*name) == study.SIMULATED}
+    real = {tissue for *_, tissue in set(names) - made}
+    return np.array([name not in made or name[2] not in real for name in names], dtype=np.bool_)
+
+
+def _says(axes: Axes) -> None:
+    """Say what panel b's ends mean."""
+    for at, text in zip((1, 0), SAYS, strict=True):
+        axes.annotate(
+            text,
+            (0, at),
+            xycoords="axes fraction",
+            xytext=(4, -4 if at else 4),
+            textcoords="offset points",
+            va="top" if at else "bottom",
+            color=style.QUIET,
+        )
 
 
 def _lines(paths: pd.DataFrame) -> dict[tuple[str, ...], style.LineStyle]:
@@ -248,8 +265,12 @@ def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     of_cells, of_heads = study.read(args.study), study.read(args.study_heads)
-    plane, about = shown(tables.read(args.plane, PLANE), of_cells)
-    figure = draw(plane, tables.read(args.splits, SPLITS))
+    plane = tables.read(args.plane, PLANE)
+    cells = named(plane)
+    names = list(zip(*(cells[name] for name in counts.TISSUE), strict=True))
+    kept = real_first(names, of_cells)
+    figure = draw(plane.drop(index=cells.index[~kept]), tables.read(args.splits, SPLITS))
+    about = of_cells.about(name for name, stays in zip(names, kept, strict=True) if stays)
     style.save(figure, args.out, NAME, study.joined(about, of_heads))
 
 
