@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from stages.base import cli, study, tables
 from stages.base.settings import load
+from stages.measurement.resampling import SIGNIFICANT
 from stages.plane.tables import AMONG, CRITERIA, PLANE_DIRECTIONS, REFERENCE, SPLITS
 
 Floats = NDArray[np.float64]
@@ -98,6 +99,8 @@ def _count(part: pd.DataFrame, criterion: str, confidence: float) -> dict[str, o
         "expected_low": int(low),
         "expected_high": int(high),
         "p": min(1.0, float(probability[int(agree.sum()) :].sum())),
+        "n_significant": int((part["p"] < SIGNIFICANT).sum()),
+        "n_significant_trainings": int((part["p_trainings"] < SIGNIFICANT).sum()),
     }
 
 

@@ -127,12 +127,15 @@ SPLITS = schema(
         "expected_low": count(),
         "expected_high": count(),
         "p": number(0, 1),
+        "n_significant": count(),
+        "n_significant_trainings": count(),
     },
     list(_COUNTED),
 )
 """How many series agree with the reference, and how many would if the replicates of each were
 split at random between its states: mean, central interval, and the probability `p` of at least as
-many. `among`: one arm, or all of those that are real or simulated."""
+many. `among`: one arm, or all of those that are real or simulated. `n_significant*`: how many have
+a small `p` or `p_trainings` (``PLANE_DIRECTIONS``), whatever the criterion."""
 
 AXES = schema(
     "axes",

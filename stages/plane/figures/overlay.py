@@ -43,6 +43,7 @@ SAYS = ("unequal by the smallest", "unequal by the largest")
 COUNTED = {"corrected": "right_angle", "shape": "quadrant"}
 """By which criterion a panel's tissues agree with the heads."""
 SAID = {"right_angle": "less than 90° from", "quadrant": "in the quadrant of"}
+MOST_NAMED = 12
 SERIES = ["system", "group", "series", "condition"]
 PLACE = ["d_gini", "d_effective"]
 # Of each system beside the cells, in the order of the table.
@@ -171,6 +172,14 @@ def _cross(axes: Axes, row: "pd.Series[float]", **looks: Any) -> None:
     axes.plot([x, x], [row["d_effective_low"], row["d_effective_high"]], **looks)
 
 
+def _arms(rows: pd.DataFrame) -> Floats:
+    """Return the arms of crosses as lines, x and y of both ends; (2 n_rows, 4)."""
+    across = rows[["d_gini_low", "d_effective", "d_gini_high", "d_effective"]].to_numpy(float)
+    upright = rows[["d_gini", "d_effective_low", "d_gini", "d_effective_high"]].to_numpy(float)
+    crosses = np.concatenate([across, upright])
+    return crosses[np.isfinite(crosses).all(axis=1)]
+
+
 def along(of: pd.DataFrame) -> pd.DataFrame:
     """Return the states of one series in order, each once."""
     return of.drop_duplicates("state").sort_values("position")
@@ -243,23 +252,29 @@ def _legend(
 
 
 def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame) -> None:
-    """Name every tissue with its arm, and of each path the furthest state and the last."""
-    places, names, lines = [cells[PLACE].to_numpy(float)], [], [np.zeros((0, 4))]
-    for which in style.series(cells):
-        arm = which.label if cells["cohort"].nunique() > 1 else style.name(which.platform)
-        rows = style.of_series(cells, which)
+    """Name the tissues that move most with their arm, and of each path the furthest and the last.
+
+    What lies about the origin, where no name has room, hardly moves.
+    """
+    low, high = axes.transLimits.inverted().transform([(0, 0), (1, 1)])
+    moved = np.hypot(*(cells[PLACE].to_numpy(float) / (high - low)).T)
+    far = cells.iloc[np.argsort(-moved, kind="stable")[:MOST_NAMED]]
+    several = cells["cohort"].nunique() > 1
+    places, names, lines = [], [], [np.array([[low[0], 0, high[0], 0], [0, low[1], 0, high[1]]])]
+    for which in style.series(far):
+        rows = style.of_series(far, which)
+        arm = which.label if several else style.name(which.platform)
         names += [f"{arm} {style.name(tissue)}" for tissue in rows["tissue"]]
         places.append(rows[PLACE].to_numpy(float))
     for _, of in paths.groupby(SERIES, sort=False):
         path = along(of)
-        named = path[path["state"].isin(ends(path))]
-        names += [heads.title(state, "step") for state in named["state"]]
-        places.append(named[PLACE].to_numpy(float))
+        crossed = of["state"].isin(ends(path))
+        marked = along(of[crossed])
+        names += [heads.title(state, "step") for state in marked["state"]]
+        places.append(marked[PLACE].to_numpy(float))
         whole = np.vstack([np.zeros(2), path[PLACE].to_numpy(float)])
-        lines.append(np.hstack([whole[:-1], whole[1:]]))
-    x, y = np.concatenate(places[1:]).T
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    lines.append(np.array([[left, 0, right, 0], [0, bottom, 0, top]]))
+        lines += [np.hstack([whole[:-1], whole[1:]]), _arms(of[crossed])]
+    x, y = np.concatenate(places).T
     labels.place(axes, x, y, names, lines=np.concatenate(lines))
 
 
