@@ -24,7 +24,7 @@ from stages.drawing import labels, style
 from stages.heads.figures import heads
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement.concentration import lorenz_curve
-from stages.plane.figures.overlay import real_first
+from stages.plane.figures.shown import real_first
 
 NAME = "lorenz"
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ def curve(weights: Floats) -> Floats:
     return np.interp(GRID, share, held)
 
 
-def changes(proportions: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
+def changes(proportions: pd.DataFrame) -> dict[tuple[str, ...], Floats]:
     """Return old minus young of the median curves over animals, of each tissue that has both."""
     curves: dict[tuple[str, ...], Floats] = {}
     for key, of in proportions.groupby([*counts.TISSUE, "age_group"], sort=True):

@@ -22,6 +22,7 @@ from stages.base import cli, study, tables
 from stages.cells import counts
 from stages.drawing import labels, style
 from stages.heads.figures import heads
+from stages.plane.figures.shown import real_first
 from stages.plane.tables import AMONG, PLANE, SPLITS
 
 NAME = "pythia_overlay_v2"
@@ -102,19 +103,6 @@ def named(plane: pd.DataFrame) -> pd.DataFrame:
     key = ["group", "series", "condition"]
     direction = cells[cells["scale"] == "corrected"].set_index(key)["quadrant"]
     return cells.assign(direction=direction.reindex(pd.MultiIndex.from_frame(cells[key])).array)
-
-
-def real_first(names: Sequence[tuple[str, str, str]], about: study.Study) -> NDArray[np.bool_]:
-    """Say which rows to draw: no simulated tissue of which there is a real one.
-
-    Parameters
-    ----------
-    names
-        Cohort, platform and tissue of each row.
-    """
-    made = {name for name in set(names) if about.evidence(*name) == study.SIMULATED}
-    real = {tissue for *_, tissue in set(names) - made}
-    return np.array([name not in made or name[2] not in real for name in names], dtype=np.bool_)
 
 
 def _says(axes: Axes) -> None:
