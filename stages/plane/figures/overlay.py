@@ -164,8 +164,8 @@ def _arms(rows: pd.DataFrame) -> Floats:
     """Return the arms of crosses as lines, x and y of both ends; (2 n_rows, 4)."""
     across = rows[["d_gini_low", "d_effective", "d_gini_high", "d_effective"]].to_numpy(float)
     upright = rows[["d_gini", "d_effective_low", "d_gini", "d_effective_high"]].to_numpy(float)
-    crosses = np.concatenate([across, upright])
-    return crosses[np.isfinite(crosses).all(axis=1)]
+    arms: Floats = np.concatenate([across, upright])
+    return arms[np.isfinite(arms).all(axis=1)]
 
 
 def along(of: pd.DataFrame) -> pd.DataFrame:
