@@ -150,7 +150,7 @@ def _heads(axes: Axes, rows: pd.DataFrame) -> None:
     axes.plot(
         GRID,
         half_normal(),
-        color=style.GREEN,
+        color=style.INK,
         linewidth=1,
         dashes=(1, 1),
         zorder=4,
