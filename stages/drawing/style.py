@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
@@ -270,15 +269,18 @@ def pale_mark(label: str) -> Line2D:
 
 def pale(colour: str) -> str:
     """Return what of a colour a doubtful direction keeps."""
-    return to_hex(1 - PALE * (1 - np.array(to_rgb(colour))))
+    red, green, blue = (1 - PALE * (1 - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
-def beyond(axes: Axes, low: float, high: float, at: float, *, colour: str, upright: bool) -> None:
+def beyond(
+    axes: Axes, at: float, ends: Sequence[float], *, colour: str, upright: bool = False
+) -> None:
     """Mark with a small arrowhead at the border the ends of an interval that leaves a panel."""
     edges = axes.get_ylim() if upright else axes.get_xlim()
     heads = ("v", "^") if upright else ("<", ">")
     for edge, head in zip(sorted(edges), heads, strict=True):
-        if low < edge < high:
+        if min(ends) < edge < max(ends):
             x, y = (at, edge) if upright else (edge, at)
             axes.plot([x], [y], marker=head, color=colour, markersize=3, clip_on=False, zorder=5)
 
@@ -301,8 +303,7 @@ def p_value(p: float) -> str:
 
 def ticks(most: int, *, integer: bool = False) -> MaxNLocator:
     """Return ticks at round numbers, at least three wherever they are."""
-    steps = [1, 2, 5, 10] if integer else [1, 2, 2.5, 5, 10]
-    return MaxNLocator(most, steps=steps, integer=integer, min_n_ticks=3)
+    return MaxNLocator(most, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=3)
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:

@@ -76,13 +76,19 @@ def change(
     of :func:`stages.drawing.style.point`.
     """
     direction, value = str(row["quadrant"]), float(row["change"])
-    ends, place = [row["change_low"], row["change_high"]], [at, at]
-    x, y = (place, ends) if upright else (ends, place)
     shade = colour or style.COLOURS[direction]
     shade = style.pale(shade) if doubtful else shade
-    axes.plot(x, y, color=shade, linewidth=width, linestyle=line, solid_capstyle="butt", zorder=3)
-    x, y = (at, value) if upright else (value, at)
-    style.point(axes, x, y, direction, colour=shade, **looks)
+    ends, place = [row["change_low"], row["change_high"]], [at, at]
+    axes.plot(
+        *((place, ends) if upright else (ends, place)),
+        color=shade,
+        linewidth=width,
+        linestyle=line,
+        solid_capstyle="butt",
+        zorder=3,
+    )
+    where = (at, value) if upright else (value, at)
+    style.point(axes, *where, direction, colour=shade, **looks)
 
 
 def equal_cells() -> Line2D:

@@ -171,7 +171,7 @@ def _point(axes: Axes, x: float, row: pd.Series, marker: str, *, filled: bool) -
     if pd.notna(row["rescue_fraction_low"]):
         ends = [row["rescue_fraction_low"], row["rescue_fraction_high"]]
         axes.plot([x, x], ends, color=colour, linewidth=0.6 if alone else 1, zorder=2)
-        style.beyond(axes, *ends, x, colour=colour, upright=True)
+        style.beyond(axes, x, ends, colour=colour, upright=True)
     if value < low or value > high:
         marker, value = ("v", low) if value < low else ("^", high)
     axes.scatter(
