@@ -35,9 +35,11 @@ SETTINGS = Plane(
 )
 MEDIANS = Medians(confidence=0.95, draws=400, max_permutations=20000, seed=1)
 MEASURE = Measured(confidence=0.95, draws=400, seed=1)
-REAL = study.Study("x", "local", False, "")
+REAL = study.Study("x", "local", simulated=False, notice="")
 STEPS = (16, 64, 256, 1024)
-SYSTEM = System(group="mini", effects="effects", states=[f"step{step}" for step in STEPS])
+SYSTEM = System(
+    room="heads", group="mini", effects="effects", states=[f"step{step}" for step in STEPS]
+)
 
 
 def samples(young, old, tissue="T", platform="facs"):
@@ -546,7 +548,7 @@ def test_counts_under_random_splits_are_those_of_all_joint_splits():
 def test_counts_part_real_tissues_from_simulated(both):
     arms = (study.Arm("tms", "facs", None, "reconstructed"),)
     arms += (study.Arm("tms", "droplet", None, "simulated"),)
-    about = study.Study("x", "x", True, "Simulated: x", arms=arms)
+    about = study.Study("x", "x", simulated=True, notice="Simulated: x", arms=arms)
     found = SPLITS.validate(splits.splits(both.same, about, confidence=0.95))
     corrected = found[(found["scale"] == "corrected") & (found["criterion"] == "quadrant")]
     by = corrected.set_index("among")["n_agree"]
@@ -613,7 +615,7 @@ def test_a_system_that_is_added_needs_no_change_here(both):
         )
         for step, mean in ((1, [1.0, 1.0, 1.0]), (2, [9.0, 1.0, 1.0]))
     ]
-    toy = System(group="box", effects="effects", states=["step1", "step2"])
+    toy = System(room="toy", group="box", effects="effects", states=["step1", "step2"])
     systems = both.systems | {"toy": measured.measured(parts, toy, OF_HEADS, MEASURE)}
     found = vectors.trails({name: read_as(one) for name, one in systems.items()}, SETTINGS)
     rows = PLANE.validate(plane.plane(found, SETTINGS))
@@ -772,7 +774,7 @@ def test_counts_of_the_figure_are_those_of_the_table(both):
 def test_simulated_tissues_are_drawn_only_where_no_real_one_is():
     arms = (study.Arm("tms", "facs", None, "annotation"),)
     arms += (study.Arm("made", "facs", None, "simulated"),)
-    about = study.Study("x", "demo", True, "Simulated: x", arms=arms)
+    about = study.Study("x", "demo", simulated=True, notice="Simulated: x", arms=arms)
     names = [("tms", "facs", "Lung"), ("made", "facs", "Lung"), ("made", "facs", "Liver")]
     assert shown.real_first(names, about).tolist() == [True, False, True]
 
