@@ -5,7 +5,7 @@ import pandas as pd
 from stages.heads.components import perturbation
 from stages.heads.tables.classes import HEAD_CLASS_NAMES
 from stages.measurement.concentration import quadrant
-from stages.measurement.resampling import SIGNIFICANT
+from stages.plane.tables import AMONG
 from stages.report.comparisons import Row, ends, records, spread
 from stages.report.reading import Tables, along_training
 
@@ -153,7 +153,15 @@ def _companion(agreement: pd.DataFrame) -> list[Row]:
 
 
 def plane(found: Tables) -> Row:
-    """Return both systems in one plane, on the corrected scales; nothing without both."""
+    """Return both systems in one plane; nothing without both.
+
+    Returns
+    -------
+    dict
+        ``first``, ``over``: the heads' vector on the corrected scales, and by what is resampled;
+        ``splits``, by reference, scale and criterion: how many real tissues (simulated ones where
+        none is real) agree, and would by chance; ``axes``, by system and candidate.
+    """
     directions = found.plane_directions
     if directions.empty:
         return {}
@@ -162,10 +170,23 @@ def plane(found: Tables) -> Row:
     heads = found.plane[(found.plane["system"] == "heads") & (found.plane["scale"] == "corrected")]
     heads = _shown(heads, shown)
     over = records(heads[heads["position"] == heads["position"].max()])
+    counted: Row = {}
+    # The real ones come last, and replace the simulated.
+    for among in reversed(AMONG):
+        for row in records(found.splits[found.splits["among"] == among]):
+            if row["reference_system"] != "heads" or row["reference_condition"] == shown:
+                of = counted.setdefault(row["reference_system"], {}).setdefault(row["scale"], {})
+                of[row["criterion"]] = row
+    first = counted["heads"]["corrected"]["right_angle"]
     return {
         "first": records(directions)[0],
         "over": {row["bootstrap"]: row for row in over},
-        "n_tissues": len(directions),
-        "n_close": int((directions["angle_degrees"] < 90).sum()),
-        "n_significant": int((directions["p"] < SIGNIFICANT).sum()),
+        "splits": counted,
+        "axes": {
+            system: {row["candidate"]: row for row in records(rows)}
+            for system, rows in found.axes.groupby("system")
+        },
+        "n_tissues": first["n_series"],
+        "n_close": first["n_agree"],
+        "n_significant": first["n_significant"],
     }

@@ -28,7 +28,7 @@ from stages.heads.tables.distribution import HEAD_DISTRIBUTION, HEAD_GRANULARITY
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS
 from stages.measurement.tables import CHANGES, MEASURED
-from stages.plane.tables import PLANE, PLANE_DIRECTIONS
+from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 
 _CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, AGING, RECOVERY)
@@ -37,7 +37,7 @@ _PLATFORMS = (CONCORDANCE, CONCORDANCE_SUMMARY)
 _CLUSTERS = (STABILITY, SUBSTATES_NOT_COMPARED, RESTRICTION, RESTRICTION_TESTS)
 _HEADS = (HEAD_IMPORTANCE, HEAD_CLASSES, HEAD_DISTRIBUTION, HEAD_OVER_SEEDS, HEAD_BASELINES)
 _BESIDE_HEADS = (HEAD_GRANULARITY, HEAD_CONTROL_VARIATE, HEAD_SCREEN, COMPANION_AGREEMENT)
-_BOTH = (PLANE, PLANE_DIRECTIONS, CLAIMS)
+_BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS)
 _ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
 SCHEMAS = {schema.name: schema for schema in _ALL} | {
     **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_AGING),
@@ -114,7 +114,7 @@ def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
             table = table[table["system"].isin(("cells", "heads"))]
             return _with_arms(table).rename(columns=_OF_HEADS)
         case "plane_directions":
-            table = table[table["system"] == "cells"]
+            table = table[(table["system"] == "cells") & (table["reference_system"] == "heads")]
             return _with_arms(table).rename(columns=_OF_REFERENCE)
     return table
 
