@@ -133,6 +133,8 @@ class Drivers(Section):
 
 
 Resolution = Annotated[float, Field(gt=0)]
+GroupSize = Annotated[int, Field(ge=2, le=20)]
+"""Animals of one age: an interval needs two, and exact counting allows about twenty."""
 
 
 class Neighbours(Section):
@@ -239,7 +241,23 @@ class Stability(Section):
     """Beside all cells: random parts of each animal's cells, each clustered with every seed."""
     cells_share: Annotated[float, Field(gt=0, lt=1)]
     min_share: Annotated[float, Field(gt=0.5, le=1)]
-    """A direction is stable if it holds in at least this share of the runs."""
+    """A direction is stable if it holds in at least this share of the different clusterings."""
+    confidence: Confidence
+    """Of the interval of that share."""
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Calibration(Section):
+    """Studies simulated as the real ones vary, without a change and with planted ones."""
+
+    cohorts: Annotated[list[str], Field(min_length=1)]
+    """Whose arms say how compositions, animals and numbers of cells vary; those that are there."""
+    studies: Count
+    """Of each design, at least: they are spread evenly over the arms of a cohort."""
+    designs: Annotated[list[tuple[GroupSize, GroupSize]], Field(min_length=1)]
+    """Young and old animals, beside the sizes that the arms themselves have."""
+    gini_shifts: list[Annotated[float, Field(gt=0, lt=1)]]
+    """Planted changes of the Gini coefficient of the mean composition."""
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -268,5 +286,6 @@ SECTIONS = {
     "granularity": dict[Key, Granularity],
     "substates": Substates,
     "stability": Stability,
+    "calibration": Calibration,
     "restriction": Restriction,
 }

@@ -119,6 +119,7 @@ def _runs(place, resolution, signs):
             number // 3,
             number % 3,
             4,
+            number,
             0.1 * sign,
             -1.0 * sign,
             "crystallize" if sign > 0 else "disperse",

@@ -151,9 +151,14 @@ def _head(figure: Figure, shown: list[style.Series], left_out: str) -> Axes:
     return canvas
 
 
+def _face(which: style.Series) -> str:
+    """Return the colour of bars, on which intervals can be seen."""
+    return style.GREY if which.filled else "white"
+
+
 def _swatch(canvas: Axes, x: float, y: float, which: style.Series) -> None:
     box = Rectangle((x, y - 1.1), 4, 2.2, linewidth=0.8)
-    box.set(facecolor=which.colour if which.filled else "white", edgecolor=which.colour)
+    box.set(facecolor=_face(which), edgecolor=which.colour)
     canvas.add_patch(box)
 
 
@@ -209,7 +214,7 @@ def _bars(axes: Axes, panel: list[Row], metric: str, shown: list[style.Series]) 
                 middle,
                 value,
                 height=thick * 0.86,
-                color=which.colour if which.filled else "white",
+                color=_face(which),
                 edgecolor=which.colour,
                 linewidth=0.6,
                 zorder=2,

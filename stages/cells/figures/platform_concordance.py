@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
@@ -82,25 +81,21 @@ def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     axes.plot(
         [-reach, reach], [-reach, reach], color=style.QUIET, linewidth=0.6, dashes=(4, 3), zorder=1
     )
-    for same, colour, marker, face in (
-        (True, style.COLOURS["agree"], "o", style.COLOURS["agree"]),
-        (False, style.COLOURS["differ"], "D", "white"),
-    ):
+    for same, colour, marker in ((True, style.INK, "o"), (False, style.QUIET, "X")):
         part = changes[changes["same_sign"] == same]
         for line in _whiskers(part):
-            axes.plot(line[[0, 2]], line[[1, 3]], color=colour, linewidth=0.6, alpha=0.45, zorder=2)
+            axes.plot(line[[0, 2]], line[[1, 3]], color=style.GREY, linewidth=0.6, zorder=2)
         axes.scatter(
             part["change_first"],
             part["change_second"],
-            s=18 if same else 15,
+            s=16 if same else 22,
             marker=marker,
-            facecolors=face,
-            edgecolors=colour,
-            linewidths=0.9,
+            color=colour,
+            linewidths=0,
             zorder=3,
         )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(style.ticks(7))
     axes.set_xlabel(f"{style.CHANGE}, {style.name(row['first'])}")
     axes.set_ylabel(f"{style.CHANGE}, {style.name(row['second'])}")
     axes.spines[["top", "right"]].set_visible(True)
