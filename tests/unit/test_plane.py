@@ -652,7 +652,8 @@ def written(folder, both, params):
         tables.write(table, MEASURED, folder / "measured" / f"{name}.csv")
         tables.write(changes, CHANGES, folder / "changes" / f"{name}.csv")
         measured.write_draws(draws, folder / "draws" / f"{name}.parquet")
-    (folder / "params.yaml").write_text(json.dumps(params | {"plane": SETTINGS.model_dump()}))
+    params |= {"plane": SETTINGS.model_dump(), "systems": {"heads": params["systems"]["heads"]}}
+    (folder / "params.yaml").write_text(json.dumps(params))
     options = {
         "params": "params.yaml",
         "measured": "measured",

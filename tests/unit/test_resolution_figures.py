@@ -429,10 +429,10 @@ def test_substates_stand_below_the_whole_tissue_and_published_cases_are_bold(inp
     assert len(places) == 2 * (1 + len(TYPES))
 
 
-def test_substates_are_open_where_equal_cells_have_the_other_sign(inputs):
+def test_substates_are_pale_where_equal_cells_have_the_other_sign(inputs):
     table = inputs("local").substates.copy()
     rarefied = (table["cells"] == "rarefied") & (table["metric"] == "gini")
-    opened = []
+    pale = []
     for sign in (1, -1):
         table.loc[rarefied, "change"] = (
             sign
@@ -442,8 +442,8 @@ def test_substates_are_open_where_equal_cells_have_the_other_sign(inputs):
         )
         figure = substate_scale.draw(table, tables.empty(AGING), reference=REFERENCE)
         points = [p for axes in figure.axes for p in axes.collections]
-        opened.append([bool(np.allclose(p.get_facecolors()[0], 1)) for p in points])
-    assert opened == [[False, False], [True, False]]
+        pale.append([is_pale(p) for p in points])
+    assert pale == [[False, False], [True, False]]
 
 
 def test_of_many_types_those_that_change_most_and_the_published_cases_are_shown(inputs):

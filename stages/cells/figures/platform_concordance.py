@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from stages.base.study import Study
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
-from stages.drawing import command, labels, style
+from stages.drawing import command, evidence, labels, style
 
 NAME = "platform_concordance"
 
@@ -24,7 +25,7 @@ SIDES = ("first", "second")
 
 
 @style.styled
-def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+def draw(concordance: pd.DataFrame, summary: pd.DataFrame, *, about: Study) -> Figure:
     """Return one panel a metric: points are tissues, crosses their intervals.
 
     Parameters
@@ -33,6 +34,8 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         ``CONCORDANCE``. Without rows, the figure says so in words.
     summary
         ``CONCORDANCE_SUMMARY``; its order is the order of the panels.
+    about
+        What its arms rest on.
     """
     if concordance.empty:
         return style.message(_nothing(summary))
@@ -48,6 +51,9 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     ]
     for axes in list(grid)[len(panels) :]:
         axes.set_visible(False)
+    shown = arms(concordance, summary)
+    if evidence.has_reconstructed(shown, about):
+        figure.supxlabel(evidence.MEANING, x=0.01, ha="left", size=style.SMALLEST_PT)
     # Names can be placed only where the panels stay.
     style.freeze(figure)
     for axes, changes in drawn:
@@ -55,10 +61,17 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             axes,
             changes["change_first"].to_numpy(float),
             changes["change_second"].to_numpy(float),
-            [style.name(tissue) for tissue in changes["tissue"]],
+            [evidence.label(tissue, shown, about) for tissue in changes["tissue"]],
             lines=np.concatenate([_whiskers(changes), _guides(axes)]),
         )
     return figure
+
+
+def arms(concordance: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the arms that are compared."""
+    platforms = sorted({name for side in SIDES for name in summary[side]}, reverse=True)
+    tissues = concordance[["cohort", "tissue"]].drop_duplicates().itertuples(index=False)
+    return [(cohort, platform, tissue) for cohort, tissue in tissues for platform in platforms]
 
 
 def _nothing(summary: pd.DataFrame) -> str:
@@ -141,7 +154,7 @@ def _guides(axes: Axes) -> Lines:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"concordance": CONCORDANCE, "summary": CONCORDANCE_SUMMARY}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True, arms=arms)
 
 
 if __name__ == "__main__":
