@@ -48,6 +48,24 @@ class Screen(Section):
     """Share of the heads that counts as the top."""
 
 
+class Seeds(Section):
+    """Trainings that differ in their seed alone, and how their effects are measured."""
+
+    others: list[Annotated[int, Field(ge=0)]]
+    """Seeds beside that of the model which `make reproduce` trains."""
+    confidence: Confidence
+    draws: Annotated[int, Field(ge=20)]
+    """Random halvings of the sequences; and as many resamplings, for intervals."""
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        if len(set(self.others)) < len(self.others):
+            msg = "others names a seed twice; name each once"
+            raise ValueError(msg)
+        return self
+
+
 class SweepNoise(Section):
     """Gaussian noise over all weights of one block a draw: block i mod n_layers, seed + i."""
 
@@ -108,4 +126,5 @@ SECTIONS = {
     "classes": Classes,
     "distribution": Distribution,
     "screen": Screen,
+    "seeds": Seeds,
 }
