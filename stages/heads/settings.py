@@ -49,13 +49,13 @@ class Screen(Section):
 
 
 class Seeds(Section):
-    """Trainings that differ in their seed alone, and how their effects are measured."""
+    """Trainings that differ in their seed alone, and the halves of their sequences."""
 
     others: list[Annotated[int, Field(ge=0)]]
     """Seeds beside that of the model which `make reproduce` trains."""
-    confidence: Confidence
+    halvings: Annotated[int, Field(ge=20)]
     draws: Annotated[int, Field(ge=20)]
-    """Random halvings of the sequences; and as many resamplings, for intervals."""
+    """Resamplings within halves, for intervals."""
     seed: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
