@@ -14,7 +14,6 @@ from stages.report.comparisons import (
     Row,
     compared,
     ends,
-    over_types,
     records,
     spread,
 )
@@ -44,12 +43,11 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
     return {
         "data": {
             "arms": [_arm(rows) for _, rows in kept.groupby(ARM)],
-            "ages": _ages(settings),
+            "ages": _ages(settings, kept),
             "n_cells": int(kept["n_cells"].sum()),
             "n_cells_read": int(found.samples["n_cells"].sum()),
             "n_samples": len(kept.drop_duplicates([*TISSUE, "animal"])),
             "n_animals": len(kept.drop_duplicates([*ARM, "animal"])),
-            "types": [_types(rows, found) for _, rows in kept.groupby(TISSUE)],
             "confounding": confounding,
             "n_confounded": sum(bool(row["sex_confounded"]) for row in confounding),
             "excluded": {
@@ -93,14 +91,14 @@ def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
     """Say which arms are annotated, reconstructed and simulated."""
     arms = kept.drop_duplicates(TISSUE)
     named = pd.Series(evidence(arms, about), arms.index, dtype="object")
-    young, old = next(iter((row["young"], row["old"]) for row in _ages(settings)))
+    first = _ages(settings, kept)[0]
     of_old = kept[(kept["age_group"] == "old") & kept["sex"].notna()]
     simulated = [arm.cohort for arm in about.arms if arm.evidence == SIMULATED]
     if not about.arms and about.simulated:
         simulated = sorted(kept["cohort"].unique())
     return {
-        "young": young,
-        "old": old,
+        "young": first["young"],
+        "old": first["old"],
         "real": bool((named != SIMULATED).any()),
         "annotated": [
             f"{text.arm(row['cohort'], row['platform'])} {text.tissue_name(row['tissue']).lower()}"
@@ -211,21 +209,12 @@ def _arm(rows: pd.DataFrame) -> Row:
     }
 
 
-def _types(rows: pd.DataFrame, found: Tables) -> Row:
-    """Return how many types a tissue has, in all and in a sample, and where they go with age."""
-    tissue = records(rows[TISSUE])[0]
-    in_sample = rows.groupby("animal")["cell_type"].nunique()
-    return {
-        **tissue,
-        "n_types": int(rows["cell_type"].nunique()),
-        "in_sample": (int(in_sample.min()), int(in_sample.max())),
-        "quadrant": over_types(found, tuple(tissue.values())).get("quadrant"),
-    }
-
-
-def _ages(settings: Settings) -> list[Row]:
+def _ages(settings: Settings, kept: pd.DataFrame) -> list[Row]:
     """Return which cohorts share which ages of young and old animals."""
+    there = set(kept["cohort"])
     found: dict[tuple[float, float], dict[str, None]] = {}
     for spec in settings.atlas.cells.values():
+        if spec.cohort not in there:
+            continue
         found.setdefault((spec.young_max_months, spec.old_min_months), {})[spec.cohort] = None
     return [{"young": ages[0], "old": ages[1], "cohorts": list(of)} for ages, of in found.items()]
