@@ -125,13 +125,9 @@ def _cell(canvas: Axes, corner: tuple[float, float], changes: pd.DataFrame) -> N
     )
     for metric, right, digits in (("gini", GINI_MM, 3), ("effective_number", NUMBER_MM, 2)):
         change = changes.loc[metric]
-        sure = change["change_low"] > 0 or change["change_high"] < 0
-        text, weight = style.signed(float(change["change"]), digits), "bold" if sure else "normal"
+        text = style.signed(float(change["change"]), digits)
+        weight = "bold" if change["emphasised"] else "normal"
         canvas.text(x + right, middle, text, ha="right", va="center", weight=weight)
-        if change["mann_whitney_q"] < SIGNIFICANT:
-            wide = style.text_width_mm(text, weight=weight)
-            line = y + 0.88 * CELL_MM[1]
-            canvas.plot([x + right - wide, x + right], [line, line], color=style.INK, linewidth=0.7)
 
 
 def tint(quadrant: str) -> tuple[float, float, float]:
@@ -149,7 +145,7 @@ def _legend() -> list[tuple[str, str]]:
             "",
             "Δ: old \N{MINUS SIGN} young, difference of medians; N: effective number of cell types",
         ),
-        ("", f"bold: bootstrap interval excludes zero; underlined: Mann-Whitney q < {SIGNIFICANT}"),
+        ("", f"bold: of both, the interval leaves out zero and Mann-Whitney p ≤ {SIGNIFICANT}"),
     ]
 
 
