@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stages.base.study import Study
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells.tables.multiverse import (
     KINDS,
     MULTIVERSE,
