@@ -92,6 +92,7 @@ def aging_table(n_tissues, series=SERIES):
                 row |= {"cells": cells, "metric": metric, "quadrant": quadrant, "change": value}
                 row |= {"change_low": value - 0.1, "change_high": value + 0.1}
                 row |= {"mann_whitney_q": rng.uniform(0, 0.1), "within_sex_n": 6}
+                row |= {"emphasised": bool(rng.random() < 0.5)}
                 rows.append(row | {"within_sex_exact": True})
     return AGING.validate(pd.DataFrame(rows))
 

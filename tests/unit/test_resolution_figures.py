@@ -97,13 +97,14 @@ def stability_of(aging, *, runs=9):
     """Say of every other resolution that its direction is not stable."""
     found = aging[(aging["cells"] == "all")].copy()
     ranks = found["resolution"].rank(method="dense").astype(int)
-    found["n_runs"] = runs
+    found["n_runs"] = found["n_clusterings"] = runs
     found["change_median"] = found["change"]
     found["change_lowest"] = found["change"] - found["change"].abs() / 2
     found["change_highest"] = found["change"] + found["change"].abs() / 2
     found["direction"] = np.sign(found["change"]).astype(int)
     found["stable"] = ranks % 2 == 1
     found["same_direction_share"] = np.where(found["stable"], 1.0, 6 / 9)
+    found["share_low"], found["share_high"] = 0.3, 1.0
     found["ari_median"], found["ari_lowest"] = 0.93, 0.9
     found["n_clusters_lowest"] = found["n_clusters"]
     found["n_clusters_highest"] = found["n_clusters"] + ranks % 2

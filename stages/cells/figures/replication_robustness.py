@@ -158,11 +158,11 @@ def _text(canvas: Axes, top: float, row_mm: float, runs: pd.DataFrame) -> None:
             canvas.text(right, middle, numbers[label], ha="right", va="center")
         for metric, left in PANELS_MM.items():
             found = part[part["metric"] == metric].iloc[0]
-            same = round(found["same_direction_share"] * found["n_runs"])
+            same = round(found["same_direction_share"] * found["n_clusterings"])
             canvas.text(
                 left + PANEL_MM + RUNS_MM,
                 middle,
-                f"{same} of {found['n_runs']:.0f}",
+                f"{same} of {found['n_clusterings']:.0f}",
                 ha="right",
                 va="center",
                 weight="bold" if found["stable"] else "normal",
