@@ -215,6 +215,7 @@ def point(
     direction: str,
     *,
     colour: str = "",
+    face: str = "white",
     scale: float = 1.0,
     **looks: Any,
 ) -> None:
@@ -224,6 +225,8 @@ def point(
     ----------
     colour
         That of the direction unless given.
+    face
+        What is in a ring.
     """
     colour = colour or COLOURS[direction]
     ring = direction == "disperse"
@@ -232,7 +235,7 @@ def point(
         [y],
         s=SIZES[direction] * scale,
         marker=MARKERS[direction],
-        facecolors="white" if ring else colour,
+        facecolors=face if ring else colour,
         edgecolors=colour,
         linewidths=1.4 * math.sqrt(scale) if ring else 0.4,
         **{"zorder": 4} | looks,
