@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -48,26 +49,24 @@ def real(settings, repository):
     ]
     shares, _ = proportions.proportions(pd.concat(counted), settings.proportions)
     few = settings.metrics.rarefaction.model_copy(update={"draws": 5})
-    rules = settings.metrics.model_copy(update={"rarefaction": few})
     quick = settings.model_copy(
         update={
-            "metrics": rules,
+            "metrics": settings.metrics.model_copy(update={"rarefaction": few}),
             "aging": settings.aging.model_copy(update={"max_permutations": 100}),
+            "concordance": settings.concordance.model_copy(update={"max_permutations": 100}),
         }
     )
-    measured = metrics.metrics(shares, rules)
+    measured = metrics.metrics(shares, quick.metrics)
     aged, _ = aging.aging(measured, quick.aging)
     both = concordance.changes_on_common_tissues(shares, aged, quick)
-    changes = concordance.concordance(both, settings.concordance)
+    changes = concordance.concordance(both, quick.concordance)
+    summary = concordance.summary(changes, quick.concordance, rng=np.random.default_rng(0))
     parts = settings.drivers.model_copy(update={"draws": 50})
     return {
         "metrics_vs_age": (measured,),
         "direction_heatmap": (aged,),
         "driver_contributions": (drivers.drivers(measured, shares, parts),),
-        "platform_concordance": (
-            changes,
-            concordance.summary(changes, settings.concordance, rng=None),
-        ),
+        "platform_concordance": (changes, summary),
     }
 
 
