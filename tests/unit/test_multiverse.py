@@ -12,6 +12,7 @@ from stages.cells import aging, counts, metrics, multiverse, proportions
 from stages.cells.figures import multiverse_directions
 from stages.cells.multiverse import KINDS, OF_NUMBERS, PUBLISHED
 from stages.cells.tables.multiverse import MULTIVERSE, MULTIVERSE_CHOICES
+from stages.drawing import evidence
 from stages.measurement.concentration import QUADRANTS
 
 # Of the reference's README: medians, types present, old minus young, by who is young and old.
@@ -216,6 +217,13 @@ class TestFigure:
         bars = [p for p in figure.axes[0].patches if p.get_alpha() is None][: len(QUADRANTS)]
         shares = [bar.get_width() / multiverse_directions.BAR_MM for bar in bars]
         assert shares == pytest.approx(one[list(QUADRANTS)].iloc[0].tolist())
+
+    def test_simulated_arms_are_shown_only_where_there_is_no_other(self, found, about):
+        table, _ = found
+        simulated = table.assign(cohort="tms-simulated")
+        both = pd.concat([simulated, table])
+        pd.testing.assert_frame_equal(evidence.real(both, about), table)
+        pd.testing.assert_frame_equal(evidence.real(simulated, about), simulated)
 
 
 def test_tables_follow_their_schemas(found):

@@ -72,7 +72,7 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figur
         raise FigureError(msg)
     columns = _columns(choices)
     labels = [_words(kind, choice) for kind, choice in columns]
-    names = [style.name(tissue) + evidence.DAGGER for tissue in multiverse["tissue"].unique()]
+    names = [evidence.label(arm[2], [arm], about) for arm in evidence.arms(multiverse)]
     series = style.series(multiverse)
     names_mm = max(map(style.text_width_mm, [*names, *(one.label for one in series)])) + 3
     lefts = _lefts(columns, MARGIN_MM + names_mm)
@@ -95,11 +95,11 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figur
         arms = style.of_series(multiverse, one)
         made = style.of_series(choices, one)
         for arm in arms.sort_values("tissue", key=lambda x: x.str.casefold()).itertuples():
+            name = (str(arm.cohort), str(arm.platform), str(arm.tissue))
             middle = top + row_mm / 2
             edge = MARGIN_MM + names_mm - 2
-            key = (str(arm.cohort), str(arm.platform), str(arm.tissue))
-            name = evidence.label(key[2], [key], about)
-            canvas.text(edge, middle, name, ha="right", va="center")
+            label = evidence.label(name[2], [name], about)
+            canvas.text(edge, middle, label, ha="right", va="center")
             of = made[made["tissue"] == arm.tissue]
             found = of.assign(choice=of["choice"].fillna("")).set_index(["kind", "choice"])[
                 "direction"
@@ -115,6 +115,7 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figur
             top += row_mm
     for line, text in enumerate(legend):
         _legend_line(canvas, top + (line + 0.9) * LINE_MM, QUADRANTS[line : line + 1], text)
+    evidence.explain(figure, evidence.arms(multiverse), about)
     return figure
 
 
@@ -159,7 +160,7 @@ def _cell(
     look = {"facecolor": colour, "alpha": alpha, "edgecolor": "white", "linewidth": 0.8}
     canvas.add_patch(Rectangle((x, y), width, height, **look))  # type: ignore[arg-type]
     ink = colour if alpha < 1 else "white"
-    canvas.text(*middle, style.SYMBOLS[direction], ha="center", va="center", color=ink)
+    style.point(canvas, *middle, direction, colour=ink, face="none", scale=0.6)
 
 
 def _bar(canvas: Axes, box: tuple[float, float, float, float], shares: Sequence[float]) -> None:
@@ -174,8 +175,7 @@ def _legend_line(canvas: Axes, middle: float, quadrant: Sequence[str], text: str
     for name in quadrant:
         box = Rectangle((MARGIN_MM, middle - 1.5), 4, 3, facecolor=style.COLOURS[name])
         canvas.add_patch(box)
-        where = (MARGIN_MM + 2, middle)
-        canvas.text(*where, style.SYMBOLS[name], ha="center", va="center", color="white")
+        style.point(canvas, MARGIN_MM + 2, middle, name, colour="white", face="none", scale=0.6)
     canvas.text(MARGIN_MM + 5.5, middle, text, va="center")
 
 
