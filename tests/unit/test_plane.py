@@ -21,7 +21,7 @@ from stages.measurement.metrics import measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import directions, plane, same_direction, splits, vectors
-from stages.plane.figures import overlay, shown
+from stages.plane.figures import overlay
 from stages.plane.settings import Plane
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES, SPLITS
 
@@ -629,7 +629,7 @@ def test_a_system_that_is_added_needs_no_change_here(both):
     assert beside["split_quadrant"].isna().all(), "nothing that can be split"
     others = same[same["system"] != "toy"].reset_index(drop=True)
     pd.testing.assert_frame_equal(others, both.same, check_dtype=False)
-    legend = overlay.draw(rows, both.splits).legends[0]
+    legend = overlay.draw(rows, both.splits, about=REAL).legends[0]
     assert "box toys since step 1" in [text.get_text() for text in legend.get_texts()]
 
 
@@ -700,7 +700,7 @@ def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case
     rows, counted = of.plane, of.splits
     if case in ("cells", "heads"):
         rows, counted = rows[rows["system"] == case], counted.iloc[:0]
-    figure = overlay.draw(rows, counted)
+    figure = overlay.draw(rows, counted, about=REAL)
     figure.draw_without_rendering()
     texts = [text for axes in figure.axes[:2] for text in axes.texts]
     boxes = [text.get_tightbbox() for text in texts]
@@ -734,12 +734,12 @@ def test_the_furthest_state_is_named_where_it_is_not_the_last(both):
     back = both.plane.copy()
     last = (back["system"] == "heads") & (back["state"] == "step1024")
     back.loc[last, ["d_gini", "d_effective"]] *= 0.5
-    names = [text.get_text() for text in overlay.draw(back, both.splits).axes[0].texts]
+    names = [text.get_text() for text in overlay.draw(back, both.splits, about=REAL).axes[0].texts]
     assert {"step 256", "step 1024"} <= set(names)
 
 
 def test_crosses_points_and_path_are_those_of_the_table(both):
-    figure = overlay.draw(both.plane, both.splits)
+    figure = overlay.draw(both.plane, both.splits, about=REAL)
     n_checked = 0
     for axes, scale in zip(figure.axes, ("corrected", "shape"), strict=False):
         rows = both.plane[both.plane["scale"] == scale]
@@ -760,7 +760,7 @@ def test_crosses_points_and_path_are_those_of_the_table(both):
 
 
 def test_counts_of_the_figure_are_those_of_the_table(both):
-    axes = overlay.draw(both.plane, both.splits).axes[2]
+    axes = overlay.draw(both.plane, both.splits, about=REAL).axes[2]
     said = [text.get_text() for text in axes.texts]
     rows = both.splits.set_index(["among", "scale", "criterion"]).loc["real"]
     expected = []
@@ -772,16 +772,22 @@ def test_counts_of_the_figure_are_those_of_the_table(both):
     assert labels == ["a: less than 90° from mini", "b: in the quadrant of mini"]
 
 
-def test_simulated_tissues_are_drawn_only_where_no_real_one_is():
-    arms = (study.Arm("tms", "facs", None, "annotation"),)
-    arms += (study.Arm("made", "facs", None, "simulated"),)
+def test_real_arms_alone_are_drawn_and_reconstructed_ones_bear_a_dagger(both):
+    arms = (study.Arm("tms", "facs", None, "reconstructed"),)
+    arms += (study.Arm("tms", "droplet", None, "simulated"),)
     about = study.Study("x", "demo", simulated=True, notice="Simulated: x", arms=arms)
-    names = [("tms", "facs", "Lung"), ("made", "facs", "Lung"), ("made", "facs", "Liver")]
-    assert shown.real_first(names, about).tolist() == [True, False, True]
+    figure = overlay.draw(both.plane, both.splits, about=about)
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(name for name in names if "Tissue" in name) == [
+        f"FACS Tissue {i}\N{DAGGER}" for i in range(4)
+    ]
+    assert "\N{DAGGER} animals reconstructed" in [
+        text.get_text() for text in figure.legends[0].get_texts()
+    ]
 
 
 def test_an_empty_plane_is_said_in_words():
-    figure = overlay.draw(tables.empty(PLANE), tables.empty(SPLITS))
+    figure = overlay.draw(tables.empty(PLANE), tables.empty(SPLITS), about=REAL)
     assert "No tissue was compared" in figure.texts[0].get_text()
 
 
