@@ -15,6 +15,8 @@ from stages.measurement import concentration
 from stages.measurement.concentration import Components
 
 Floats = NDArray[np.float64]
+Size = Callable[[Floats], Floats]
+"""What is measured of signed effects: a number of at least 0 for each."""
 # Bootstrap draws measured at a time: 200 x 384 components stay in the cache.
 _CHUNK = 200
 
@@ -218,7 +220,11 @@ def measure(
 
 
 def measure_weighted(
-    weights: Floats, effects: Floats, metrics: Sequence[Metric] = OF_EFFECTS
+    weights: Floats,
+    effects: Floats,
+    metrics: Sequence[Metric] = OF_EFFECTS,
+    *,
+    size: Size = np.abs,
 ) -> Floats:
     """Return the metrics of weighted mean effects, one row a draw.
 
@@ -227,16 +233,22 @@ def measure_weighted(
     weights : shape (n_draws, n_replicates)
         Bootstrap weights; see :func:`stages.measurement.resampling.group_weights`.
     effects : shape (n_replicates, n_components)
-        Signed; it is their absolute mean that is measured.
+        Signed.
+    size
+        What is measured of a mean effect: its absolute value by default.
     """
     starts = range(0, len(weights), _CHUNK)
     return np.concatenate(
-        [measure(np.abs(weights[i : i + _CHUNK] @ effects), metrics) for i in starts]
+        [measure(size(weights[i : i + _CHUNK] @ effects), metrics) for i in starts]
     )
 
 
 def measure_resampled(
-    chosen: NDArray[np.int64], effects: Floats, metrics: Sequence[Metric] = OF_EFFECTS
+    chosen: NDArray[np.int64],
+    effects: Floats,
+    metrics: Sequence[Metric] = OF_EFFECTS,
+    *,
+    size: Size = np.abs,
 ) -> Floats:
     """Return the metrics of resampled components, one row a draw.
 
@@ -246,10 +258,12 @@ def measure_resampled(
         Which components each draw takes.
     effects : shape (n_components,)
         Signed.
+    size
+        As of :func:`measure_weighted`.
     """
     starts = range(0, len(chosen), _CHUNK)
     return np.concatenate(
-        [measure(np.abs(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts]
+        [measure(size(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts]
     )
 
 

@@ -313,6 +313,14 @@ def _published_effects(folder, moved):
 
 
 @pytest.fixture(scope="session")
+def few_draws(settings):
+    """Return the settings with a rarefaction that is quickly done."""
+    few = settings.metrics.rarefaction.model_copy(update={"draws": 20})
+    metrics_ = settings.metrics.model_copy(update={"rarefaction": few})
+    return settings.model_copy(update={"metrics": metrics_})
+
+
+@pytest.fixture(scope="session")
 def tms_counts(settings, repository):
     """Return the real counts of Tabula Muris Senis that the project holds."""
     parts = []

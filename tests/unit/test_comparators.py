@@ -22,9 +22,9 @@ def samples(tms_counts, settings):
 
 
 @pytest.fixture(scope="module")
-def aged(samples, settings):
-    measured = metrics.metrics(samples, settings.metrics)
-    return aging.aging(measured, settings.aging)[0]
+def aged(samples, few_draws):
+    measured = metrics.metrics(samples, few_draws.metrics)
+    return aging.aging(measured, few_draws.aging)[0]
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ KNOWN = {
 
 
 @pytest.fixture(scope="module")
-def found(tms_counts, settings):
-    return multiverse.multiverse(tms_counts, settings)
+def found(tms_counts, few_draws):
+    return multiverse.multiverse(tms_counts, few_draws)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_known_answers(found, key):
     assert row["d_number"].iloc[0] == pytest.approx(d_number, abs=0.51 * 10 ** -digits[1])
 
 
-def test_published_choices_give_the_study_s_own_changes(found, samples, settings):
+def test_published_choices_give_the_study_s_own_changes(found, samples, few_draws):
     table, choices = found
-    aged, _ = aging.aging(metrics.metrics(samples, settings.metrics), settings.aging)
+    aged, _ = aging.aging(metrics.metrics(samples, few_draws.metrics), few_draws.aging)
     for cells, kind in (("all", PUBLISHED), ("rarefied", "cells")):
         mine = choices[choices["kind"] == kind].set_index(counts.TISSUE)
         assert len(mine) == len(table) == 22
@@ -118,9 +118,9 @@ def _by_hand(rows, analysis):
 
 
 @pytest.mark.parametrize("tissue", ["Marrow", "Kidney"])
-def test_any_analysis_is_what_a_plain_loop_gives(samples, settings, tissue):
+def test_any_analysis_is_what_a_plain_loop_gives(samples, few_draws, tissue):
     rows = samples[(samples["platform"] == "droplet") & (samples["tissue"] == tissue)]
-    analyses = multiverse.arm({50: rows}, settings.metrics.rarefaction)
+    analyses = multiverse.arm({50: rows}, few_draws.metrics.rarefaction)
     plain = analyses[
         (analyses["cells"] == "all") & (analyses["number"] != "effective_number_chao_shen")
     ]
@@ -133,11 +133,11 @@ def test_any_analysis_is_what_a_plain_loop_gives(samples, settings, tissue):
     assert len(plain) > 60
 
 
-def test_shares_are_of_distinct_analyses_and_sum_to_one(found, samples, settings):
+def test_shares_are_of_distinct_analyses_and_sum_to_one(found, samples, few_draws):
     table, choices = found
     np.testing.assert_allclose(table[list(QUADRANTS)].sum(axis=1), 1, atol=1e-12)
     rows = samples[(samples["platform"] == "droplet") & (samples["tissue"] == "Limb_Muscle")]
-    analyses = multiverse.arm({50: rows}, settings.metrics.rarefaction)
+    analyses = multiverse.arm({50: rows}, few_draws.metrics.rarefaction)
     # All 1m are male, all 3m female: males are the animals of 1 month, and one analysis with them.
     one = analyses[(analyses["young"] == "up to 1") & (analyses["sex"] == "all")]
     other = analyses[(analyses["young"] == PUBLISHED) & (analyses["sex"] == "male")]
@@ -160,15 +160,15 @@ def test_no_choice_of_ages_stands_twice():
 
 
 def test_an_arm_without_two_animals_of_an_age_is_left_out_and_none_is_an_error(
-    tms_counts, settings
+    tms_counts, few_draws
 ):
     marrow = tms_counts["tissue"] == "Marrow"
     lone = tms_counts[(tms_counts["platform"] == "facs") & marrow]
     lone = lone[(lone["age_group"] != "old") | (lone["animal"] == "24_58_M")]
     with pytest.raises(AtlasError, match="no tissue has 2 young and 2 old animals"):
-        multiverse.multiverse(lone, settings)
+        multiverse.multiverse(lone, few_draws)
     droplet = tms_counts[(tms_counts["platform"] == "droplet") & marrow]
-    table, _ = multiverse.multiverse(pd.concat([lone, droplet]), settings)
+    table, _ = multiverse.multiverse(pd.concat([lone, droplet]), few_draws)
     assert table["platform"].tolist() == ["droplet"]
 
 

@@ -16,10 +16,9 @@ SETTINGS = Trend(confidence=0.95, max_permutations=20000, seed=1)
 
 
 @pytest.fixture(scope="module")
-def measured(tms_counts, settings):
-    samples, _ = proportions.proportions(tms_counts, settings.proportions)
-    few = settings.metrics.rarefaction.model_copy(update={"draws": 20})
-    return metrics.metrics(samples, settings.metrics.model_copy(update={"rarefaction": few}))
+def measured(tms_counts, few_draws):
+    samples, _ = proportions.proportions(tms_counts, few_draws.proportions)
+    return metrics.metrics(samples, few_draws.metrics)
 
 
 @pytest.fixture(scope="module")
