@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.base import study, tables
+from stages.base import tables
 from stages.base.errors import FigureError
 from stages.base.study import Study
 from stages.cells.tables.proportions import PROPORTIONS
@@ -96,7 +96,6 @@ def proportions(n_tissues=4):
     return PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
 
 
-REAL = study.Study("x", "local", simulated=False, notice="")
 DRAW = {
     "head_trajectories": lambda t: head_trajectories.draw(t.importance, t.trajectory),
     "head_effects": lambda t: head_effects.draw(t.importance, t.distribution),

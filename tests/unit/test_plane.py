@@ -15,9 +15,10 @@ from stages.cells.tables.metrics import METRICS
 from stages.drawing import style
 from stages.heads.components import components
 from stages.heads.metrics import METRICS as OF_HEADS
+from stages.heads.tables.seeds import HEAD_SEEDS
 from stages.measurement import measured, nulls
 from stages.measurement.effects import Effects, State
-from stages.measurement.metrics import measure
+from stages.measurement.metrics import REGISTRY, measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import directions, plane, same_direction, splits, vectors
@@ -428,21 +429,23 @@ def test_signs_of_steps_are_those_of_a_loop():
     assert one["steps_p"] == one["steps_p_smallest"] == 0.25
 
 
-def trainings(vectors_of, states=("step0", "step1")):
-    """Return the table of trainings whose vectors are these, on the raw scales."""
-    return pd.DataFrame(
-        [
-            (seed, state, float(at), metric, value)
-            for seed, vector in enumerate(vectors_of)
-            for at, state in enumerate(states)
-            for metric, value in zip(SCALES["raw"], at * np.array(vector), strict=True)
-        ],
-        columns=["seed", "state", "position", "metric", "value"],
-    )
+def trainings(vectors_of, n_heads=16):
+    """Return the table of trainings that start at one place and have these raw vectors."""
+    rows = [
+        {"seed": seed, "effects": effects, "estimator": "plug_in", "metric": metric}
+        | {"state": f"step{at}", "position": at, "value": sign * (start + at * moved)}
+        | {"n_heads": n_heads, "n_sequences": 5, "is_peak": False}
+        for seed, vector in enumerate(vectors_of)
+        for at in (0, 1)
+        # Harmful effects alone are another matter.
+        for effects, sign in (("absolute", 1), ("harmful", -1))
+        for metric, start, moved in zip(SCALES["raw"], (0.4, 12.0), vector, strict=True)
+    ]
+    return HEAD_SEEDS.validate(pd.DataFrame(rows).reindex(columns=list(HEAD_SEEDS.columns)))
 
 
 def test_signs_of_trainings_are_those_of_a_loop():
-    found = [(1.0, -10.0), (2.0, -5.0), (-0.5, 4.0), (0.2, -0.1), (1.5, -7.0)]
+    found = [(0.1, -10.0), (0.2, -5.0), (-0.05, 4.0), (0.02, -0.1), (0.15, -7.0)]
     young = np.array([[0.3, 5.0]] * 3)
     vector = np.array([0.1, -1.0])
     moved = [tissue(young, young + vector), heads_at((0, 0), (1, -10))]
@@ -458,8 +461,24 @@ def test_signs_of_trainings_are_those_of_a_loop():
     assert (row["n_trainings"], row["n_trainings_close"]) == (5, 4)
     assert row["p_trainings"] == max(row["own_p"], row["trainings_p"])
     # A training that was not measured in both states is none.
-    part = trainings(found).query("not (seed == 2 and state == 'step1')")
+    whole = trainings(found)
+    part = whole[(whole["seed"] != 2) | (whole["state"] != "step1")]
     assert same_direction.same_direction(moved, SETTINGS, part)["n_trainings"].tolist() == [4]
+    # On every scale they are placed as the heads are measured.
+    effects = np.random.default_rng(3).exponential(size=(2, 16))
+    at = {name: measure(effects, [REGISTRY[name]])[:, 0] for name in set().union(*SCALES.values())}
+    start = np.array([0.4, 12.0])
+    begun = measure(np.abs(effects), [REGISTRY[name] for name in SCALES["raw"]])
+    table = trainings([tuple(begun[1] - begun[0])])
+    table["value"] += np.where(table["metric"] == "gini", *(begun[0] - start))
+    n_checked = 0
+    for scale, names in SCALES.items():
+        of = heads_at((0, 0), (1, 1), scale=scale)
+        [vector] = vectors.training_vectors(table[table["effects"] == "absolute"], of)
+        expected = [at[name][1] - at[name][0] for name in names]
+        assert vector == pytest.approx(np.array(expected), rel=1e-9)
+        n_checked += 1
+    assert n_checked == 3
     # Without trainings, or with those of another model, there is nothing to say.
     other = SETTINGS.model_copy(update={"trainings": "other"})
     for alone in (
