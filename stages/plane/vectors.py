@@ -10,9 +10,10 @@ completeness; the statement rests on the corrected ones.
 Gini and effective number almost mirror each other: the plane of both is nearly a line. On the
 *shape* scales the second axis is the effective excess, which is what the effective number over n
 says beside the Gini coefficient: the difference from that of a lognormal distribution of the same
-Gini (:func:`stages.measurement.metrics.lognormal_share`). It is negative where a few components
-hold more than a lognormal's would, positive where the whole is rather unequal by components that
-hold next to nothing. :mod:`stages.plane.axes` shows why this one and no other.
+Gini (:func:`stages.measurement.metrics.lognormal_share`). It is negative where inequality lies at
+the ends, a few components that hold much or many that hold next to nothing, and positive where it
+goes by degrees: the entropy minds the ends, the Gini coefficient the middle.
+:mod:`stages.plane.axes` shows why this second axis and no other.
 """
 
 import math

@@ -59,7 +59,7 @@ from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.measurement.states import step_of
 from stages.measurement.tables import CHANGES, MEASURED
-from stages.plane import plane
+from stages.plane import axes, plane, splits
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
 
@@ -430,7 +430,7 @@ def study_folder(
         made["companion_agreement"] = agreement
         tables.write(measured, METRICS, folder / "metrics.csv")
         if clusters is cluster_tables.empty:
-            for name in ("plane", "plane_directions"):
+            for name in ("plane", "plane_directions", "splits", "axes"):
                 tables.write(
                     tables.empty(SCHEMAS[name]),
                     SCHEMAS[name],
@@ -441,7 +441,12 @@ def study_folder(
             assert medians.main([*words, *_measured_words(folder, "cells")]) == 0
             words = ["--measured", f"{folder}/measured", "--changes", f"{folder}/changes"]
             words += ["--draws", "draws", "--out", f"{folder}/plane.csv"]
-            assert plane.main([*words, "--directions", f"{folder}/plane_directions.csv"]) == 0
+            directions = ["--directions", f"{folder}/plane_directions.csv"]
+            assert plane.main([*words, *directions]) == 0
+            about = ["--study", "cells.json", "--out"]
+            assert splits.main([*directions, *about, f"{folder}/splits.csv"]) == 0
+            words = ["--proportions", f"{folder}/proportions.csv", *about]
+            assert axes.main([*words, f"{folder}/axes.csv"]) == 0
         words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
         words += ["--cells", "cells.json", "--heads", "heads.json"]
         assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0

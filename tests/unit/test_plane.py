@@ -2,11 +2,13 @@
 
 import itertools
 import json
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from stages.base import study, tables
 from stages.cells import aging, medians
@@ -21,6 +23,7 @@ from stages.measurement.effects import Effects, State
 from stages.measurement.metrics import REGISTRY, measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import CHANGES, MEASURED
+from stages.plane import axes as second_axis
 from stages.plane import directions, plane, same_direction, splits, vectors
 from stages.plane.figures import overlay
 from stages.plane.settings import Plane
@@ -826,3 +829,83 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     svg = (tmp_path / "a" / "fig_pythia_overlay_v2.svg").read_text(encoding="utf-8")
     assert svg.count("Demo model") == 1
+
+
+# The second axis
+
+
+def test_the_excess_is_zero_for_a_lognormal_and_negative_where_the_ends_are_unequal():
+    rng = np.random.default_rng(4)
+    excess = REGISTRY["effective_excess"]
+    for spread in (0.5, 1.0, 1.5):
+        drawn = np.exp(rng.normal(0, spread, 200_000))
+        # Of a sample this large: observed below 0.002.
+        assert abs(excess.of(drawn, "all")) < 0.005
+    # A few that hold most, or many that hold next to nothing; and inequality by degrees.
+    by_largest, by_smallest = np.array([60.0] + [1.0] * 99), np.array([1.0] * 60 + [0.001] * 40)
+    assert excess.of(by_largest, "all") < -0.1
+    assert excess.of(by_smallest, "all") < -0.1
+    assert excess.of(np.arange(1.0, 101) ** 5, "all") > 0.02
+    assert excess.of(np.full(7, 3.0), "all") == pytest.approx(0, abs=1e-12)
+    # Neither scale nor order counts, and a whole that is copied stays what it is.
+    other = rng.permutation(5 * by_largest)
+    assert excess.of(other, "all") == pytest.approx(excess.of(by_largest, "all"))
+    assert excess.of(np.tile(by_largest, 2), "all") == pytest.approx(excess.of(by_largest, "all"))
+
+
+def test_medians_of_the_excess_are_those_of_the_animals():
+    rng = np.random.default_rng(5)
+    young, old = animals(rng, 5, (0.4, 6)), animals(rng, 4, (0.5, 5))
+    table = medians.medians(samples(young, old), MEDIANS)[0]
+    found = table[table["metric"] == "effective_excess"].set_index("state")["value"]
+    for state, of in (("young", young), ("old", old)):
+        sigma = np.array([2**0.5 * NormalDist().inv_cdf((1 + gini) / 2) for gini in of[:, 0]])
+        expected = np.median(of[:, 1] / 10 - np.exp(-(sigma**2) / 2))
+        assert found[state] == pytest.approx(expected)
+
+
+def test_candidates_of_a_vector_by_hand():
+    found = second_axis.described(np.array([50.0, 30.0, 15.0, 5.0]))
+    share = np.array([0.5, 0.3, 0.15, 0.05])
+    number = np.exp(-(share * np.log(share)).sum())
+    tail = share[1:] / 0.5
+    assert found["gini_corrected"] == pytest.approx(0.5)
+    assert found["effective_share"] == pytest.approx(number / 4)
+    assert found["top_share"] == 0.5
+    assert found["hill_ratio_2"] == pytest.approx(1 / (share**2).sum() / number)
+    assert found["hill_ratio_inf"] == pytest.approx(2 / number)
+    assert found["tail_evenness"] == pytest.approx(-(tail * np.log(tail)).sum() / np.log(3))
+    # The mean of 25 is two thirds of the way from 15 to 30.
+    assert found["lorenz_asymmetry"] == pytest.approx((2 + 2 / 3) / 4 + 0.2 + 2 / 3 * 0.3)
+
+
+def test_what_an_axis_says_by_other_implementations():
+    rng = np.random.default_rng(6)
+    names = [
+        {"cohort": "c", "platform": platform, "tissue": tissue, "age_group": age}
+        for platform in ("facs", "droplet")
+        for tissue in "ABC"
+        for age in ("young", "old")
+        for _ in range(3)
+    ]
+    table = second_axis.samples((name, rng.exponential(size=8) ** 2) for name in names)
+    found = second_axis.axes(table, {}).set_index("candidate").loc["top_share"]
+    assert found["n"] == 36
+    assert found["r"] == pytest.approx(
+        stats.pearsonr(table["gini_corrected"], table["top_share"])[0]
+    )
+    # Equal groups: the intraclass correlation from the F ratio of a one-way analysis of variance.
+    keys = ["platform", "tissue", "age_group"]
+    ratio = stats.f_oneway(*(of["top_share"] for _, of in table.groupby(keys)))[0]
+    assert found["intraclass"] == pytest.approx((ratio - 1) / (ratio + 2))
+    middle = table.groupby(keys)[["gini_corrected", "top_share"]].median()
+    moved = middle.xs("old", level=2) - middle.xs("young", level=2)
+    assert found["r_change"] == pytest.approx(stats.pearsonr(*moved.to_numpy().T)[0])
+    sides = [middle.loc[name, "top_share"] for name in ("droplet", "facs")]
+    assert found["r_platforms"] == pytest.approx(stats.pearsonr(*sides)[0])
+    # A curve is explained by itself, and no worse by two axes than by one.
+    assert (
+        second_axis.explained(np.stack(list(table["curve"])), np.stack(list(table["curve"])))
+        > 1 - 1e-9
+    )
+    assert 0 < found["curves_gini"] < found["curves_both"] < 1

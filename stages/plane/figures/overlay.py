@@ -37,7 +37,7 @@ PANELS = {
     "corrected": ("a", "effective number / number of components"),
     "shape": ("b", "effective excess"),
 }
-SAYS = ("unequal by the smallest", "unequal by the largest")
+SAYS = ("unequal by degrees", "unequal at the ends")
 """What the ends of panel b mean, above and below."""
 COUNTED = {"corrected": "right_angle", "shape": "quadrant"}
 """By which criterion a panel's tissues agree with the heads."""
