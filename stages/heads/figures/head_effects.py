@@ -31,13 +31,13 @@ MAX_PANELS = 8
 COLUMNS = 4
 PANEL_MM = 41
 HARMS, HELPS = style.VERMILLION, style.BLUE
-SHAPE = "\N{GREEK SMALL LETTER NU}"
+NU, SIGMA = "\N{GREEK SMALL LETTER NU}", "\N{GREEK SMALL LETTER SIGMA}"
 FITS = {
     "normal": "normal",
     "laplace": "Laplace",
-    "student_t": f"t, {SHAPE} = {{:.2g}}",
-    "gamma": "gamma, shape {:.2g}",
-    "lognormal": "lognormal, shape {:.2g}",
+    "student_t": f"t, {NU} = {{:.2g}}",
+    "gamma": "gamma, k = {:.2g}",
+    "lognormal": f"lognormal, {SIGMA} = {{:.2g}}",
 }
 """Families of all effects, as a title names them; the shape of each is that of its fit."""
 NORMAL, BEST = (style.GREEN, (1, 1.2)), (style.INK, None)
