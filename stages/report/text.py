@@ -12,7 +12,7 @@ DASH = "\N{EN DASH}"
 NBSP = "\N{NO-BREAK SPACE}"
 # The field's abbreviations as a reader would write them.
 PLATFORMS = {"facs": "FACS", "droplet": "droplet"}
-COHORTS = {"tms": "TMS", "kimmel": "Kimmel", "rat": "rat"}
+COHORTS = {"tms": "TMS", "tms-simulated": "simulated TMS", "kimmel": "Kimmel", "rat": "rat"}
 # What one, and what several, do in a quadrant of the plane.
 DOES = {"crystallize": "crystallizes", "disperse": "disperses", "mixed": "is mixed"}
 DO = {"crystallize": "crystallize", "disperse": "disperse", "mixed": "are mixed"}
@@ -193,6 +193,30 @@ def between(ends: Sequence[float], digits: int) -> str:
     ('0.39 to 0.62', '3')
     """
     low, high = (number(float(end), digits) for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def between_percent(ends: Sequence[float]) -> str:
+    """Return the smallest and the largest of several shares, or the one that both are.
+
+    Examples
+    --------
+    >>> between_percent((0.011, 0.07)), between_percent((0.5, 0.5))
+    ('1% to 7%', '50%')
+    """
+    low, high = (percent(share, 0) for share in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def span(ends: Sequence[float], digits: int) -> str:
+    """Return the smallest and the largest of several changes, or the one that both are.
+
+    Examples
+    --------
+    >>> span((-0.01, 0.02), 2)
+    '\N{MINUS SIGN}0.01 to +0.02'
+    """
+    low, high = (signed(float(end), digits) for end in ends)
     return low if low == high else f"{low} to {high}"
 
 
