@@ -104,7 +104,7 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
     """Return powers of ten about what is of interest: from below the noise to the largest."""
     size = rows["delta_loss_nats"].abs()
     present = size[size > 0]
-    low = heads.noise_level(rows) / 5
+    low = heads.noise_levels(rows).min() / 5
     if len(present):
         low = min(low, float(present.quantile(0.1)))
     high = max(float(size.max()), 100 * low)
