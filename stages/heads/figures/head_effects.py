@@ -194,7 +194,7 @@ def _legend() -> list[Line2D | Patch]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"importance": HEAD_IMPORTANCE, "distribution": HEAD_DISTRIBUTION}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def _title(figure: Figure, letter: str, text: str, left: float, height: float) -
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"importance": HEAD_IMPORTANCE}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

@@ -307,7 +307,7 @@ def _legend(figure: Figure, n_seeds: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"importance": HEAD_IMPORTANCE, "seeds": HEAD_SEEDS, "over": HEAD_OVER_SEEDS}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":
