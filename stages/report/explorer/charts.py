@@ -11,7 +11,9 @@ from stages.report.explorer.data import EVIDENCE, Rows
 
 Spec = dict[str, Any]
 
-_SHAPES = ["circle", "diamond", "triangle-up", "circle"]
+_SHAPES = dict(
+    zip(EVIDENCE.values(), ("circle", "diamond", "triangle-up", "square"), strict=True)
+)
 SIGNS = {"absolute": "|δ|", "positive": "max(δ, 0)"}
 """As the page names which effects count."""
 _ALL = "all"
@@ -21,9 +23,9 @@ _NEUTRAL = "#8c8c8c"
 
 def lorenz() -> Spec:
     """Return the Lorenz curve of `curve`, over that of the sample it began as, `sample`."""
-    axis = {"format": "%", "tickCount": 5}
-    x = alt.X("share:Q", title="Share of cell types, rarest first", axis=alt.Axis(**axis))
-    y = alt.Y("held:Q", title="Share of cells", axis=alt.Axis(**axis))
+    percent, whole = alt.Axis(format="%", tickCount=5), alt.Scale(domain=[0, 1])
+    x = alt.X("share:Q", title="Share of cell types, rarest first", axis=percent, scale=whole)
+    y = alt.Y("held:Q", title="Share of cells", axis=percent, scale=whole)
     even = (
         alt.Chart(alt.Data(values=[{"share": 0, "held": 0}, {"share": 1, "held": 1}]))
         .mark_line(strokeDash=[4, 4], color=_NEUTRAL)
@@ -63,13 +65,9 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
     )
     kept = "(tissue == 'all' || datum.tissue == tissue) && (arm == 'all' || datum.arm == arm)"
     x = alt.X("d_gini:Q", title="Change of Gini")
-    y = alt.Y("d_effective:Q", title="Change of eff_N (corrected: of eff_N over n)")
-    colour = alt.Color(
-        "arm:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())), title=None
-    )
-    shape = alt.Shape(
-        "evidence:N", scale=alt.Scale(domain=list(EVIDENCE.values()), range=_SHAPES), title=None
-    )
+    y = alt.Y("d_effective:Q", title="Change of N_eff (corrected: of N_eff over n)")
+    colour = _arms(colours)
+    shape = _evidence([*tissues, *states])
     of_tissues = (
         alt.Chart(alt.NamedData("tissues"))
         .transform_filter(f"datum.scale == scale && {kept}")
@@ -88,7 +86,7 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("evidence:N"),
                 alt.Tooltip("d_gini:Q", format="+.3f", title="change of Gini"),
-                alt.Tooltip("d_effective:Q", format="+.3f", title="change of eff_N"),
+                alt.Tooltip("d_effective:Q", format="+.3f", title="change of N_eff"),
                 alt.Tooltip("n_first:Q", title="young animals"),
                 alt.Tooltip("n_last:Q", title="old animals"),
                 alt.Tooltip("quadrant:N"),
@@ -119,7 +117,7 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
                 alt.Tooltip("sex:N"),
                 alt.Tooltip("n_cells:Q", title="cells", format=","),
                 alt.Tooltip("d_gini:Q", format="+.3f", title="Gini less the young median"),
-                alt.Tooltip("d_effective:Q", format="+.3f", title="eff_N less the young median"),
+                alt.Tooltip("d_effective:Q", format="+.3f", title="N_eff less the young median"),
             ],
         )
     )
@@ -157,9 +155,9 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
             alt.Tooltip("evidence:N"),
             alt.Tooltip("state:N"),
             alt.Tooltip("d_gini:Q", format="+.3f", title="change of Gini"),
-            alt.Tooltip("d_effective:Q", format="+.3f", title="change of eff_N"),
+            alt.Tooltip("d_effective:Q", format="+.3f", title="change of N_eff"),
             alt.Tooltip("gini:Q", format=".3f", title="Gini"),
-            alt.Tooltip("effective:Q", format=".3f", title="eff_N"),
+            alt.Tooltip("effective:Q", format=".3f", title="N_eff"),
         ],
     )
     axes = [
@@ -241,14 +239,9 @@ def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
     metric = _radio("metric", _TITLES)
     tissue = _select("tissue", _unique(rows, "tissue"))
     at = f"{levels}[level]"
-    x = alt.X("resolution:Q", title="Resolution of the clusters", scale=alt.Scale(type="log"))
-    arms = {arm: colour for arm, colour in colours.items() if arm in present}
-    colour = alt.Color(
-        "arm:N", scale=alt.Scale(domain=list(arms), range=list(arms.values())), title=None
-    )
-    shape = alt.Shape(
-        "evidence:N", scale=alt.Scale(domain=list(EVIDENCE.values()), range=_SHAPES), title=None
-    )
+    x = alt.X("resolution:Q", title="Resolution of the clusters", scale=_log(levels))
+    colour = _arms({arm: colour for arm, colour in colours.items() if arm in present})
+    shape = _evidence(rows)
     y = alt.Y("change:Q", title="Old minus young")
     rows_shown = alt.Chart(alt.NamedData("resolutions")).transform_filter(
         "datum.metric == metric && datum.tissue == tissue"
@@ -284,6 +277,17 @@ def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
     return _finished(layers.add_params(tissue, metric, resolution), height=320, legend=2)
 
 
+def _arms(colours: Mapping[str, str]) -> alt.Color:
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color("arm:N", scale=scale, title=None)
+
+
+def _evidence(rows: Rows) -> alt.Shape:
+    there = [kind for kind in _SHAPES if kind in _unique(rows, "evidence")]
+    scale = alt.Scale(domain=there, range=[_SHAPES[kind] for kind in there])
+    return alt.Shape("evidence:N", scale=scale, title=None)
+
+
 def _literal(value: Mapping[str, Any]) -> str:
     """Return a mapping as an expression of Vega.
 
@@ -293,6 +297,12 @@ def _literal(value: Mapping[str, Any]) -> str:
     '{"a": ["x", "y"]}'
     """
     return json.dumps(value)
+
+
+def _log(levels: Sequence[float]) -> alt.Scale:
+    if not levels:
+        return alt.Scale(type="log")
+    return alt.Scale(type="log", domain=[levels[0] * 0.8, levels[-1] * 1.25], nice=False)
 
 
 def _unique(rows: Rows, name: str) -> list[Any]:
@@ -328,7 +338,7 @@ def _finished(chart: alt.Chart | alt.LayerChart, *, height: int, legend: int = 1
             titleFontWeight="normal",
         )
         .configure_legend(
-            **ink, orient="bottom", direction="horizontal", columns=legend, symbolLimit=0
+            **ink, orient="bottom", direction="horizontal", columns=legend, symbolLimit=0, symbolOpacity=1, titleLimit=0
         )
         .configure_title(color="currentColor", fontSize=13, fontWeight="normal")
         .configure_view(stroke=None)

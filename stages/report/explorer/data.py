@@ -33,14 +33,23 @@ _SAMPLE = ["arm", "tissue", "evidence", "animal", "sex", "age_months"]
 
 
 def named(table: pd.DataFrame, about: Study) -> pd.DataFrame:
-    """Return a table of tissues with the names of `arm` and tissue, and the `evidence` of each."""
-    arms = {(one.cohort, one.platform): one.label for one in style.series(table)}
-    keys = list(zip(table["cohort"], table["platform"], table["tissue"], strict=True))
+    """Return a table of tissues, its arms in the order of the figures.
+
+    `arm` and `tissue` are names as people write them, `evidence` is what the numbers rest on.
+    """
+    arms = [(one.cohort, one.platform) for one in style.series(table)]
+    labels = [one.label for one in style.series(table)]
+    of = list(zip(table["cohort"], table["platform"], strict=True))
+    place = [arms.index(arm) for arm in of]
+    evidence = [
+        EVIDENCE[about.evidence(*arm, tissue)]
+        for arm, tissue in zip(of, table["tissue"], strict=True)
+    ]
     return table.assign(
-        arm=[arms[key[:2]] for key in keys],
-        evidence=[EVIDENCE[about.evidence(*key)] for key in keys],
-        tissue=[style.name(key[2]) for key in keys],
-    )
+        arm=pd.Categorical.from_codes(place, labels, ordered=True),
+        evidence=evidence,
+        tissue=[style.name(tissue) for tissue in table["tissue"]],
+    ).sort_values(["arm", "tissue"], kind="stable")
 
 
 def samples(proportions: pd.DataFrame, about: Study) -> Rows:
@@ -66,7 +75,7 @@ def samples(proportions: pd.DataFrame, about: Study) -> Rows:
             "types": rows["cell_type"].tolist(),
             "counts": rows["n_cells"].tolist(),
         }
-        for _, rows in table.groupby(key, sort=False)
+        for _, rows in table.groupby(key, sort=False, observed=True)
     ]
 
 
@@ -98,7 +107,7 @@ def animals(metrics: pd.DataFrame, about: Study) -> Rows:
     table = named(table.assign(effective_share=effective_share(table)), about)
     rows: Rows = []
     for scale, axes in SCALES.items():
-        for _, tissue in table.groupby(["arm", "tissue"]):
+        for _, tissue in table.groupby(["arm", "tissue"], observed=True):
             young = tissue.loc[tissue["age_group"] == "young", list(axes)].median()
             away = tissue[list(axes)] - young
             one = tissue[[*_SAMPLE, "age_group", "n_cells"]].assign(

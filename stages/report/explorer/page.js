@@ -35,7 +35,7 @@ const DARK = matchMedia("(prefers-color-scheme: dark)");
 async function draw(name) {
   const { spec, data, controls } = read(name);
   spec.datasets = data;
-  const options = { renderer: "svg", actions: false, ast: true };
+  const options = { renderer: "svg", actions: false, ast: true, logLevel: 1 };
   if (controls) options.bind = `#${name}-controls`;
   options.tooltip = { theme: DARK.matches ? "dark" : "light" };
   const { view } = await vegaEmbed(`#${name}-chart`, spec, options);
