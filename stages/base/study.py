@@ -6,10 +6,28 @@ in files of their own, so that a change of one leaves alone what rests on the ot
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.base.errors import TableError
+
+ANNOTATION, RECONSTRUCTED, SIMULATED = EVIDENCE = ("annotation", "reconstructed", "simulated")
+"""What names the animals of an arm; the classes of settings say more."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A cohort on one platform, or one tissue of it, and what names its animals."""
+
+    cohort: str
+    platform: str
+    tissue: str | None
+    """None: every tissue that no other arm of the cohort and platform names."""
+    evidence: str
+    """One of ``EVIDENCE``."""
+    basis: str = ""
+    """How the animals were found, where the file itself does not say it."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +37,56 @@ class Study:
     name: str
     source: str
     simulated: bool
-    """Whether the inputs were made here to exercise the pipeline: cohorts or a demo model."""
+    """Whether any input was made here to exercise the pipeline: cohorts or a demo model."""
     notice: str
-    """What every page made from them must say; empty for published and local inputs."""
+    """What every page made from those must say; empty where there are none."""
     seed: int | None = None
     """From which simulated cohorts are drawn; None for inputs that are not."""
+    arms: tuple[Arm, ...] = ()
+    """What the cells are of."""
+
+    def arm(self, cohort: str, platform: str, tissue: str) -> Arm:
+        """Return the arm that a tissue is of; annotated, if the study states no arms.
+
+        Raises
+        ------
+        TableError
+            The study states arms, and this is of none.
+        """
+        if not self.arms:
+            evidence = SIMULATED if self.simulated else ANNOTATION
+            return Arm(cohort, platform, tissue, evidence)
+        of = [arm for arm in self.arms if (arm.cohort, arm.platform) == (cohort, platform)]
+        for named in (tissue, None):
+            for arm in of:
+                if arm.tissue == named:
+                    return arm
+        msg = (
+            f"the study {self.name} has no arm {cohort} {platform} {tissue}: the table is of other "
+            "settings. Run dvc repro."
+        )
+        raise TableError(msg)
+
+    def evidence(self, cohort: str, platform: str, tissue: str) -> str:
+        """Return what names the animals of a tissue (one of ``EVIDENCE``); see :meth:`arm`."""
+        return self.arm(cohort, platform, tissue).evidence
+
+    def about(self, tissues: Iterable[tuple[str, str, str]]) -> "Study":
+        """Return the study of some tissues (cohort, platform, tissue) alone.
+
+        It is simulated, and has a notice, only if one of them is.
+        """
+        if any(self.evidence(*tissue) == SIMULATED for tissue in tissues):
+            return self
+        return replace(self, simulated=False, notice="", seed=None)
 
 
 def read(path: Path) -> Study:
     """Read what this stage wrote."""
     try:
-        return Study(**json.loads(path.read_text(encoding="utf-8")))
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        arms = tuple(Arm(**arm) for arm in stated.pop("arms", ()))
+        return Study(**stated, arms=arms)
     except (FileNotFoundError, ValueError, TypeError) as error:
         msg = f"{path} does not state a study ({error}). Run dvc repro study."
         raise TableError(msg) from None
@@ -48,6 +105,7 @@ def joined(first: Study, second: Study) -> Study:
         source=f"{first.source} and {second.source}",
         simulated=first.simulated or second.simulated,
         notice=f"{' and '.join(labels)}: {rest}" if stated else "",
+        arms=first.arms + second.arms,
     )
 
 

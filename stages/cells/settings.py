@@ -183,7 +183,7 @@ class Granularity(Section):
 class Substates(Section):
     """Clusters within each cell type."""
 
-    cohort: str
+    cohorts: Annotated[list[str], Field(min_length=1)]
     tissues: Annotated[list[str], Field(min_length=1)]
     resolutions: Annotated[list[Resolution], Field(min_length=1)]
     min_cells: Count

@@ -99,9 +99,10 @@ def substates(
         ]
     if not measured:
         msg = (
-            f"no cell type of {' or '.join(rules.tissues)} in cohort {rules.cohort} has enough "
-            "cells and animals to look for substates in. Lower substates.min_cells, or add the "
-            f"tissue to graphs in conf/atlas/{settings.atlas.name}.yaml."
+            f"no cell type of {' or '.join(rules.tissues)} in cohort "
+            f"{' or '.join(rules.cohorts)} has enough cells and animals to look for substates "
+            "in. Lower substates.min_cells, or add the tissue to graphs in "
+            f"conf/atlas/{settings.atlas.name}.yaml."
         )
         raise AtlasError(msg)
     table = pd.concat(measured, ignore_index=True)
@@ -117,7 +118,7 @@ def substates(
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     rules = settings.substates
-    keys = over_clusters.graphs_of(settings, [rules.cohort], rules.tissues)
+    keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
     if not keys:
         tables.write(tables.empty(CLUSTER_METRICS), CLUSTER_METRICS, args.metrics)
         tables.write(tables.empty(CLUSTER_AGING), CLUSTER_AGING, args.out)

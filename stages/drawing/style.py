@@ -88,7 +88,13 @@ METRICS = {
 }
 CHANGE = "Change (old \N{MINUS SIGN} young)"
 
-_NAMES = {"tms": "TMS", "kimmel": "Kimmel", "facs": "FACS", "rat": "Rat"}
+_NAMES = {
+    "tms": "TMS",
+    "tms-simulated": "Simulated TMS",
+    "kimmel": "Kimmel",
+    "facs": "FACS",
+    "rat": "Rat",
+}
 
 RC: dict[str, object] = {
     "font.family": "sans-serif",

@@ -1,8 +1,10 @@
-"""Compare the heads' effects with those that the companion study published, step by step.
+"""State the heads' effects that the companion study published, and ours beside them.
 
-The published file is only compared with; no result rests on it. It holds zero ablation of every
-third head of Pythia-410M-deduped (144 of 384), of whole layers, and distributed noise, each as a
-mean loss over 100 sequences without its error.
+``data/embedded/spiro2026_heads.csv`` holds zero ablation of every third head of
+Pythia-410M-deduped (144 of 384) at eight steps, each as the mean loss over 100 sequences, without
+its error (Spiro 2026; data/README.md says where it comes from). It is stated as effects of one
+replicate, so that it is measured as every system is: without intervals over sequences, and without
+a noise floor. Where the model of this run is the same, ours are compared with it step by step.
 """
 
 import argparse
@@ -16,119 +18,63 @@ from scipy import stats
 
 from stages.base import cli, tables
 from stages.base.errors import TableError
-from stages.heads.importance import rank
-from stages.heads.tables.companion import COMPANION_AGREEMENT
+from stages.base.files import atomic_folder
+from stages.base.settings import load
+from stages.heads.components import UNIT, components
+from stages.heads.tables.companion import COMPANION_AGREEMENT, COMPANION_HEADS
 from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.measurement import effects
+from stages.measurement.effects import Effects, State
 from stages.measurement.metrics import REGISTRY, measure
 
 Floats = NDArray[np.float64]
 
-N_SEQUENCES = 100
-"""25 batches of 4 sequences."""
-NOISE_SEED = 42000
-"""The published noise direction i has the seed 42000 + i."""
-
 _SHOWN = (REGISTRY["gini"], REGISTRY["effective_number"])
-_UNITS = {"head": "head", "layer": "layer", "type_a": "noise"}
-_PERTURBATIONS = {"head": "zero", "layer": "zero", "type_a": "gaussian"}
-_COLUMNS = [
-    "checkpoint",
-    "perturbation_type",
-    "layer_idx",
-    "head_idx",
-    "seed",
-    "baseline_loss",
-    "perturbed_loss",
-    "delta",
-]
-# Their delta is -(perturbed - baseline) / |baseline|, written with all its digits.
-_TOLERANCE = 1e-12
 
 
-def read_companion(path: Path) -> pd.DataFrame:
-    """Return the published effects as a table of importance.
-
-    Effects are turned into ours: nats per token, positive where removal harms.
-
-    Returns
-    -------
-    DataFrame
-        ``HEAD_IMPORTANCE`` without standard errors; no rows if the file holds only its
-        header.
+def published(path: Path) -> list[Effects]:
+    """Return the published effects, one part a step, in order.
 
     Raises
     ------
     TableError
-        The file is missing or is not the published one.
+        The file is missing or is no table of published effects, or the heads of two steps differ.
     """
-    try:
-        table = pd.read_csv(path, float_precision="round_trip")
-    except FileNotFoundError:
-        msg = f"the companion's table {path} does not exist. Run dvc repro."
-        raise TableError(msg) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        msg = f"{path} is no CSV ({' '.join(str(error).split())}). Remove it and run dvc repro."
-        raise TableError(msg) from None
-    if missing := [name for name in _COLUMNS if name not in table.columns]:
-        msg = f"the companion's table {path} has no column {', '.join(missing)}. Fetch it again."
-        raise TableError(msg)
-    if table.empty:
-        return tables.empty(HEAD_IMPORTANCE)
-    if unknown := set(table["perturbation_type"]) - set(_UNITS):
-        msg = (
-            f"the companion's table {path} holds {sorted(map(str, unknown))[0]!r} as "
-            f"perturbation_type; known are {', '.join(_UNITS)}. Fetch it again."
+    table = tables.read(path, COMPANION_HEADS)
+    parts: list[Effects] = []
+    for step, rows in table.groupby("checkpoint"):
+        ordered = rows.sort_values(["layer", "head"])
+        known = components("head", [(row.layer, row.head, 0) for row in ordered.itertuples()])
+        if parts and not known.index.equals(parts[0].components.index):
+            msg = (
+                f"{path} holds other heads at step {step} than at the first one. Restore it: "
+                f"git checkout {path}."
+            )
+            raise TableError(msg)
+        delta = (ordered["loss_ablated"] - ordered["loss_base"]).to_numpy(float)
+        parts.append(
+            Effects(
+                state=State("companion", f"step{step}", float(step), UNIT),
+                kind="head",
+                condition="zero",
+                components=known,
+                replicates=np.zeros(1, np.int64),
+                draws=delta[None, None],
+                baseline=ordered["loss_base"].to_numpy(float)[:1],
+            )
         )
-        raise TableError(msg)
-    _check_delta(table, path)
-    unit = table["perturbation_type"].map(_UNITS)
-    layer, head = table["layer_idx"], table["head_idx"]
-    names = {
-        "head": "L" + layer.astype(str) + "H" + head.astype(str),
-        "layer": "L" + layer.astype(str),
-        "noise": "N" + (table["seed"] - NOISE_SEED).astype(str),
-    }
-    found = pd.DataFrame(
-        {
-            "state": "step" + table["checkpoint"].astype(str),
-            "position": table["checkpoint"],
-            "unit": unit,
-            "perturbation": table["perturbation_type"].map(_PERTURBATIONS),
-            "component": np.select([unit == kind for kind in names], list(names.values()), ""),
-            "layer": layer.astype("Int64").where(unit != "noise"),
-            "head": head.astype("Int64").where(unit == "head"),
-            "delta_loss_nats": table["perturbed_loss"] - table["baseline_loss"],
-            "standard_error_nats": np.nan,
-            "standard_error_draws_nats": np.nan,
-            "n_sequences": N_SEQUENCES,
-            "n_draws": 1,
-            "loss_base": table["baseline_loss"],
-        }
-    )
-    groups = found.groupby(["state", "unit", "perturbation"])["delta_loss_nats"]
-    found["rank"] = groups.transform(lambda x: pd.Series(rank(x.to_numpy(float)), index=x.index))
-    return HEAD_IMPORTANCE.validate(found)
+    return parts
 
 
-def _check_delta(table: pd.DataFrame, path: Path) -> None:
-    expected = -(table["perturbed_loss"] - table["baseline_loss"]) / table["baseline_loss"].abs()
-    off = float((expected - table["delta"]).abs().max())
-    # nan fails this as well.
-    if not off <= _TOLERANCE:
-        msg = (
-            f"the companion's table {path}: delta is not -(perturbed - baseline) / |baseline| "
-            f"(off by {off:.3g}). Fetch it again."
-        )
-        raise TableError(msg)
-
-
-def agreement(importance: pd.DataFrame, companion: pd.DataFrame) -> pd.DataFrame:
+def agreement(importance: pd.DataFrame, companion: Sequence[Effects]) -> pd.DataFrame:
     """Return how far both agree in each state, over the heads that both have.
 
     Parameters
     ----------
-    importance, companion
+    importance
         ``HEAD_IMPORTANCE``; zero ablation of heads is compared.
+    companion
+        From :func:`published`.
 
     Returns
     -------
@@ -137,7 +83,7 @@ def agreement(importance: pd.DataFrame, companion: pd.DataFrame) -> pd.DataFrame
         two heads or more; no rows where there is none, as when heads are removed in another way.
     """
     key = ["state", "layer", "head"]
-    both = _zero(importance).merge(_zero(companion), on=key, suffixes=("", "_companion"))
+    both = _zero(importance).merge(_theirs(companion), on=key, suffixes=("", "_companion"))
     both = both[both.groupby("state")["head"].transform("size") >= 2]
     if both.empty:
         return tables.empty(COMPANION_AGREEMENT)
@@ -147,6 +93,18 @@ def agreement(importance: pd.DataFrame, companion: pd.DataFrame) -> pd.DataFrame
 def _zero(importance: pd.DataFrame) -> pd.DataFrame:
     rows = importance[(importance["unit"] == "head") & (importance["perturbation"] == "zero")]
     return rows[["state", "position", "layer", "head", "delta_loss_nats", "loss_base"]]
+
+
+def _theirs(parts: Sequence[Effects]) -> pd.DataFrame:
+    tables_ = [
+        part.components.reset_index(drop=True).assign(
+            state=part.state.name,
+            delta_loss_nats=part.values[0],
+            loss_base=np.nan if part.baseline is None else part.baseline[0],
+        )
+        for part in parts
+    ]
+    return pd.concat(tables_, ignore_index=True)
 
 
 def _agreement(rows: pd.DataFrame) -> dict[str, object]:
@@ -184,22 +142,26 @@ def _spearman(x: Floats, y: Floats) -> float:
 
 
 def _run(args: argparse.Namespace) -> None:
-    importance = tables.read(args.importance, HEAD_IMPORTANCE)
-    published = read_companion(args.published)
-    table = agreement(importance, published)
-    if table.empty and not published.empty:
-        cli.log.info(
-            "nothing is compared: here and in %s no state has zero ablation of the same two heads",
-            args.published,
-        )
-    tables.write(table, COMPANION_AGREEMENT, args.out)
+    theirs = published(args.published)
+    with atomic_folder(args.effects) as folder:
+        for part in theirs:
+            effects.write(folder / f"{part.state.name}.parquet", [part])
+    settings = load(args.params)
+    found = tables.empty(COMPANION_AGREEMENT)
+    if settings.model.name == settings.systems["companion"].group:
+        found = agreement(tables.read(args.importance, HEAD_IMPORTANCE), theirs)
+        if found.empty:
+            cli.log.info("nothing is compared: no state has zero ablation of the same two heads")
+    tables.write(found, COMPANION_AGREEMENT, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
+    cli.add_params(parser)
     parser.add_argument("--importance", type=Path, required=True)
-    parser.add_argument("--published", type=Path, required=True, help="the companion's CSV")
+    parser.add_argument("--published", type=Path, required=True, help="the companion's effects")
+    parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -35,7 +35,8 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     Parameters
     ----------
     obs
-        One row a cell, with the columns that `spec` names.
+        One row a cell, or as many cells as its column ``n_cells`` says, with the columns that
+        `spec` names.
     spec
         What the columns mean, and what counts as young and old.
     name, atlas
@@ -50,10 +51,10 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     Raises
     ------
     AtlasError
-        No cell is left or annotated, an age is not understood, a tissue is missing, or an animal
-        has two ages or sexes in one tissue.
+        No cell is left or annotated, an age or a number of cells is not understood, a tissue is
+        missing, or an animal has two ages or sexes in one tissue.
     """
-    obs = _keep(_distinct(obs), spec, name, atlas)
+    obs = _keep(_weighted(_distinct(obs), spec), spec, name, atlas)
     columns = spec.columns
     cells = pd.DataFrame({"n_cells": obs[N_CELLS]}, index=obs.index)
     cells["tissue"] = (
@@ -118,7 +119,8 @@ def parse_age(label: str, labels: dict[str, float]) -> float | None:
 def wanted_columns(spec: CellsFile) -> list[str]:
     """Return the columns of the file that this stage needs."""
     named = spec.columns
-    columns = [named.animal, named.tissue, named.age, named.sex, named.cell_type, *spec.where]
+    columns = [named.animal, named.tissue, named.age, named.sex, named.cell_type, named.n_cells]
+    columns += spec.where
     return [column for column in dict.fromkeys(columns) if column is not None]
 
 
@@ -163,6 +165,23 @@ def _distinct(obs: pd.DataFrame) -> pd.DataFrame:
         n_possible *= len(values) + 1
     _, first, n_cells = np.unique(combination, return_index=True, return_counts=True)
     return obs.iloc[first].assign(**{N_CELLS: n_cells})
+
+
+def _weighted(obs: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
+    """Count a row as often as its column of numbers of cells says."""
+    column = spec.columns.n_cells
+    if column is None or obs.empty:
+        return obs
+    texts = as_text(obs[column])
+    wrong = ~texts.str.fullmatch(r"0*[1-9]\d*").fillna(value=False).astype(bool)
+    if wrong.any():
+        msg = (
+            f"{column} of {spec.raw} is {texts[wrong].iloc[0]!r} in {int(wrong.sum())} distinct "
+            "rows or more: a row stands for a whole number of cells, at least 1. Correct the "
+            "table, or leave those rows out."
+        )
+        raise AtlasError(msg)
+    return obs.assign(**{N_CELLS: obs[N_CELLS] * texts.astype(int)})
 
 
 def as_text(values: pd.Series) -> pd.Series:

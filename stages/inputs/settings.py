@@ -60,6 +60,8 @@ class Columns(Section):
     cell_type: str
     tissue: str | None = None
     sex: str | None = None
+    n_cells: str | None = None
+    """How many cells a row stands for; None: one."""
 
 
 class Constants(Section):
@@ -67,6 +69,11 @@ class Constants(Section):
 
     tissue: str | None = None
     sex: str | None = None
+
+
+Evidence = Literal["annotation", "reconstructed", "simulated"]
+"""What names the animal of each cell: the atlas itself, an inference from other public tables, or
+the demo's model, which made the animals too."""
 
 
 class CellsFile(Section):
@@ -80,6 +87,9 @@ class CellsFile(Section):
     age_months: dict[str, float] = {}
     where: dict[str, str] = {}
     """Keep only the cells whose column has this value; empty: all of them."""
+    evidence: Evidence = "annotation"
+    basis: str = ""
+    """How the animals were found, where the file itself does not say it."""
     young_max_months: float
     old_min_months: float
 
@@ -133,6 +143,7 @@ class Libraries(Section):
     """By the last part of a library's name: Y, O, CR."""
     min_counts: Count
     """Cells with fewer counts are left out."""
+    evidence: Evidence = "annotation"
 
     @field_validator("accession")
     @classmethod
@@ -154,14 +165,27 @@ class Libraries(Section):
 
 class _Atlas(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
-    simulated: bool
     notice: str | None
-    """What every page, figure and table made from these inputs must say."""
+    """What every page, figure and table made from simulated arms must say."""
     cells: Annotated[dict[Key, CellsFile], Field(min_length=1)]
     graphs: dict[Key, Graph] = {}
     """Tissues whose cells are clustered; their files hold counts."""
     libraries: dict[Key, Libraries] = {}
     """Libraries of the rat atlas, which has no annotated cells."""
+
+    @model_validator(mode="after")
+    def _notice_where_simulated(self) -> Self:
+        evidence = {spec.evidence for spec in self.cells.values()}
+        evidence |= {of.evidence for of in self.libraries.values()}
+        simulated = "simulated" in evidence
+        if simulated != bool(self.notice):
+            msg = (
+                "some cells are simulated; give the notice that pages made from them must bear"
+                if simulated
+                else "a notice says what is simulated, and no evidence is; drop it"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _graphs_have_files(self) -> Self:
@@ -183,7 +207,7 @@ class _Atlas(Section):
 
 
 class DemoAtlas(_Atlas):
-    """Simulated cohorts with known truth."""
+    """Cells that the repository holds, and simulated cohorts with known truth."""
 
     source: Literal["demo"]
     seed: int
@@ -416,21 +440,9 @@ class HubModel(_Model):
 Model = Annotated[MiniModel | HubModel, Field(discriminator="source")]
 
 
-class PublishedEffects(Section):
-    """A published table of effects: where it lies and what must be true of its bytes."""
-
-    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-    urls: Annotated[list[Address], Field(min_length=1)]
-    """Addresses, tried in this order."""
-    size_bytes: Count
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
 SECTIONS = {
     "atlas": Atlas,
     "model": Model,
     "trained": list[str],
     "downloaded": list[str],
-    "published_effects": dict[str, PublishedEffects],
 }
-"""``published_effects``: by model; others have none to be compared with."""

@@ -18,7 +18,7 @@ from stages.base import cli
 from stages.base.compose import overridden
 from stages.base.files import write_text
 from stages.base.settings import load
-from stages.base.study import Study, add_arguments
+from stages.base.study import SIMULATED, Arm, Study, add_arguments
 from stages.inputs.settings import DemoAtlas
 
 
@@ -29,7 +29,13 @@ def _run(args: argparse.Namespace) -> None:
         cli.log.info("%s is %r for this run; conf/ says %r", key, value, default)
     atlas, model = settings.atlas, settings.model
     seed = atlas.seed if isinstance(atlas, DemoAtlas) else None
-    cells = Study(atlas.name, atlas.source, atlas.simulated, atlas.notice or "", seed)
+    arms = [
+        Arm(spec.cohort, spec.platform, spec.constants.tissue, spec.evidence, spec.basis)
+        for spec in atlas.cells.values()
+    ]
+    arms += [Arm(of.cohort, of.platform, of.tissue, of.evidence) for of in atlas.libraries.values()]
+    simulated = any(arm.evidence == SIMULATED for arm in arms)
+    cells = Study(atlas.name, atlas.source, simulated, atlas.notice or "", seed, tuple(arms))
     heads = Study(model.name, model.source, model.demo, model.notice or "")
     for path, content in (
         (args.cells, asdict(cells)),

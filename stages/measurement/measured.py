@@ -82,9 +82,13 @@ def resample(
     weights = resampling.group_weights(n_replicates, draws, rng)
     chosen = rng.integers(n_components, size=(draws, n_components))
     means = [part.values.mean(axis=0) for part in states]
+    replicates = np.stack([measure_weighted(weights, part.values, metrics) for part in states])
+    if n_replicates < effects.MIN_REPLICATES:
+        # One says nothing about others.
+        replicates = np.full_like(replicates, np.nan)
     return Draws(
         values=np.stack([measure(np.abs(mean), metrics) for mean in means]),
-        replicates=np.stack([measure_weighted(weights, part.values, metrics) for part in states]),
+        replicates=replicates,
         components=np.stack([measure_resampled(chosen, mean, metrics) for mean in means]),
     )
 
@@ -303,6 +307,8 @@ def _draws(
             ("replicates", resampled.replicates[i]),
             ("components", resampled.components[i]),
         ):
+            if sampling == "replicates" and part.n_replicates < effects.MIN_REPLICATES:
+                continue
             table = pd.DataFrame(over, columns=names)
             table.insert(0, "draw", np.arange(len(over)))
             for name, value in (
@@ -322,9 +328,9 @@ def write_draws(draws: pd.DataFrame, path: Path) -> None:
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def metrics_of(system: str) -> Sequence[Metric]:
+def metrics_of(room: str) -> Sequence[Metric]:
     """Return the metrics that a room is measured by: ``METRICS`` of its module ``metrics``."""
-    module = importlib.import_module(f"stages.{system}.metrics")
+    module = importlib.import_module(f"stages.{room}.metrics")
     found: Sequence[Metric] = module.METRICS
     return found
 
@@ -333,7 +339,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     system: System = settings.systems[args.system]
     parts = effects.read_states(system.effects, system.states)
-    table, changes, draws = measured(parts, system, metrics_of(args.system), settings.measured)
+    table, changes, draws = measured(parts, system, metrics_of(system.room), settings.measured)
     tables.write(table, MEASURED, args.out)
     tables.write(changes, CHANGES, args.changes)
     write_draws(draws, args.draws)
@@ -343,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
-    parser.add_argument("--system", required=True, help="a key of systems: the name of its room")
+    parser.add_argument("--system", required=True, help="a key of systems")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--changes", type=Path, required=True)
     parser.add_argument("--draws", type=Path, required=True, help="bootstrap draws (.parquet)")

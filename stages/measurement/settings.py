@@ -10,8 +10,10 @@ from stages.measurement.states import STATE
 
 
 class System(Section):
-    """A system whose component effects are measured; its key is that of its room."""
+    """A system whose component effects are measured."""
 
+    room: Key
+    """The folder of ``stages/`` whose ``metrics`` it is measured by."""
     group: str
     """What its series are of: the name of a model, say."""
     effects: Path

@@ -22,7 +22,8 @@ from stages.report import tables as schemas
 from stages.report.comparisons import Row, all_cells, directions, records, spread
 from stages.report.reading import Tables, along_training
 
-VERDICTS = dict(zip(("reproduced", "differ", "not_testable"), schemas.VERDICTS, strict=True))
+_SHORT = ("reproduced", "differ", "agree_reconstructed", "disagree_reconstructed", "not_testable")
+VERDICTS = dict(zip(_SHORT, schemas.VERDICTS, strict=True))
 
 # What the plots say of themselves where an input is simulated.
 SIMULATED = "Simulated demo inputs: no finding."
@@ -30,7 +31,7 @@ SIMULATED = "Simulated demo inputs: no finding."
 Headline = dict[str, dict[str, float | int]]
 
 
-def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
+def headline(found: Tables, settings: Settings, cells: study.Study, model: study.Study) -> Headline:
     """Return the numbers by topic; a topic that the inputs have nothing of is left out.
 
     Parameters
@@ -39,24 +40,33 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
         The tables.
     settings
         All settings: at which resolution the rescue is quoted.
-    what
-        The inputs, of cells and heads together.
+    cells, model
+        The inputs.
 
     Returns
     -------
     dict
-        Unrounded numbers. ``inputs``: whether any input is simulated; ``cells``: comparisons by
-        quadrant; ``heads``: Gini coefficient and effective number in the first and the last state,
-        and the share of noise in the sum of effects in the last; ``plane``: tissues
-        that point within a right angle of the heads; ``restriction``: rescue fractions; ``truth``:
-        known changes of simulated cohorts whose sign and value the pipeline found; ``claims``:
-        published claims by verdict.
+        Unrounded numbers. ``inputs``: whether any input is simulated; ``cells``, ``simulated``:
+        comparisons by quadrant, of real and of simulated arms; ``heads``: Gini coefficient and
+        effective number in the first and the last state, and the share of noise in the sum of
+        effects in the last; ``plane``: tissues that point within a right angle of the heads;
+        ``restriction``: rescue fractions; ``truth``: known changes of simulated cohorts whose sign
+        and value the pipeline found; ``claims``: published claims by verdict.
     """
     full = directions(found.aging)
+    evidence = _evidence(full, cells)
+    quadrants = {
+        topic: full.loc[(evidence == study.SIMULATED) == simulated, "quadrant"]
+        for topic, simulated in (("cells", False), ("simulated", True))
+    }
     judged = found.claims.drop_duplicates("id")["verdict"]
     made: Headline = {
-        "inputs": {"simulated": what.simulated},
-        "cells": {name: int((full["quadrant"] == name).sum()) for name in QUADRANTS},
+        "inputs": {"simulated": cells.simulated or model.simulated},
+        **{
+            topic: {name: int((of == name).sum()) for name in QUADRANTS}
+            for topic, of in quadrants.items()
+            if len(of)
+        },
         "heads": _heads(along_training(found)),
         "plane": _plane(heads.plane(found)),
         "restriction": _restriction(found.restriction, settings.clusters.reference),
@@ -68,6 +78,12 @@ def headline(found: Tables, settings: Settings, what: study.Study) -> Headline:
         for topic, numbers in made.items()
         if numbers
     }
+
+
+def _evidence(rows: pd.DataFrame, cells: study.Study) -> pd.Series:
+    """Return what names the animals of each row of a table of tissues."""
+    keys = zip(rows["cohort"], rows["platform"], rows["tissue"], strict=True)
+    return pd.Series([cells.evidence(*key) for key in keys], rows.index, dtype="object")
 
 
 def _heads(along: pd.DataFrame) -> dict[str, float | int]:
@@ -101,15 +117,15 @@ def _truth(recovery: pd.DataFrame) -> dict[str, float | int]:
     }
 
 
-def curves(found: Tables, what: study.Study) -> dict[str, pd.DataFrame]:
+def curves(found: Tables, cells: study.Study, model: study.Study) -> dict[str, pd.DataFrame]:
     """Return the data of DVC's plots by name, tidy, one mark a row.
 
     Parameters
     ----------
     found
         The tables.
-    what
-        The inputs: every row says so where any of them is simulated.
+    cells, model
+        The inputs: a row says so where it rests on simulated ones.
 
     Returns
     -------
@@ -126,36 +142,47 @@ def curves(found: Tables, what: study.Study) -> dict[str, pd.DataFrame]:
     aged = all_cells(found.aging).rename(columns=names)
     aged["tissue"] = [_tissue(row) for row in records(aged)]
     changes = aged[["tissue", "metric", "change", "low", "high", "quadrant"]]
-    made = {"trajectory": trajectory, "changes": changes, "plane": _points(found.plane)}
-    notice = SIMULATED if what.simulated else ""
-    return {name: table.assign(notice=notice) for name, table in made.items()}
+    of_model = SIMULATED if model.simulated else ""
+    points = _points(found.plane, cells, of_model)
+    return {
+        "trajectory": trajectory.assign(notice=of_model),
+        "changes": changes.assign(notice=_notices(aged, cells)),
+        "plane": points,
+    }
+
+
+def _notices(rows: pd.DataFrame, cells: study.Study) -> pd.Series:
+    return _evidence(rows, cells).map(lambda one: SIMULATED if one == study.SIMULATED else "")
 
 
 def _tissue(row: Row) -> str:
     return f"{text.tissue_name(row['tissue'])} ({text.arm(row['cohort'], row['platform'])})"
 
 
-def _points(plane: pd.DataFrame) -> pd.DataFrame:
-    columns = ["system", "name", "position", "d_gini", "d_effective", "quadrant"]
+def _points(plane: pd.DataFrame, cells: study.Study, of_model: str) -> pd.DataFrame:
+    columns = ["system", "name", "position", "d_gini", "d_effective", "quadrant", "notice"]
     if plane.empty:
         return pd.DataFrame(columns=columns)
     rows = plane[(plane["scale"] == "corrected") & (plane["bootstrap"] != "heads")]
     of_heads = rows["system"] == "heads"
     shown = perturbation(rows[of_heads]) if of_heads.any() else ""
     rows = rows[~of_heads | (rows["perturbation"] == shown)]
+    is_cells = rows["system"] == "cells"
+    notices = pd.Series(of_model, rows.index)
+    notices[is_cells] = _notices(rows[is_cells], cells)
     named = [
         text.state(row["state"]) if row["system"] == "heads" else _tissue(row)
         for row in records(rows)
     ]
-    return rows.assign(name=named)[columns]
+    return rows.assign(name=named, notice=notices)[columns]
 
 
 def _run(args: argparse.Namespace) -> None:
     settings, found = load(args.params), Tables(args.tables)
-    what = study.of(args)
-    numbers = json.dumps(headline(found, settings, what), indent=2)
+    inputs = study.read(args.cells), study.read(args.heads)
+    numbers = json.dumps(headline(found, settings, *inputs), indent=2)
     with atomic_folder(args.plots) as folder:
-        for name, table in curves(found, what).items():
+        for name, table in curves(found, *inputs).items():
             write_text(folder / f"{name}.csv", table.to_csv(index=False))
     write_text(args.metrics, numbers + "\n")
 

@@ -37,6 +37,8 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_AGING),
     "head_trajectory": MEASURED,
     "head_change": CHANGES,
+    "companion_trajectory": MEASURED,
+    "companion_change": CHANGES,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -45,6 +47,8 @@ FILES = {
     "kimmel": "granularity_replication.csv",
     "head_trajectory": "measured/heads.csv",
     "head_change": "changes/heads.csv",
+    "companion_trajectory": "measured/companion.csv",
+    "companion_change": "changes/companion.csv",
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {
@@ -91,9 +95,9 @@ class Tables:
 
 def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
     match name:
-        case "head_trajectory":
+        case "head_trajectory" | "companion_trajectory":
             return table[table["series"] == "head"].rename(columns=_OF_HEADS)
-        case "head_change":
+        case "head_change" | "companion_change":
             table = table[table["series"] == "head"]
             first, last = table["position_first"].min(), table["position_last"].max()
             ends = (table["position_first"] == first) & (table["position_last"] == last)

@@ -2,7 +2,13 @@
 
 from stages.base.columns import number, schema, text
 
-VERDICTS = ("reproduced", "differs", "not testable on these inputs")
+VERDICTS = (
+    "reproduced",
+    "differs",
+    "agrees on reconstructed animals",
+    "does not agree on reconstructed animals",
+    "not testable on these inputs",
+)
 
 
 COMPARED = ("value", "sign", "at most")

@@ -12,7 +12,7 @@ DASH = "\N{EN DASH}"
 NBSP = "\N{NO-BREAK SPACE}"
 # The field's abbreviations as a reader would write them.
 PLATFORMS = {"facs": "FACS", "droplet": "droplet"}
-COHORTS = {"tms": "TMS", "kimmel": "Kimmel", "rat": "rat"}
+COHORTS = {"tms": "TMS", "tms-simulated": "simulated TMS", "kimmel": "Kimmel", "rat": "rat"}
 # What one, and what several, do in a quadrant of the plane.
 DOES = {"crystallize": "crystallizes", "disperse": "disperses", "mixed": "is mixed"}
 DO = {"crystallize": "crystallize", "disperse": "disperse", "mixed": "are mixed"}

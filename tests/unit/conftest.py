@@ -3,6 +3,8 @@
 import copy
 import itertools
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -54,6 +56,7 @@ from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.measurement.states import step_of
+from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import plane
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
@@ -291,11 +294,42 @@ def _published_effects(folder, moved):
     theirs = ours[ours["head"] < 2].copy()
     at = (theirs["state"] == "step8") & (theirs["layer"] == 1) & (theirs["head"] == 1)
     theirs.loc[at, "delta_loss_nats"] += moved
-    return companion.agreement(ours, theirs.assign(loss_base=theirs["loss_base"] - 0.25))
+    parts = [
+        effects.Effects(
+            effects.State("companion", name, rows["position"].iloc[0], "nats per token"),
+            "head",
+            "zero",
+            rows.set_index("component")[["layer", "head"]],
+            np.zeros(1, np.int64),
+            rows["delta_loss_nats"].to_numpy()[None, None],
+            rows["loss_base"].to_numpy()[:1] - 0.25,
+        )
+        for name, rows in theirs[theirs["unit"] == "head"].groupby("state")
+    ]
+    return companion.agreement(ours, parts)
+
+
+@pytest.fixture(scope="session")
+def companion_tables(settings, repository, tmp_path_factory):
+    """Return a folder with what is measured of the published effects of heads."""
+    folder = tmp_path_factory.mktemp("companion")
+    parts = companion.published(repository / "data" / "embedded" / "spiro2026_heads.csv")
+    few = settings.measured.model_copy(update={"draws": 50})
+    made = measured.measured(
+        parts, settings.systems["companion"], measured.metrics_of("heads"), few
+    )
+    for name, table, schema in zip(
+        ("measured", "changes"), made, (MEASURED, CHANGES), strict=False
+    ):
+        tables.write(table, schema, folder / "tables" / name / "companion.csv")
+    measured.write_draws(made[2], folder / "draws" / "companion.parquet")
+    return folder
 
 
 @pytest.fixture
-def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_tables):
+def study_folder(
+    settings, params, repository, tmp_path, monkeypatch, cluster_tables, companion_tables
+):
     """Return what writes all that the last stages read of a study, and works there."""
 
     def go(
@@ -340,15 +374,20 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         cells = study.Study("x", "demo", simulated, notice)
         heads = study.Study("y", "mini", simulated, "Demo model: no finding." if simulated else "")
         for name, content in (
-            ("cells", cells.__dict__),
-            ("heads", heads.__dict__),
+            ("cells", asdict(cells)),
+            ("heads", asdict(heads)),
             ("overrides", {}),
         ):
             (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
         changed = copy.deepcopy(params)
         if not simulated:
-            changed["atlas"] |= {"source": "local", "acquire": {}}
+            changed["atlas"] |= {"source": "local", "acquire": {}, "notice": None}
             del changed["atlas"]["seed"]
+            for spec in (
+                *changed["atlas"]["cells"].values(),
+                *changed["atlas"]["libraries"].values(),
+            ):
+                spec["evidence"] = "annotation"
         if not all(map(step_of, states)):
             local = repository / "conf" / "model" / "local.yaml"
             changed["model"] = yaml.safe_load(local.read_text(encoding="utf-8")) | {"local": "."}
@@ -358,6 +397,7 @@ def study_folder(settings, params, repository, tmp_path, monkeypatch, cluster_ta
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
         _write_head_tables(folder, states)
+        shutil.copytree(companion_tables, tmp_path, dirs_exist_ok=True)
         if summary is not None:
             out = folder / "head_control_variate.csv"
             tables.write(summary, HEAD_CONTROL_VARIATE, out)

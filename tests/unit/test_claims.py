@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import yaml
 
 from stages.base import compose, tables
 from stages.base.errors import TableError
-from stages.base.study import Study
+from stages.base.study import Arm, Study
 from stages.cells import aging, metrics, proportions
 from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.restriction import RESTRICTION
@@ -19,7 +20,7 @@ from stages.heads import companion
 from stages.heads.components import head_name
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs import cells
-from stages.measurement import concentration
+from stages.measurement import concentration, measured
 from stages.measurement.tables import CHANGES
 from stages.report import claims, text
 from stages.report import tables as schemas
@@ -145,6 +146,7 @@ def as_published(**signs):
     found = {name: pd.DataFrame(rows) for name, rows in made.items()}
     found["head_importance.csv"] = tables.empty(HEAD_IMPORTANCE)
     found["changes/heads.csv"] = tables.empty(CHANGES)
+    found["changes/companion.csv"] = tables.empty(CHANGES)
     return {name: claims.SCHEMAS[name].validate(table) for name, table in found.items()}
 
 
@@ -164,31 +166,55 @@ def reasons(table):
 
 
 @pytest.fixture(scope="module")
-def published_effects():
+def companion_changes(settings):
+    """Return the changes of the embedded published effects of Pythia-410M."""
+    parts = companion.published(ROOT / "data" / "embedded" / "spiro2026_heads.csv")
+    system = settings.systems["companion"]
+    few = settings.measured.model_copy(update={"draws": 50})
+    _, changes, _ = measured.measured(parts, system, measured.metrics_of("heads"), few)
+    return changes
+
+
+def test_embedded_effects_are_those_that_were_published():
     path = SHARED / "reference" / "companion" / "all_ablations.csv"
     if not path.exists():
         pytest.skip(f"{path.name} of the companion study does not travel with the project")
-    return companion.read_companion(path)
+    theirs = pd.read_csv(path)
+    theirs = theirs[theirs["perturbation_type"] == "head"]
+    parts = companion.published(ROOT / "data" / "embedded" / "spiro2026_heads.csv")
+    assert [part.state.position for part in parts] == sorted(set(theirs["checkpoint"]))
+    for part in parts:
+        rows = theirs[theirs["checkpoint"] == part.state.position]
+        rows = rows.sort_values(["layer_idx", "head_idx"])
+        expected = (rows["perturbed_loss"] - rows["baseline_loss"]).to_numpy()
+        np.testing.assert_array_equal(part.values[0], expected)
 
 
-def test_published_effects_reproduce_the_claim_on_pythia(published_effects):
-    of = as_published() | {"head_importance.csv": published_effects}
-    table = judged(of)
+def test_published_effects_reproduce_the_claim_on_pythia(companion_changes):
+    of = as_published() | {"changes/companion.csv": companion_changes}
+    table = judged(of, heads=DEMO_HEADS)
     rows = table[table["id"] == "pythia-410m"].set_index("quantity")
     assert set(rows["verdict"]) == {"reproduced"}
     assert round(rows.loc["gini_change", "ours"], 3) == 0.145
     assert round(rows.loc["effective_number_change", "ours"], 1) == -45.5
     assert set(rows["case"]) == {"144 heads"}
-    # The published file has no effects by sequence, so there is no interval.
-    assert rows["ours_low"].isna().all()
+    assert set(rows["table"]) == {"reports/tables/changes/companion.csv"}
+    assert "which this run does not measure" in reasons(table)["pythia-410m"]
+    # One mean loss a head says nothing about other sequences.
+    assert companion_changes[["replicates_low", "percentile_high"]].isna().all(axis=None)
+    assert companion_changes["components_low"].notna().all()
 
 
-def test_published_effects_turned_round_differ(published_effects):
-    names = {"step512": "step143000", "step143000": "step512"}
-    backwards = published_effects.assign(state=published_effects["state"].replace(names))
-    table = judged(as_published() | {"head_importance.csv": backwards})
+def test_published_effects_turned_round_differ(companion_changes):
+    backwards = companion_changes.assign(change=-companion_changes["change"])
+    table = judged(as_published() | {"changes/companion.csv": backwards}, heads=DEMO_HEADS)
     assert verdicts(table)["pythia-410m"] == "differs"
     assert f"ΔGini {text.signed(-0.145, 3)}" in reasons(table)["pythia-410m"]
+
+
+def test_published_effects_do_not_stand_in_for_a_run_of_the_same_model(companion_changes):
+    of = as_published() | {"changes/companion.csv": companion_changes}
+    assert verdicts(judged(of))["pythia-410m"] == "not testable on these inputs"
 
 
 def test_real_marrow_cells_reproduce_the_claim_on_facs_alone(
@@ -246,8 +272,8 @@ def test_simulated_inputs_reproduce_none():
     assert set(table["verdict"]) == {"not testable on these inputs"}
     assert set(table["id"]) == {claim.id for claim in CLAIMS}
     assert table["ours"].isna().all()
-    assert reasons(table)["marrow-facs"] == "the cells of the atlas demo are simulated"
-    assert reasons(table)["pythia-410m"] == "pythia-mini is a demo model, trained here"
+    assert reasons(table)["marrow-facs"] == "the TMS cells are simulated"
+    assert reasons(table)["pythia-410m"] == "changes/companion.csv lacks its steps"
 
 
 @pytest.mark.parametrize(
@@ -307,17 +333,40 @@ def test_partial_inputs_are_judged_by_what_is_there():
     assert found["kidney-flip-tms"] == "not testable on these inputs"
 
 
-def test_other_inputs_than_a_claim_names_cannot_judge_it():
-    cells_only = Study("published-obs", "published", simulated=False, notice="")
-    other = Study("pythia-70m-deduped", "hub", simulated=False, notice="")
-    table = judged(as_published(), cells=cells_only, heads=other)
-    assert verdicts(table)["marrow-facs"] == "reproduced"
-    assert reasons(table)["podocytes"] == (
-        "it needs the atlas published, published-full or local; this is published-obs"
+ANIMALS = "breaks within a run"
+
+
+def arms_of(evidence, platforms=("facs", "droplet")):
+    """Return a study whose cohort tms is of one evidence but for marrow, which is annotated."""
+    arms = [Arm("tms", platform, None, evidence, ANIMALS) for platform in platforms]
+    arms += [Arm("tms", platform, "Marrow", "annotation") for platform in platforms]
+    arms += [Arm("kimmel", "droplet", None, "simulated"), Arm("rat", "droplet", None, "simulated")]
+    return replace(DEMO_CELLS, arms=tuple(arms))
+
+
+@pytest.mark.parametrize(
+    ("kidney", "verdict"),
+    [(1, "agrees on reconstructed animals"), (-1, "does not agree on reconstructed animals")],
+)
+def test_reconstructed_animals_have_verdicts_of_their_own(kidney, verdict):
+    table = judged(as_published(kidney=kidney), cells=arms_of("reconstructed"))
+    found = verdicts(table)
+    assert found["kidney-types"] == verdict
+    assert reasons(table)["kidney-types"].count(ANIMALS) == 2
+    assert found["marrow-facs"] == found["marrow-droplet"] == "reproduced"
+    others = {name for name in found if name.startswith(("kimmel", "restriction"))}
+    assert {found[name] for name in others} == {"not testable on these inputs"}
+    assert reasons(table)["kimmel-lung"] == "the Kimmel cells are simulated"
+
+
+def test_one_simulated_platform_bars_a_claim_on_both():
+    mixed = replace(
+        DEMO_CELLS,
+        arms=(Arm("tms", "facs", None, "annotation"), Arm("tms", "droplet", None, "simulated")),
     )
-    assert reasons(table)["pythia-410m"] == (
-        "it needs the model pythia-410m-deduped; this is pythia-70m-deduped"
-    )
+    found = verdicts(judged(as_published(), cells=mixed))
+    assert found["kidney-types"] == found["marrow-droplet"] == "not testable on these inputs"
+    assert found["marrow-facs"] == "reproduced"
 
 
 @pytest.mark.parametrize(

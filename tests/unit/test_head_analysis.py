@@ -1,6 +1,7 @@
 """Hold the analysis of the heads' effects to known truths, identities and the published table."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,6 @@ from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement import concentration, effects
 from stages.measurement.effects import Effects, State
 
-SHARED = Path(__file__).parents[3] / "shared"
 PUBLISHED_CLASSES = Classes(critical_relative=5e-4, silent_relative=1e-4, min_z=0.0)
 FITS = Distribution(confidence=0.95, draws=200, seed=3, tail_min_relative=1e-4)
 
@@ -185,17 +185,26 @@ def test_granularity_has_a_row_for_each_unit_present(folder):
 # The companion study
 
 
-@pytest.fixture(scope="module")
-def published_file():
-    path = SHARED / "reference" / "companion" / "all_ablations.csv"
-    if not path.exists():
-        pytest.skip(f"{path.name} of the companion study does not travel with the project")
-    return path
+EMBEDDED = Path(__file__).parents[2] / "data" / "embedded" / "spiro2026_heads.csv"
+
+
+def as_importance(parts):
+    """Return importance without errors of effects of one replicate."""
+    twice = [
+        replace(
+            one,
+            draws=one.draws.repeat(2, axis=1),
+            replicates=np.arange(2),
+            baseline=np.repeat(one.baseline, 2),
+        )
+        for one in parts
+    ]
+    return importance.importance(twice).assign(standard_error_nats=np.nan)
 
 
 @pytest.fixture(scope="module")
-def published(published_file):
-    return companion.read_companion(published_file)
+def published():
+    return as_importance(companion.published(EMBEDDED))
 
 
 # Recomputed independently from the published file (Gini and effective number over 144 heads).
@@ -246,29 +255,21 @@ def test_published_classes_are_found_and_never_critical_holds_the_transient(publ
 def test_published_tails_are_found(published):
     table = distribution.distribution(published, FITS)
     row = table.set_index(["unit", "family", "position"]).loc
-    # Published: median of the bootstrap 1.77 [1.23, 2.84] and 0.63 [0.41, 1.35]; Student's t of
-    # layers 0.85.
+    # Published: median of the bootstrap 1.77 [1.23, 2.84] and 0.63 [0.41, 1.35].
     assert row[("head", "gamma_tail_cut", 512), "shape"] == pytest.approx(1.70, abs=0.01)
     assert row[("head", "gamma_tail_cut", 143000), "shape"] == pytest.approx(0.605, abs=0.001)
     assert row[("head", "gamma_tail_cut", 143000), "shape_low"] == pytest.approx(0.41, abs=0.03)
-    assert row[("layer", "student_t", 143000), "shape"] == pytest.approx(0.855, abs=0.001)
-    assert row[("noise", "normal", 143000), "delta_aic"] == 0
 
 
-def test_units_and_directions_of_the_companion(published):
-    counts = published.groupby("unit").size().to_dict()
-    assert counts == {"head": 8 * 144, "layer": 8 * 24, "noise": 8 * 30}
-    noise = published[published["unit"] == "noise"]
-    assert set(noise["component"]) == {f"N{i}" for i in range(30)}
-    assert noise[["layer", "head"]].isna().all(axis=None)
-    last = published[(published["unit"] == "head") & (published["state"] == "step143000")]
-    first = last[last["rank"] == 1].iloc[0]
-    assert (first["layer"], first["head"]) == (8, 9)
+def test_the_head_that_matters_most_is_the_published_one(published):
+    first = published[(published["state"] == "step143000") & (published["rank"] == 1)].iloc[0]
+    assert first["component"] == "L8H9"
     assert first["delta_loss_nats"] > 0
 
 
 def test_agreement_is_perfect_with_itself_and_finds_one_changed_head(published):
-    same = companion.agreement(published, published)
+    theirs = companion.published(EMBEDDED)
+    same = companion.agreement(published, theirs)
     COMPANION_AGREEMENT.validate(same)
     assert len(same) == 8
     assert (same["n_heads"] == 144).all()
@@ -277,64 +278,50 @@ def test_agreement_is_perfect_with_itself_and_finds_one_changed_head(published):
     other = published.copy()
     at = (other["layer"] == 5) & (other["head"] == 3) & (other["state"] == "step8000")
     other.loc[at, "delta_loss_nats"] += 0.5
-    changed = companion.agreement(other, published).set_index("state").loc["step8000"]
+    changed = companion.agreement(other, theirs).set_index("state").loc["step8000"]
     assert (changed["largest_layer"], changed["largest_head"]) == (5, 3)
     assert changed["largest_difference_nats"] == pytest.approx(0.5)
     assert changed["gini_difference"] > 0
 
 
-HEADER = ",".join([*companion._COLUMNS, "elapsed_sec"])
-
-
-def companion_file(tmp_path, *lines):
-    path = tmp_path / "all_ablations.csv"
-    path.write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
+def companion_file(tmp_path, *rows):
+    path = tmp_path / "heads.csv"
+    lines = ["checkpoint,layer,head,loss_base,loss_ablated", *rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def test_a_header_alone_compares_nothing(tmp_path):
-    nothing = companion.read_companion(companion_file(tmp_path))
-    assert nothing.empty
-    table = companion.agreement(of_effects(RELATIVE, [1, 2, 4]), nothing)
-    assert table.empty
-    tables.write(table, COMPANION_AGREEMENT, tmp_path / "out.csv")
-    assert tables.read(tmp_path / "out.csv", COMPANION_AGREEMENT).empty
+def test_steps_of_other_heads_are_refused(tmp_path):
+    path = companion_file(tmp_path, "1,0,0,2.0,3.0", "1,0,1,2.0,3.0", "2,0,0,2.0,3.0")
+    with pytest.raises(
+        TableError, match="holds other heads at step 2 than at the first"
+    ):
+        companion.published(path)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("512,head,0,0,-1,2.0,3.0,0.5,1", "delta is not"),
-        ("512,head,0,0,-1,2.0,3.0,,1", "delta is not"),
-        ("512,neuron,0,0,-1,2.0,3.0,-0.5,1", "'neuron' as perturbation_type"),
-    ],
-)
-def test_another_file_than_the_published_one_is_refused(tmp_path, line, message):
-    with pytest.raises(TableError, match=message):
-        companion.read_companion(companion_file(tmp_path, line))
-
-
-def test_a_missing_or_foreign_companion_file_is_refused(tmp_path):
-    with pytest.raises(TableError, match="does not exist"):
-        companion.read_companion(tmp_path / "none.csv")
-    path = tmp_path / "page.csv"
-    path.write_text("<html>\n", encoding="utf-8")
-    with pytest.raises(TableError, match="has no column checkpoint"):
-        companion.read_companion(path)
-
-
-def test_only_states_with_two_common_heads_or_more_are_compared(tmp_path, caplog):
-    lines = [f"{step},head,0,{head},-1,2.0,3.0,-0.5,1" for step, head in ((1, 0), (1, 1), (2, 0))]
-    path = companion_file(tmp_path, *lines)
-    theirs, ours = companion.read_companion(path), of_effects(RELATIVE, [1, 2, 4])
+def test_only_states_with_two_common_heads_or_more_are_compared(tmp_path):
+    rows = [f"{step},0,{head},2.0,3.0" for step in (1, 8) for head in (0, 1)]
+    theirs = companion.published(companion_file(tmp_path, *rows))
+    ours = of_effects(RELATIVE, [1, 2, 4])
     assert companion.agreement(ours, theirs)["state"].tolist() == ["step1"]
-    # Heads removed in another way are no fault of the study: nothing is compared, and that is said.
-    tables.write(ours.assign(perturbation="mean"), HEAD_IMPORTANCE, tmp_path / "in.csv")
-    words = ["--importance", tmp_path / "in.csv", "--published", path, "--out", tmp_path / "x.csv"]
-    with caplog.at_level("INFO", logger="stages"):
-        assert companion.main([str(word) for word in words]) == 0
-    assert "nothing is compared" in caplog.text
-    assert tables.read(tmp_path / "x.csv", COMPANION_AGREEMENT).empty
+    assert companion.agreement(ours.assign(perturbation="mean"), theirs).empty
+
+
+@pytest.mark.parametrize(("model", "n_compared"), [("pythia-410m-deduped", 1), ("other", 0)])
+def test_ours_are_set_beside_those_of_the_same_model_alone(
+    tmp_path, monkeypatch, settings, model, n_compared
+):
+    chosen = SimpleNamespace(model=SimpleNamespace(name=model), systems=settings.systems)
+    monkeypatch.setattr(companion, "load", lambda path: chosen)
+    rows = [f"{step},0,{head},2.0,3.0" for step in (1, 8) for head in (0, 1)]
+    tables.write(of_effects(RELATIVE, [1, 2, 4]), HEAD_IMPORTANCE, tmp_path / "in.csv")
+    words = {"importance": tmp_path / "in.csv", "published": companion_file(tmp_path, *rows)}
+    words |= {"effects": tmp_path / "effects", "out": tmp_path / "x.csv"}
+    assert companion.main([f"--{name}={value}" for name, value in words.items()]) == 0
+    assert len(tables.read(tmp_path / "x.csv", COMPANION_AGREEMENT)) == n_compared
+    [first, last] = effects.read_states(tmp_path / "effects", ["step1", "step8"])
+    assert first.values.tolist() == last.values.tolist() == [[1.0, 1.0]]
+    assert first.components.index.tolist() == ["L0H0", "L0H1"]
 
 
 # The command lines

@@ -29,7 +29,8 @@ def written(study_folder, tmp_path):
 def test_numbers_are_those_of_the_tables(written, cluster_tables, tmp_path):
     found, curves = written(["facs", "droplet"], simulated=True, clusters=cluster_tables.filled)
     read = Tables(tmp_path / "tables")
-    assert found["cells"] == {"crystallize": 2, "disperse": 0, "mixed": 0}
+    assert "cells" not in found
+    assert found["simulated"] == {"crystallize": 2, "disperse": 0, "mixed": 0}
     along = read.head_trajectory[read.head_trajectory["metric"] == "gini"].set_index("position")
     assert found["heads"]["gini_last"] == along.loc[8, "value"]
     assert found["heads"]["noise_share_last"] == along.loc[8, "noise_share"]
@@ -81,5 +82,6 @@ def test_an_undefined_fraction_is_left_out(written, cluster_tables, settings, tm
         Tables(tmp_path / "tables"),
         settings,
         headline.study.Study("x", "local", simulated=False, notice=""),
+        headline.study.Study("y", "local", simulated=False, notice=""),
     )
     assert set(found["restriction"]) == {"rescue_effective_number"}

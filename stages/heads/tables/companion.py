@@ -1,6 +1,20 @@
-"""Schema of our effects beside published ones."""
+"""Schemas of published effects, and of ours beside them."""
 
 from stages.base.columns import count, number, schema, text
+
+COMPANION_HEADS = schema(
+    "companion_heads",
+    {
+        "checkpoint": count(),
+        "layer": count(),
+        "head": count(),
+        "loss_base": number(0),
+        "loss_ablated": number(0),
+    },
+    ["checkpoint", "layer", "head"],
+)
+"""The companion's mean losses in nats per token, of the intact model and with one head set to zero,
+at each training step."""
 
 COMPANION_AGREEMENT = schema(
     "companion_agreement",

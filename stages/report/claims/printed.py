@@ -58,13 +58,14 @@ def context(table: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``n_reproduced``, ``n_differs``, ``n_not_testable``; ``rows``: what each claim says
-        (``claim``, ``verdict``, ``stage``), the numbers that were published (``stated``, of the
-        first case), those that were found and ``judged``, how many of these agree (``n_agree``) in
-        how many cases (``n_cases``), and those that are ``noted`` beside, by case.
+        ``n_reproduced``, ``n_differs``, ``n_agrees``, ``n_disagrees``, ``n_not_testable``;
+        ``rows``: what each claim says (``claim``, ``verdict``, ``stage``), the numbers that were
+        published (``stated``, of the first case), those that were found and ``judged``, how many of
+        these agree (``n_agree``) in how many cases (``n_cases``), and those that are ``noted``
+        beside, by case.
     """
     rows = [_claim(part) for _, part in table.groupby("id", sort=False)]
-    names = ("n_reproduced", "n_differs", "n_not_testable")
+    names = ("n_reproduced", "n_differs", "n_agrees", "n_disagrees", "n_not_testable")
     counts = {
         name: sum(row["verdict"] == verdict for row in rows)
         for name, verdict in zip(names, VERDICTS, strict=True)

@@ -2,10 +2,10 @@
 
 from math import nan
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError
 
 from stages.base.errors import StageError
 from stages.base.sections import Section
@@ -22,20 +22,6 @@ Metric = Literal["gini", "effective_number"]
 
 class ClaimError(StageError):
     """``reports/claims.yaml`` cannot be read, or a claim's table is missing."""
-
-
-class Inputs(Section):
-    """The atlases, or the models, whose names can judge a claim."""
-
-    cells: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if bool(self.cells) == bool(self.heads):
-            msg = "name the atlases (cells) or the models (heads) that can judge the claim"
-            raise ValueError(msg)
-        return self
 
 
 class Evidence(Section):
@@ -103,8 +89,9 @@ class Libraries(Tissue):
 
 
 class Heads(Section):
-    """Heads of every layer, `n_heads` in all, at two steps."""
+    """Heads of every layer of a model, `n_heads` in all, at two steps."""
 
+    model: str
     step_first: int
     step_last: int
     heads: list[int]
@@ -160,7 +147,6 @@ class _Claim(Section):
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     text: str
     source: str
-    inputs: Inputs
     evidence: Evidence
     beside: ClassVar[tuple[str, ...]] = ()
     """Tables that the rule reads beside the claim's own."""
@@ -265,7 +251,7 @@ class HeadsClaim(_Change):
     rule: Literal["heads"]
     table: Literal["head_importance.csv"]
     where: Heads
-    beside = ("changes/heads.csv",)
+    beside = ("changes/heads.csv", "changes/companion.csv")
 
 
 Claim = ChangeClaim | DirectionClaim | FlipClaim | SubstatesClaim | RescueClaim | HeadsClaim

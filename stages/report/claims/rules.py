@@ -9,7 +9,8 @@ direction  ``aging.csv`` (types) or ``granularity_replication.csv`` (each resolu
 flip       Coarse signs in ``aging.csv``, fine ones in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
 rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
-heads      ``head_importance.csv``: both metrics over the named heads, last step minus first.
+heads      ``head_importance.csv``: both metrics over the named heads, last step minus first; of
+           ``changes/companion.csv`` where the model of this run is another.
 ========== ===========================================================================
 
 What was published, and what is our reading of it:
@@ -39,6 +40,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stages.base import tables
+from stages.base.study import Study
 from stages.measurement.metrics import REGISTRY, measure
 from stages.report import reading, text
 from stages.report.claims import published as claimed
@@ -47,7 +49,7 @@ from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
 _CHANGE = ("change", "change_low", "change_high")
 
 _OF_CELLS = ("aging", "kimmel", "kidney", "substates", "restriction")
-_OF_HEADS = ("head_importance", "head_change")
+_OF_HEADS = ("head_importance", "head_change", "companion_change")
 SCHEMAS = {
     reading.FILES.get(name, f"{name}.csv"): reading.SCHEMAS[name]
     for name in (*_OF_CELLS, *_OF_HEADS)
@@ -78,6 +80,10 @@ class Found:
     """Shown and not judged."""
     missing: str = ""
     """What the claim is about and the tables lack; empty: nothing."""
+    remark: str = ""
+    """What must be said where everything agrees."""
+    table: str = ""
+    """Where the numbers stand, if not in the claim's own table."""
 
 
 def read_tables(claims: Iterable[Claim], folder: Path) -> dict[str, pd.DataFrame]:
@@ -216,8 +222,10 @@ def _rescue(claim: claimed.RescueClaim, of: Tables) -> Found:
     return found
 
 
-def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
+def _heads(claim: claimed.HeadsClaim, of: Tables, heads: Study) -> Found:
     where = claim.where
+    if heads.name != where.model:
+        return _published_heads(claim, of)
     table = of[claim.table]
     removed = table[(table["unit"] == "head") & (table["perturbation"] == "zero")]
     values = []
@@ -234,19 +242,7 @@ def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
         values.append(measure(effects, [REGISTRY[metric] for metric in PLANE]))
         n_all = max(n_all, len(at))
     moved = dict(zip(PLANE, values[1] - values[0], strict=True))
-    change = of["changes/heads.csv"]
-    change = change[
-        (change["series"] == "head")
-        & (change["condition"] == "zero")
-        & (change["state_first"] == f"step{where.step_first}")
-        & (change["state_last"] == f"step{where.step_last}")
-    ].set_index("metric")
-    ends = ("change", "replicates_low", "replicates_high")
-    over_all = {
-        f"{metric}_change": Ours(*(float(change.loc[metric, end]) for end in ends))
-        for metric in PLANE
-        if metric in change.index
-    }
+    over_all = _between(of["changes/heads.csv"], claim, over="replicates")
     numbers = {f"{metric}_change": Ours(float(moved[metric])) for metric in PLANE}
     found = Found({f"{where.n_heads} heads": numbers})
     if n_all > where.n_heads and over_all:
@@ -258,24 +254,53 @@ def _heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
     return found
 
 
+def _between(changes: pd.DataFrame, claim: claimed.HeadsClaim, *, over: str) -> Numbers:
+    """Return the changes between the claim's steps, with their intervals over what is named."""
+    rows = changes[
+        (changes["series"] == "head")
+        & (changes["condition"] == "zero")
+        & (changes["state_first"] == f"step{claim.where.step_first}")
+        & (changes["state_last"] == f"step{claim.where.step_last}")
+    ].set_index("metric")
+    ends = ("change", f"{over}_low", f"{over}_high")
+    return {
+        f"{metric}_change": Ours(*(float(rows.loc[metric, end]) for end in ends))
+        for metric in PLANE
+        if metric in rows.index
+    }
+
+
+def _published_heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
+    """Recompute the claim from the effects of each head that were published with it."""
+    table = "changes/companion.csv"
+    numbers = _between(of[table], claim, over="components")
+    if not numbers:
+        return Found(missing=f"{table} lacks its steps")
+    remark = "; computed from the published effects of each head, which this run does not measure"
+    return Found({f"{claim.where.n_heads} heads": numbers}, remark=remark, table=table)
+
+
 _RULES: dict[str, Callable[[Any, Tables], Found]] = {
     "change": _change,
     "direction": _direction,
     "flip": _flip,
     "substates": _substates,
     "rescue": _rescue,
-    "heads": _heads,
 }
 
 
-def look_up(claim: Claim, of: Tables) -> Found:
+def look_up(claim: Claim, of: Tables, heads: Study) -> Found:
     """Return what the tables hold on a claim, by its rule.
 
     Parameters
     ----------
     of
         The tables of all claims; see :func:`read_tables`.
+    heads
+        The model of this run.
     """
+    if isinstance(claim, claimed.HeadsClaim):
+        return _heads(claim, of, heads)
     found = _RULES[claim.rule](claim, of)
     if not found.cases and isinstance(claim.where, Tissue):
         found.missing = found.missing or _nothing(claim, claim.where)

@@ -2,25 +2,29 @@
 
 A claim is *reproduced* if everything that it states agrees, *differs* if one number does not, and
 is *not testable on these inputs* if they are simulated, are not those that it is about, or lack a
-part of it. A statement about several cases (all resolutions, coarse and fine) is refuted by one of
-them and upheld only by all. Each claim is judged by itself: partial inputs leave the others
-untouched.
+part of it. Where the animals of an arm were not named but reconstructed, it only *agrees* or *does
+not agree on reconstructed animals*: a wrong reconstruction can do either. A statement about several
+cases (all resolutions, coarse and fine) is refuted by one of them and upheld only by all. Each
+claim is judged by itself: partial inputs leave the others untouched.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from math import isnan, nan
 from typing import Any
 
 import pandas as pd
 
-from stages.base.study import Study
+from stages.base.errors import TableError
+from stages.base.study import RECONSTRUCTED, SIMULATED, Arm, Study
 from stages.report import text
 from stages.report.claims import printed
-from stages.report.claims.published import Claim, Quantity
+from stages.report.claims.published import Claim, Quantity, Tissue
 from stages.report.claims.rules import Found, Ours, Tables, look_up
 from stages.report.tables import CLAIMS, VERDICTS
 
-REPRODUCED, DIFFERS, NOT_TESTABLE = VERDICTS
+REPRODUCED, DIFFERS, AGREES, DISAGREES, NOT_TESTABLE = VERDICTS
+ON_RECONSTRUCTED = {REPRODUCED: AGREES, DIFFERS: DISAGREES}
 # Numbers that a reason names; the table has them all.
 _N_SHOWN = 2
 NOWHERE = "(none)"
@@ -46,15 +50,27 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
     """
     rows: list[dict[str, object]] = []
     for claim in claims:
-        barred = _barred(claim, cells=cells, heads=heads)
-        found = Found(missing=barred) if barred else look_up(claim, of)
+        arms = _arms(claim.where, cells) if isinstance(claim.where, Tissue) else []
+        if any(arm.evidence == SIMULATED for arm in arms):
+            found = Found(missing=f"the {text.cohort_name(arms[0].cohort)} cells are simulated")
+        else:
+            found = look_up(claim, of, heads)
         judged = _judged(claim.quantities, found)
         verdict, reason = _verdict(judged, found)
+        inferred = [arm for arm in arms if arm.evidence == RECONSTRUCTED]
+        if verdict in ON_RECONSTRUCTED:
+            verdict = ON_RECONSTRUCTED[verdict] if inferred else verdict
+            bases = [
+                f"; animals of {text.arm(arm.cohort, arm.platform)}: {arm.basis}"
+                for arm in arms
+                if arm.basis
+            ]
+            reason += "".join(bases)
         known = {"id": claim.id, "claim": claim.text, "source": claim.source}
         evidence = {
             "verdict": verdict,
             "reason": reason,
-            "table": f"reports/tables/{claim.table}",
+            "table": f"reports/tables/{found.table or claim.table}",
             "figure": claim.evidence.figure,
             "stage": claim.evidence.stage,
             "file": claim.evidence.file,
@@ -63,24 +79,18 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
     return pd.DataFrame(rows, columns=list(CLAIMS.columns))
 
 
-def _barred(claim: Claim, *, cells: Study, heads: Study) -> str:
-    """Say why these inputs cannot judge a claim at all; empty where they can."""
-    if claim.inputs.heads:
-        study, allowed, kind = heads, claim.inputs.heads, "model"
-        simulated = f"{study.name} is a demo model, trained here"
-    else:
-        study, allowed, kind = cells, claim.inputs.cells, "atlas"
-        simulated = f"the cells of the atlas {study.name} are simulated"
-    if study.simulated:
-        return simulated
-    if study.name not in allowed:
-        return f"it needs the {kind} {_either(allowed)}; this is {study.name}"
-    return ""
-
-
-def _either(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+def _arms(where: Tissue, cells: Study) -> list[Arm]:
+    """Return the arms of a claim's tissue that the atlas has."""
+    if not cells.arms:
+        return [cells.arm(where.cohort, where.platform or "", where.tissue)]
+    platforms = {arm.platform for arm in cells.arms if arm.cohort == where.cohort}
+    if where.platform is not None:
+        platforms &= {where.platform}
+    known = []
+    for platform in sorted(platforms):
+        with suppress(TableError):  # an atlas may have the cohort and not the tissue
+            known.append(cells.arm(where.cohort, platform, where.tissue))
+    return known
 
 
 def _judged(quantities: Sequence[Quantity], found: Found) -> list[dict[str, Any]]:
@@ -132,7 +142,14 @@ def _verdict(judged: list[dict[str, Any]], found: Found) -> tuple[str, str]:
         return DIFFERS, f"{len(wrong)} of {len(stated)} numbers differ: {shown}{more}"
     if missing:
         return NOT_TESTABLE, missing
-    reason = f"{len(stated)} of {len(stated)} numbers agree"
+    reason = f"{len(stated)} of {len(stated)} numbers agree{found.remark}"
+    off = [
+        abs(row["ours"] - row["published"]) / row["tolerance"]
+        for row in stated
+        if row["compared"] == "value" and row["tolerance"]
+    ]
+    if off:
+        reason += f"; the largest difference is {text.percent(max(off))} of its tolerance"
     signs = [row for row in stated if row["compared"] == "sign"]
     uncertain = sum(row["ours_low"] <= 0 <= row["ours_high"] for row in signs)
     if uncertain:
