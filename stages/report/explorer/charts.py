@@ -33,7 +33,7 @@ def lorenz() -> Spec:
     )
     before = alt.Chart(alt.NamedData("sample")).mark_line(color=_NEUTRAL, strokeWidth=1.5)
     now = alt.Chart(alt.NamedData("curve")).mark_line(
-        color=style.ORANGE, strokeWidth=2.5, point=alt.OverlayMarkDef(size=28, filled=True)
+        color=style.ORANGE, strokeWidth=2.5, point=alt.OverlayMarkDef(size=28, color=style.ORANGE)
     )
     return _finished(even + before.encode(x, y) + now.encode(x, y), height=260)
 
@@ -63,19 +63,26 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
     picked = alt.selection_point(
         name="picked", fields=["arm", "tissue"], on="pointerover", clear="dblclick"
     )
-    kept = "(tissue == 'all' || datum.tissue == tissue) && (arm == 'all' || datum.arm == arm)"
+    cohorts = _radio("cohorts", {"real": "real", "all": "and simulated"})
+    kept = (
+        "datum.scale == scale && (tissue == 'all' || datum.tissue == tissue)"
+        " && (arm == 'all' ? cohorts == 'all' || datum.evidence != 'simulated' : datum.arm == arm)"
+    )
     x = alt.X("d_gini:Q", title="Change of Gini")
     y = alt.Y("d_effective:Q", title="Change of N_eff (corrected: of N_eff over n)")
     colour = _arms(colours)
     shape = _evidence([*tissues, *states])
     of_tissues = (
         alt.Chart(alt.NamedData("tissues"))
-        .transform_filter(f"datum.scale == scale && {kept}")
+        .transform_filter(kept)
+        .transform_joinaggregate(n="count()")
         .encode(x, y, colour)
     )
+    clear = alt.when(picked, empty=False).then(alt.value(0.9)).otherwise(alt.value(0.25))
+    whiskers = of_tissues.mark_rule().encode(opacity=clear)
     intervals = [
-        of_tissues.mark_rule(opacity=0.45).encode(x="d_gini_low:Q", x2="d_gini_high:Q"),
-        of_tissues.mark_rule(opacity=0.45).encode(y="d_effective_low:Q", y2="d_effective_high:Q"),
+        whiskers.encode(x="d_gini_low:Q", x2="d_gini_high:Q"),
+        whiskers.encode(y="d_effective_low:Q", y2="d_effective_high:Q"),
     ]
     points = (
         of_tissues.mark_point(filled=True, size=110, opacity=0.95, cursor="pointer")
@@ -94,12 +101,20 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         )
         .add_params(picked)
     )
-    names = of_tissues.mark_text(dx=8, align="left", fontSize=10, fill="currentColor").encode(
-        text="tissue:N", color=alt.value("currentColor")
+    name = {"dx": 8, "align": "left", "fontSize": 10}
+    names = of_tissues.mark_text(**name).encode(
+        text="tissue:N",
+        color=alt.value("currentColor"),
+        # Where there are many, only the one that is pointed at.
+        opacity=alt.when(picked, empty=False)
+        .then(alt.value(1))
+        .when("datum.n <= 16")
+        .then(alt.value(1))
+        .otherwise(alt.value(0)),
     )
     of_animals = (
         alt.Chart(alt.NamedData("animals"))
-        .transform_filter(f"datum.scale == scale && {kept}")
+        .transform_filter(kept)
         .transform_filter(picked, empty=False)
         .mark_point(filled=False, strokeWidth=1.5, size=45, clip=True)
         .encode(
@@ -109,7 +124,7 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
             strokeDash=alt.StrokeDash(
                 "age_group:N",
                 scale=alt.Scale(domain=["old", "young"], range=[[1, 0], [2, 2]]),
-                title="animals",
+                legend=None,
             ),
             tooltip=[
                 alt.Tooltip("animal:N"),
@@ -165,9 +180,7 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         alt.Chart(alt.Data(values=[{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0)),
     ]
     layers = alt.layer(*axes, *intervals, lines, steps, of_animals, points, names)
-    return _finished(
-        layers.add_params(tissue, arm, scale, sign, *baselines.values()), height=440, legend=2
-    )
+    return _finished(layers.add_params(cohorts, arm, tissue, scale, sign, *baselines.values()), height=440)
 
 
 def heatmap(heads: Rows, steps: Mapping[str, Sequence[str]]) -> Spec:
@@ -189,12 +202,9 @@ def heatmap(heads: Rows, steps: Mapping[str, Sequence[str]]) -> Spec:
         bind=alt.binding_range(min=0, max=max(last, 1), step=1, name="state "),
     )
     named = f"{_literal(steps)}[model]"
+    at = f"{named}[min(step, length({named}) - 1)]"
     title = alt.TitleParams(
-        text=alt.ExprRef(
-            f"model + ', ' + {named}[min(step, length({named}) - 1)] + ' ('"
-            f" + {_literal(evidence)}[model] + ')'"
-        ),
-        anchor="start",
+        text=alt.ExprRef(f"{at} + ' (' + {_literal(evidence)}[model] + ')'"), anchor="start"
     )
     chart = (
         alt.Chart(alt.NamedData("heads"))
@@ -274,18 +284,21 @@ def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
         anchor="start",
     )
     layers = alt.layer(zero, lines, cut, intervals, points).properties(title=title)
-    return _finished(layers.add_params(tissue, metric, resolution), height=320, legend=2)
+    return _finished(layers.add_params(tissue, metric, resolution), height=320)
 
 
 def _arms(colours: Mapping[str, str]) -> alt.Color:
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    # The figures' ink is the text's, which is light at night.
+    of = {arm: "currentColor" if hue == style.INK else hue for arm, hue in colours.items()}
+    scale = alt.Scale(domain=list(of), range=list(of.values()))
     return alt.Color("arm:N", scale=scale, title=None)
 
 
 def _evidence(rows: Rows) -> alt.Shape:
     there = [kind for kind in _SHAPES if kind in _unique(rows, "evidence")]
     scale = alt.Scale(domain=there, range=[_SHAPES[kind] for kind in there])
-    return alt.Shape("evidence:N", scale=scale, title=None)
+    legend = alt.Legend(orient="top")
+    return alt.Shape("evidence:N", scale=scale, title=None, legend=legend)
 
 
 def _literal(value: Mapping[str, Any]) -> str:
@@ -321,7 +334,7 @@ def _radio(name: str, labels: Mapping[str, str], title: str | None = None) -> al
     return alt.param(name=name, value=next(iter(labels)), bind=bind)
 
 
-def _finished(chart: alt.Chart | alt.LayerChart, *, height: int, legend: int = 1) -> Spec:
+def _finished(chart: alt.Chart | alt.LayerChart, *, height: int) -> Spec:
     """Return the specification of a chart as wide as its place, in the colours of the page."""
     ink = {"labelColor": "currentColor", "titleColor": "currentColor"}
     spec: Spec = (
@@ -338,7 +351,14 @@ def _finished(chart: alt.Chart | alt.LayerChart, *, height: int, legend: int = 1
             titleFontWeight="normal",
         )
         .configure_legend(
-            **ink, orient="bottom", direction="horizontal", columns=legend, symbolLimit=0, symbolOpacity=1, titleLimit=0
+            **ink,
+            orient="bottom",
+            direction="horizontal",
+            columns=alt.ExprRef("width < 480 ? 2 : 5"),
+            symbolOpacity=1,
+            symbolBaseFillColor="currentColor",
+            symbolBaseStrokeColor="currentColor",
+            titleLimit=0,
         )
         .configure_title(color="currentColor", fontSize=13, fontWeight="normal")
         .configure_view(stroke=None)

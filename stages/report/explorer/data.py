@@ -65,9 +65,12 @@ def samples(proportions: pd.DataFrame, about: Study) -> Rows:
     list of dict
         What names a sample and, in one order, its ``types`` and their ``counts`` of cells.
     """
-    key = ["arm", "tissue", "age_months", "animal"]
-    table = named(proportions, about).sort_values(
-        [*key, "n_cells", "cell_type"], ascending=[True] * 4 + [False, True]
+    key = ["arm", "order", "tissue", "age_months", "animal"]
+    table = named(proportions, about)
+    # The tissues of an arm that rest on the firmest ground come first.
+    table = table.assign(order=[list(EVIDENCE.values()).index(kind) for kind in table["evidence"]])
+    table = table.sort_values(
+        [*key, "n_cells", "cell_type"], ascending=[True] * len(key) + [False, True]
     )
     return [
         {
