@@ -11,9 +11,7 @@ from stages.report.explorer.data import EVIDENCE, Rows
 
 Spec = dict[str, Any]
 
-_SHAPES = dict(
-    zip(EVIDENCE.values(), ("circle", "diamond", "triangle-up", "square"), strict=True)
-)
+_SHAPES = dict(zip(EVIDENCE.values(), ("circle", "diamond", "triangle-up", "square"), strict=True))
 SIGNS = {"absolute": "|δ|", "positive": "max(δ, 0)"}
 """As the page names which effects count."""
 _ALL = "all"
@@ -180,7 +178,9 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         alt.Chart(alt.Data(values=[{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0)),
     ]
     layers = alt.layer(*axes, *intervals, lines, steps, of_animals, points, names)
-    return _finished(layers.add_params(cohorts, arm, tissue, scale, sign, *baselines.values()), height=440)
+    return _finished(
+        layers.add_params(cohorts, arm, tissue, scale, sign, *baselines.values()), height=440
+    )
 
 
 def heatmap(heads: Rows, steps: Mapping[str, Sequence[str]]) -> Spec:
