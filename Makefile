@@ -59,6 +59,10 @@ reproduce: setup compose ## Rebuild what changed, from raw files to the paper
 train: setup ## Train the demo's model of the last commit again; is it the same, byte for byte?
 	python -m stages.audit.verification --only trained
 
+.PHONY: seeds
+seeds: setup ## Train the demo's model from further seeds and remove its heads; goes on where it stopped
+	python -m stages.heads.trainings
+
 .PHONY: compose
 compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it does not follow from it
 	@python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(SET),--set $(SET))

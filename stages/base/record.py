@@ -80,7 +80,7 @@ def begin() -> Running | None:
     # DVC runs every command of this graph in the project's folder.
     root = Path.cwd()
     try:
-        commit, changed = _checkout(root)
+        commit, changed = checkout(root)
         note = {
             "stage": stage,
             "arguments": sys.argv[1:],
@@ -88,7 +88,7 @@ def begin() -> Running | None:
             "changed": changed,
             "files": code_hashes(root),
             "params": (root / PARAMS_FILE).read_text(encoding="utf-8", errors="replace"),
-            "environment": _environment(),
+            "environment": environment(),
             "started": datetime.fromtimestamp(STARTED, UTC).isoformat(timespec="seconds"),
         }
         return Running(note=note, outputs=_locked_for_writing(root))
@@ -212,7 +212,7 @@ def _output(path: Path) -> dict[str, Any] | None:
     return {"md5": md5_of(path.as_posix(), hashes), "size": size}
 
 
-def _checkout(root: Path) -> tuple[str | None, list[str] | None]:
+def checkout(root: Path) -> tuple[str | None, list[str] | None]:
     """Return the commit and which tracked files differ from it; None for what git cannot tell."""
     if not (root / ".git").exists():
         return None, None
@@ -251,7 +251,7 @@ def _parse_status(lines: Iterable[str]) -> tuple[str | None, list[str] | None]:
     return commit, sorted(changed)
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Return the machine and the versions; nothing that names the machine or its owner."""
     return {
         "cores": n_processors(),

@@ -65,6 +65,7 @@ def concordance(changes: pd.DataFrame, settings: Concordance) -> pd.DataFrame:
         }
     )
     renamed["same_sign"] = np.sign(renamed["change_first"]) == np.sign(renamed["change_second"])
+    renamed["cohort"] = settings.cohort
     return renamed.sort_values(["metric", "tissue"], ignore_index=True)[list(CONCORDANCE.columns)]
 
 

@@ -24,13 +24,17 @@ from stages.cells.settings import Medians
 from stages.cells.tables.metrics import METRICS
 from stages.measurement import resampling
 from stages.measurement.measured import write_draws
+from stages.measurement.metrics import lognormal_share
 from stages.measurement.streams import stream
 from stages.measurement.tables import CHANGES, MEASURED
 
 Floats = NDArray[np.float64]
 
 STATES = ("young", "old")
-TOGETHER = (("gini", "effective_number"), ("gini_corrected", "effective_share"))
+TOGETHER = (
+    ("gini", "effective_number"),
+    ("gini_corrected", "effective_share", "effective_excess"),
+)
 """Metrics of one animal that are drawn together."""
 MEASURED_BY = tuple(itertools.chain(*TOGETHER))
 
@@ -71,7 +75,9 @@ def medians(
         As :func:`stages.measurement.measured.measured` returns them.
     """
     rows, changes, drawn = [], [], []
-    known = metrics.assign(effective_share=effective_share(metrics))
+    share = effective_share(metrics)
+    excess = share - lognormal_share(metrics["gini"].to_numpy(float))
+    known = metrics.assign(effective_share=share, effective_excess=excess)
     for (*tissue, cells), samples in known.groupby([*counts.TISSUE, "cells"], sort=True):
         key = {
             "system": "cells",
@@ -146,18 +152,18 @@ def _ends(low: float, high: float) -> dict[str, object]:
 def _draws(samples: pd.DataFrame, key: dict[str, object], settings: Medians) -> list[pd.DataFrame]:
     """Return draws of the medians of both ages: animals resampled, and exchanged between ages."""
     wide: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    for pair in TOGETHER:
-        young, old = (_of(samples, state, pair) for state in STATES)
+    for metrics in TOGETHER:
+        young, old = (_of(samples, state, metrics) for state in STATES)
         if min(len(young), len(old)) < counts.MIN_ANIMALS:
             continue
-        rng = stream(settings.seed, *map(str, key.values()), *pair)
+        rng = stream(settings.seed, *map(str, key.values()), *metrics)
         resampled = [_medians(animals, settings.draws, rng) for animals in (young, old)]
         for sampling, both in (
             ("replicates", resampled),
             ("permuted", permuted(young, old, settings, rng)),
         ):
             for state, found in zip(STATES, both, strict=True):
-                table = pd.DataFrame(found, columns=list(pair))
+                table = pd.DataFrame(found, columns=list(metrics))
                 wide.setdefault((sampling, state), []).append(table)
     parts = []
     for (sampling, state), tables_ in wide.items():

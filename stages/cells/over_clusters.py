@@ -131,8 +131,9 @@ def compare(table: pd.DataFrame, settings: Aging, *, family: Sequence[str]) -> p
     compared = pd.DataFrame(rows)
     tests = compared.groupby([*family, "cells", "metric"])["mann_whitney_p"]
     compared["mann_whitney_q"] = tests.transform(resampling.benjamini_hochberg)
-    parts = [aging.quadrants(part) for _, part in compared.groupby(CLUSTERING)]
-    compared["quadrant"] = pd.concat(parts)
+    parts = [part for _, part in compared.groupby(CLUSTERING)]
+    compared["quadrant"] = pd.concat([aging.quadrants(part) for part in parts])
+    compared["emphasised"] = pd.concat([aging.emphasised(part) for part in parts])
     return compared[list(CLUSTER_AGING.columns)]
 
 

@@ -75,6 +75,43 @@ class Medians(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Multiverse(Section):
+    """Choices of analysis that the study could have made otherwise, beside those that it has."""
+
+    min_cells: list[Count]
+    """Least numbers of cells of an animal, beside that of `proportions`."""
+
+
+class Trend(Section):
+    """The trend over all ages."""
+
+    confidence: Confidence
+    max_permutations: Count
+    """Arrangements of ages are enumerated up to this many, drawn at random beyond it."""
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Comparators(Section):
+    """Other methods of the field."""
+
+    pseudo_count: Annotated[float, Field(gt=0)]
+    """Added to every count before the log-ratio."""
+    max_permutations: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Reconstruction(Section):
+    """Faults that a reconstruction of animals could have made."""
+
+    exchanged_shares: list[Annotated[float, Field(gt=0, le=0.5)]]
+    """Of the cells of two animals that are exchanged; at 0.5 both are the same mixture."""
+    exchanges: Count
+    """Times that each exchange is drawn."""
+    draws: Count
+    """Sets of several faults."""
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Concordance(Section):
     """Which two platforms are compared, over which tissues."""
 
@@ -96,6 +133,8 @@ class Drivers(Section):
 
 
 Resolution = Annotated[float, Field(gt=0)]
+GroupSize = Annotated[int, Field(ge=2, le=20)]
+"""Animals of one age: an interval needs two, and exact counting allows about twenty."""
 
 
 class Neighbours(Section):
@@ -202,7 +241,23 @@ class Stability(Section):
     """Beside all cells: random parts of each animal's cells, each clustered with every seed."""
     cells_share: Annotated[float, Field(gt=0, lt=1)]
     min_share: Annotated[float, Field(gt=0.5, le=1)]
-    """A direction is stable if it holds in at least this share of the runs."""
+    """A direction is stable if it holds in at least this share of the different clusterings."""
+    confidence: Confidence
+    """Of the interval of that share."""
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Calibration(Section):
+    """Studies simulated as the real ones vary, without a change and with planted ones."""
+
+    cohorts: Annotated[list[str], Field(min_length=1)]
+    """Whose arms say how compositions, animals and numbers of cells vary; those that are there."""
+    studies: Count
+    """Of each design, at least: they are spread evenly over the arms of a cohort."""
+    designs: Annotated[list[tuple[GroupSize, GroupSize]], Field(min_length=1)]
+    """Young and old animals, beside the sizes that the arms themselves have."""
+    gini_shifts: list[Annotated[float, Field(gt=0, lt=1)]]
+    """Planted changes of the Gini coefficient of the mean composition."""
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -219,6 +274,10 @@ SECTIONS = {
     "metrics": Metrics,
     "aging": Aging,
     "medians": Medians,
+    "multiverse": Multiverse,
+    "trend": Trend,
+    "comparators": Comparators,
+    "reconstruction": Reconstruction,
     "concordance": Concordance,
     "drivers": Drivers,
     "neighbours": Neighbours,
@@ -227,5 +286,6 @@ SECTIONS = {
     "granularity": dict[Key, Granularity],
     "substates": Substates,
     "stability": Stability,
+    "calibration": Calibration,
     "restriction": Restriction,
 }

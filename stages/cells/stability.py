@@ -2,8 +2,10 @@
 
 The original lacks it. At each resolution the cells are clustered with several seeds, all of them
 and random parts of each animal's; the neighbours of a part are looked for anew among its cells, in
-the components of the stored graph. A direction counts as stable where it holds in a stated share of
-these runs. Agreement between the seeds' clusterings of all cells is the adjusted Rand index [1]_.
+the components of the stored graph. Runs that find the same clustering are one observation, not
+several: a direction counts as stable where it holds in a stated share of the different ones, and
+the exact interval of that share says how little a handful can show. Agreement between the seeds'
+clusterings of all cells is the adjusted Rand index [1]_.
 
 References
 ----------
@@ -24,11 +26,10 @@ from numpy.typing import NDArray
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
 from stages.cells import clustering, counts, metrics, over_clusters
+from stages.cells.aging import PLANE
 from stages.cells.settings import Stability
 from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
-from stages.measurement import concentration
-
-PLANE = ["gini", "effective_number"]
+from stages.measurement import concentration, resampling
 
 
 def seeds_of(settings: Stability) -> list[int]:
@@ -67,6 +68,19 @@ def agreement_of(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
     index = igraph.compare_communities(first.tolist(), second.tolist(), method="adjusted_rand")
     # Of equal clusterings it may exceed 1 by rounding.
     return min(1.0, float(index))
+
+
+def renamed(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return labels numbered in the order of their first cells: one labelling a clustering.
+
+    Examples
+    --------
+    >>> renamed(np.array([2, 0, 2, 1])).tolist()
+    [0, 1, 0, 2]
+    """
+    _, first, cluster = np.unique(labels, return_index=True, return_inverse=True)
+    numbers: NDArray[np.int64] = np.argsort(np.argsort(first))
+    return numbers[cluster]
 
 
 def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> dict[str, float]:
@@ -111,6 +125,7 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
     rules = settings.stability
     names = dict(graph.obs.iloc[0][counts.TISSUE])
     rows, agreement = [], []
+    numbers: dict[tuple[int, bytes], int] = {}
     for number, part in enumerate(parts_of(graph.obs, rules)):
         among = clustering.neighbours_among(graph, part, settings.neighbours) if number else graph
         every = list(itertools.product(settings.clusters.resolutions, seeds_of(rules)))
@@ -133,6 +148,9 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
                         "subsample": number,
                         "seed": seed,
                         "n_clusters": int(of_seed.max()) + 1,
+                        "clustering": numbers.setdefault(
+                            (number, renamed(of_seed).tobytes()), len(numbers)
+                        ),
                         "gini_change": found["gini"],
                         "effective_number_change": found["effective_number"],
                     }
@@ -147,29 +165,36 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
 def summary(table: pd.DataFrame, agreement: pd.DataFrame, settings: Stability) -> pd.DataFrame:
     """Return ``STABILITY`` of the runs of one tissue.
 
-    The direction is that of most runs; 0 where as many go the other way, and the share is then
-    that of either. A change of exactly zero has none and counts against it.
+    The direction is that of most of the different clusterings; 0 where as many go the other way,
+    and the share is then that of either. A change of exactly zero has none and counts against it.
     """
     rows = []
     for (*tissue, resolution), part in table.groupby([*counts.TISSUE, "resolution"], sort=True):
         ari = agreement.loc[agreement["resolution"] == resolution, "ari"]
+        different = part.drop_duplicates("clustering")
         for metric in PLANE:
-            changes = part[f"{metric}_change"].to_numpy()
+            changes = different[f"{metric}_change"].to_numpy()
             signs = np.sign(changes)
             direction = int(np.sign(signs.sum()))
-            share = float(max((signs > 0).mean(), (signs < 0).mean()))
+            same = max(int((signs > 0).sum()), int((signs < 0).sum()))
+            share = resampling.proportion_interval(
+                same, len(different), confidence=settings.confidence
+            )
             rows.append(
                 dict(zip(counts.TISSUE, tissue, strict=True))
                 | {
                     "resolution": resolution,
                     "metric": metric,
                     "n_runs": len(part),
+                    "n_clusterings": len(different),
                     "change_median": float(np.median(changes)),
                     "change_lowest": changes.min(),
                     "change_highest": changes.max(),
                     "direction": direction,
-                    "same_direction_share": share,
-                    "stable": share >= settings.min_share,
+                    "same_direction_share": share.estimate,
+                    "share_low": share.low,
+                    "share_high": share.high,
+                    "stable": share.estimate >= settings.min_share,
                     "ari_median": ari.median(),
                     "ari_lowest": ari.min(),
                     "n_clusters_lowest": part["n_clusters"].min(),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pandera.pandas import DataFrameSchema
 
 from stages.base import cli, study, tables
-from stages.drawing import style
+from stages.drawing import evidence, style
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -23,6 +23,8 @@ def run(
     inputs: Mapping[str, DataFrameSchema],
     numbers: Mapping[str, str] = NONE,
     both: bool = False,
+    real: bool = False,
+    arms: evidence.ArmsOf = evidence.arms,
 ) -> int:
     """Run the stage of a figure and return its exit status.
 
@@ -41,15 +43,23 @@ def run(
     both
         Whether it shows cells and heads: ``--study-heads`` then states the heads, and the figure
         bears the notices of both.
+    real
+        Whether it leaves out simulated arms where there are others; `draw` then takes the study
+        too, as `about`.
+    arms
+        What names the arms that the tables show, by which the notice goes: those of the first.
     """
 
     def stage(args: argparse.Namespace) -> None:
         given = vars(args)
-        figure = draw(
-            *(tables.read(given[option], schema) for option, schema in inputs.items()),
-            **{option: given[option] for option in numbers},
-        )
         about = study.read(args.study)
+        shown = [tables.read(given[option], schema) for option, schema in inputs.items()]
+        options = {option: given[option] for option in numbers}
+        if real:
+            shown = [evidence.real(table, about) for table in shown]
+            options["about"] = about
+        figure = draw(*shown, **options)
+        about = about.about(arms(*shown))
         if both:
             about = study.joined(about, study.read(args.study_heads))
         style.save(figure, args.out, name, about)

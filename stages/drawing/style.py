@@ -1,12 +1,13 @@
 """One style for every figure: sizes, fonts, colours, names, and how a figure is written.
 
 Figures are made at the size they are printed, so a font of 7 points is 7 points on paper. Fonts are
-those that come with matplotlib; SVG text is drawn as paths. Both files of a figure are the same
+those that come with matplotlib; text in an SVG is text. Both files of a figure are the same
 bytes each time they are made with the pinned packages.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
@@ -14,12 +15,14 @@ from typing import Any, Literal, ParamSpec
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
 
 from stages.base import study
 from stages.base.errors import FigureError
@@ -45,28 +48,33 @@ DPI = 300
 
 INK = "#222222"
 QUIET = "#6e6e6e"
+GREY = "#9A9A9A"
 FAINT = "#d9d9d9"
 
-# Okabe and Ito (2008), Color Universal Design; yellow is left out as too faint on white.
-ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#8c8c8c"
-
+# A hue has one meaning: which way a number goes, or that heads are shown. All else is told by
+# shape, line, fill or words. No two come closer than 20 in CIEDE2000, also to eyes without red or
+# without green cones (``tests/unit/test_palette.py``).
 COLOURS = {
-    "young": SKY,
-    "old": VERMILLION,
-    "facs": BLUE,
-    "droplet": ORANGE,
-    "kimmel": GREEN,
-    "heads": PURPLE,
-    "crystallize": VERMILLION,
-    "disperse": BLUE,
+    "crystallize": "#D55E00",
+    "disperse": "#2F86C6",
     "mixed": GREY,
-    "agree": BLUE,
-    "differ": VERMILLION,
+    "heads": "#542788",
+    "young": GREY,
+    "old": INK,
 }
-SYMBOLS = {"crystallize": "▲", "disperse": "▼", "mixed": "◆"}
-"""Say in a grey print what the colours say: the direction of the Gini coefficient."""
+BAR = ((-1.0, -0.5), (1.0, -0.5), (1.0, 0.5), (-1.0, 0.5), (-1.0, -0.5))
+MARKERS: dict[str, Any] = {"crystallize": "D", "disperse": "o", "mixed": BAR}
+"""A filled diamond, a ring, a bar: none of them points up or down."""
+SIZES = {"crystallize": 14.0, "disperse": 18.0, "mixed": 22.0}
+"""Of the markers, in square points: they look equally large."""
+SYMBOLS = {
+    "crystallize": "\N{BLACK DIAMOND}",
+    "disperse": "\N{WHITE CIRCLE}",
+    "mixed": "\N{BLACK RECTANGLE}",
+}
+"""The same where they stand in text."""
+PALE = 0.42
+"""How much of its colour a doubtful direction keeps."""
 MEANINGS = {
     "crystallize": "Gini up, effective number down",
     "disperse": "Gini down, effective number up",
@@ -98,7 +106,8 @@ _NAMES = {
 
 RC: dict[str, object] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    # Verdana is nearly as wide: what shows an SVG where DejaVu is not installed.
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "font.size": SMALLEST_PT,
     "axes.titlesize": TITLE_PT,
     "axes.labelsize": SMALLEST_PT,
@@ -132,7 +141,7 @@ RC: dict[str, object] = {
     "legend.frameon": False,
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     # Names inside an SVG are hashes of what they name, salted at random unless this is fixed.
     "svg.hashsalt": "clonal-crystallization",
 }
@@ -151,25 +160,29 @@ class Series:
 
 
 _Look = tuple[str, bool, LineStyle]
+_FACS: _Look = (INK, True, "-")
+_DROPLET: _Look = (QUIET, False, "--")
 _KNOWN: dict[tuple[str, str], _Look] = {
-    ("tms", "facs"): (COLOURS["facs"], True, "-"),
-    ("tms", "droplet"): (COLOURS["droplet"], True, "--"),
-    ("kimmel", "droplet"): (COLOURS["kimmel"], False, ":"),
+    ("tms", "facs"): _FACS,
+    ("tms", "droplet"): _DROPLET,
+    ("tms-simulated", "facs"): _FACS,
+    ("tms-simulated", "droplet"): _DROPLET,
+    ("kimmel", "droplet"): (GREY, True, ":"),
 }
 _SPARE: tuple[_Look, ...] = (
-    (INK, True, "-."),
-    (SKY, False, "--"),
-    (VERMILLION, True, ":"),
-    (GREY, False, "-"),
+    (INK, False, "-."),
+    (GREY, False, "--"),
+    (QUIET, True, ":"),
 )
-"""Of other cohorts; never the colour of the heads, beside which they stand."""
+"""Of other cohorts."""
 
 
 def series(table: pd.DataFrame) -> list[Series]:
     """Return the cohorts and platforms of a table in the order in which figures show them.
 
-    Those of the published study come first and keep their colours whatever else is there; others
-    take the looks that are left, in alphabetical order, and share them if there are too many.
+    Those of the study come first, the real before the simulated and FACS before droplet, and look
+    the same whatever else is there. Others follow in alphabetical order, with the looks that are
+    left, which they share if there are too many.
     """
     pairs = set(zip(table["cohort"], table["platform"], strict=True))
     known = [pair for pair in _KNOWN if pair in pairs]
@@ -187,6 +200,91 @@ def of_series(table: pd.DataFrame, which: Series) -> pd.DataFrame:
     return table[(table["cohort"] == which.cohort) & (table["platform"] == which.platform)]
 
 
+def tissues(table: pd.DataFrame) -> list[str]:
+    """Return the tissues of a table in the order in which figures show them."""
+    return sorted(table["tissue"].unique(), key=str.casefold)
+
+
+def arms(table: pd.DataFrame) -> list[tuple[Series, str, pd.DataFrame]]:
+    """Return each tissue of each cohort on each platform in order, with its rows."""
+    found = []
+    for which in series(table):
+        rows = of_series(table, which)
+        found += [(which, tissue, rows[rows["tissue"] == tissue]) for tissue in tissues(rows)]
+    return found
+
+
+def point(
+    axes: Axes,
+    x: float,
+    y: float,
+    direction: str,
+    *,
+    colour: str = "",
+    scale: float = 1.0,
+    **looks: Any,
+) -> None:
+    """Draw a change as the marker of its direction.
+
+    Parameters
+    ----------
+    colour
+        That of the direction unless given.
+    """
+    colour = colour or COLOURS[direction]
+    ring = direction == "disperse"
+    axes.scatter(
+        [x],
+        [y],
+        s=SIZES[direction] * scale,
+        marker=MARKERS[direction],
+        facecolors="white" if ring else colour,
+        edgecolors=colour,
+        linewidths=1.4 * math.sqrt(scale) if ring else 0.4,
+        **{"zorder": 4} | looks,
+    )
+
+
+def direction_marks(shown: Iterable[str]) -> list[Line2D]:
+    """Return for a legend the directions that are shown."""
+    present = set(shown)
+    return [
+        mark(
+            direction,
+            MARKERS[direction],
+            colour=COLOURS[direction],
+            face="white" if direction == "disperse" else None,
+            size=math.sqrt(SIZES[direction]),
+            width=1.4 if direction == "disperse" else 0.4,
+        )
+        for direction in MARKERS
+        if direction in present
+    ]
+
+
+def pale_mark(label: str) -> Line2D:
+    """Return for a legend the diamond of a direction that is doubtful."""
+    return mark(label, MARKERS["crystallize"], colour=pale(QUIET), size=math.sqrt(14), width=0.4)
+
+
+def pale(colour: str) -> str:
+    """Return what of a colour a doubtful direction keeps."""
+    red, green, blue = (1 - PALE * (1 - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def beyond(
+    axes: Axes, at: float, ends: Sequence[float], *, colour: str, upright: bool = False
+) -> None:
+    """Mark with a small arrowhead at the border the ends of an interval that leaves a panel."""
+    edges = axes.get_ylim() if upright else axes.get_xlim()
+    heads = ("v", "^") if upright else ("<", ">")
+    for edge, head in zip(sorted(edges), heads, strict=True):
+        if min(ends) < edge < max(ends):
+            x, y = (at, edge) if upright else (edge, at)
+            axes.plot([x], [y], marker=head, color=colour, markersize=3, clip_on=False, zorder=5)
+
+
 def name(raw: str) -> str:
     """Return a name of the tables as people write it: no underscores, abbreviations in capitals."""
     return _NAMES.get(raw, raw.replace("_", " "))
@@ -201,6 +299,11 @@ def signed(value: float, digits: int) -> str:
 def p_value(p: float) -> str:
     """Return a p-value with its relation: ``= 0.032``, ``< 0.001``."""
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+def ticks(most: int, *, integer: bool = False) -> MaxNLocator:
+    """Return ticks at round numbers, at least three wherever they are."""
+    return MaxNLocator(most, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=3)
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -261,10 +364,17 @@ def page(width_mm: float, height_mm: float) -> tuple[Figure, Axes]:
 
 
 def mark(
-    label: str, marker: str, *, colour: str = QUIET, face: str | None = None, size: float = 4
+    label: str,
+    marker: Any,
+    *,
+    colour: str = QUIET,
+    face: str | None = None,
+    size: float = 4,
+    width: float = 1,
 ) -> Line2D:
     """Return for a legend a marker without a line; `face` is its colour unless given."""
     looks = {"color": colour, "markerfacecolor": face or colour, "markersize": size}
+    looks["markeredgewidth"] = width
     return Line2D([], [], marker=marker, linestyle="", label=label, **looks)  # type: ignore[arg-type]
 
 

@@ -38,7 +38,7 @@ from stages.heads.sweep import (
     shares,
     write_effects,
 )
-from stages.measurement.effects import State
+from stages.measurement.effects import Effects, State
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, devices, matmul_precision
 from stages.models.interventions import AblationType, single_heads
@@ -205,26 +205,56 @@ def _share(text: str) -> tuple[int, int]:
     return index, count
 
 
-def _run(args: argparse.Namespace) -> None:
-    settings = load(args.params)
-    sweep: Sweep = settings.sweep
-    on = devices(args.device)
-    index, count = args.shard
+def ablated(
+    sweep: Sweep,
+    state: State,
+    *,
+    checkpoint: Path,
+    tokens: Path,
+    reference: Path | None,
+    attribution: Path | None,
+    scratch: Path,
+    on: Sequence[str],
+    share: tuple[int, int] = (0, 1),
+) -> tuple[list[Effects], dict[str, str]] | None:
+    """Remove what a sweep names from one checkpoint, but for what was finished before.
+
+    Parameters
+    ----------
+    state
+        The checkpoint as its effects name it.
+    checkpoint, tokens, reference
+        Its folder, the evaluated text, and another one for means and resampling.
+    attribution
+        How much each head writes; which sequences a control variate ablates.
+    scratch
+        Folder of finished shards.
+    on
+        Devices.
+    share
+        i, n: only the i-th of n shares of the work.
+
+    Returns
+    -------
+    effects, provenance
+        Nothing while other shares are to come.
+    """
+    index, count = share
     needs_reference = any(AblationType(name).needs_reference for name in sweep.perturbations)
-    reference = args.reference if needs_reference else None
-    tokens = read_tokens(args.tokens, "evaluation")
-    sequences = ablated_sequences(sweep, len(tokens), args.attribution, args.state)
-    chosen = hashlib.sha256(file_hash(args.tokens).encode() + sequences.tobytes())
-    n_layers, n_heads = shape_of(args.checkpoint)
+    reference = reference if needs_reference else None
+    ids = read_tokens(tokens, "evaluation")
+    sequences = ablated_sequences(sweep, len(ids), attribution, state.name)
+    chosen = hashlib.sha256(file_hash(tokens).encode() + sequences.tobytes())
+    n_layers, n_heads = shape_of(checkpoint)
     tasks = plan(sweep, n_layers=n_layers, n_heads=n_heads)
     inputs = Inputs(
-        weights=fingerprint(args.checkpoint),
+        weights=fingerprint(checkpoint),
         tokens=chosen.hexdigest(),
         reference="" if reference is None else file_hash(reference),
         precision=sweep.precision,
         device=torch.device(on[0]).type,
     )
-    folder = args.scratch / args.state
+    folder = scratch / state.name
     shards = Shards(folder, inputs, n_sequences=len(sequences))
     with lock(folder, index, count):
         if count == 1:
@@ -234,17 +264,7 @@ def _run(args: argparse.Namespace) -> None:
         if len(todo) < len(mine):
             cli.log.info("%d of %d shards were finished before", len(mine) - len(todo), len(mine))
         jobs = [
-            Job(
-                args.checkpoint,
-                args.tokens,
-                reference,
-                sequences,
-                sweep,
-                shards,
-                part,
-                device,
-                position,
-            )
+            Job(checkpoint, tokens, reference, sequences, sweep, shards, part, device, position)
             for position, device in enumerate(on)
             if (part := shares(todo, position, len(on)))
         ]
@@ -258,25 +278,41 @@ def _run(args: argparse.Namespace) -> None:
                 len(left),
                 len(tasks),
             )
-            return
+            return None
         provenance = {
             "precision": sweep.precision,
             "weights_sha256": inputs.weights,
-            "tokens_sha256": file_hash(args.tokens),
+            "tokens_sha256": file_hash(tokens),
             "device": inputs.device,
             "torch": torch.__version__,
         }
         if sweep.precision != "float32":
-            largest = deviation(args.checkpoint, tokens, sweep, on[0])
+            largest = deviation(checkpoint, ids, sweep, on[0])
             cli.log.info("%s differs from float32 by up to %.2g nats", sweep.precision, largest)
             provenance["largest_deviation_nats"] = f"{largest:.3g}"
         size = None
-        if args.attribution is not None:
-            size = read_attribution(args.attribution, args.state).size.mean(axis=0)
-        exposure = None if size is None else "size"
-        position = settings.model.position(args.state)
-        state = State("heads", args.state, position, UNIT, exposure)
+        if attribution is not None:
+            size = read_attribution(attribution, state.name).size.mean(axis=0)
         parts = assemble(tasks, shards.read, state=state, sequences=sequences, size=size)
+        return parts, provenance
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    exposure = None if args.attribution is None else "size"
+    found = ablated(
+        settings.sweep,
+        State("heads", args.state, settings.model.position(args.state), UNIT, exposure),
+        checkpoint=args.checkpoint,
+        tokens=args.tokens,
+        reference=args.reference,
+        attribution=args.attribution,
+        scratch=args.scratch,
+        on=devices(args.device),
+        share=args.shard,
+    )
+    if found is not None:
+        parts, provenance = found
         write_effects(args.out, parts, provenance=provenance)
 
 

@@ -48,6 +48,24 @@ class Screen(Section):
     """Share of the heads that counts as the top."""
 
 
+class Seeds(Section):
+    """Trainings that differ in their seed alone, and the halves of their sequences."""
+
+    others: list[Annotated[int, Field(ge=0)]]
+    """Seeds beside that of the model which `make reproduce` trains."""
+    halvings: Annotated[int, Field(ge=20)]
+    draws: Annotated[int, Field(ge=20)]
+    """Resamplings within halves, for intervals."""
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        if len(set(self.others)) < len(self.others):
+            msg = "others names a seed twice; name each once"
+            raise ValueError(msg)
+        return self
+
+
 class SweepNoise(Section):
     """Gaussian noise over all weights of one block a draw: block i mod n_layers, seed + i."""
 
@@ -76,12 +94,24 @@ class SweepControlVariate(Section):
     seed: Annotated[int, Field(ge=0)] = 44_000
 
 
+Perturbation = Literal["zero", "mean", "mean_positional", "resample"]
+
+
+class RemovalKinds(Section):
+    """Which ways of removal stand side by side."""
+
+    perturbations: Annotated[list[Perturbation], Field(min_length=1)]
+    resamplings: Count
+    """Draws of a head's activations from other sequences."""
+    confidence: Confidence
+    draws: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Sweep(Section):
     """What is removed from each checkpoint, and how exactly it is computed."""
 
-    perturbations: Annotated[
-        list[Literal["zero", "mean", "mean_positional", "resample"]], Field(min_length=1)
-    ] = ["zero"]
+    perturbations: Annotated[list[Perturbation], Field(min_length=1)] = ["zero"]
     heads: Literal["all", "companion"] | list[tuple[int, int]] = "all"
     """All; the companion's 0, 3, 6, 9, 12, 15 of every layer; or pairs of layer and head."""
     layers: bool = False
@@ -108,4 +138,6 @@ SECTIONS = {
     "classes": Classes,
     "distribution": Distribution,
     "screen": Screen,
+    "removal_kinds": RemovalKinds,
+    "seeds": Seeds,
 }

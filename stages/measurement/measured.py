@@ -47,6 +47,7 @@ from stages.measurement.effects import Effects
 from stages.measurement.metrics import (
     SUM,
     Metric,
+    Size,
     bounds,
     measure,
     measure_resampled,
@@ -75,21 +76,33 @@ class Draws:
 
 
 def resample(
-    states: Sequence[Effects], metrics: Sequence[Metric], *, draws: int, rng: np.random.Generator
+    states: Sequence[Effects],
+    metrics: Sequence[Metric],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+    size: Size = np.abs,
 ) -> Draws:
-    """Resample replicates, and separately components, jointly over the states of one series."""
+    """Resample replicates, and separately components, jointly over the states of one series.
+
+    `size` is what is measured of a mean effect.
+    """
     n_replicates, n_components = states[0].values.shape
     weights = resampling.group_weights(n_replicates, draws, rng)
     chosen = rng.integers(n_components, size=(draws, n_components))
     means = [part.values.mean(axis=0) for part in states]
-    replicates = np.stack([measure_weighted(weights, part.values, metrics) for part in states])
+    replicates = np.stack(
+        [measure_weighted(weights, part.values, metrics, size=size) for part in states]
+    )
     if n_replicates < effects.MIN_REPLICATES:
         # One says nothing about others.
         replicates = np.full_like(replicates, np.nan)
     return Draws(
-        values=np.stack([measure(np.abs(mean), metrics) for mean in means]),
+        values=np.stack([measure(size(mean), metrics) for mean in means]),
         replicates=replicates,
-        components=np.stack([measure_resampled(chosen, mean, metrics) for mean in means]),
+        components=np.stack(
+            [measure_resampled(chosen, mean, metrics, size=size) for mean in means]
+        ),
     )
 
 
@@ -107,12 +120,14 @@ def intervals(
     -------
     array of shape (6, ...)
     """
-    low, high = resampling.percentile_interval(replicates, confidence=confidence)
-    basic_low, basic_high = 2 * estimate - high, 2 * estimate - low
+    percentile = resampling.percentile_interval(replicates, confidence=confidence)
     over_components = resampling.percentile_interval(components, confidence=confidence)
-    return np.stack(
-        [np.minimum(low, basic_low), np.maximum(high, basic_high), low, high, *over_components]
-    )
+    return np.stack([*hull(estimate, *percentile), *percentile, *over_components])
+
+
+def hull(estimate: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Return the hull of a percentile interval and of its mirror image about the estimate."""
+    return np.minimum(low, 2 * estimate - high), np.maximum(high, 2 * estimate - low)
 
 
 def measured(

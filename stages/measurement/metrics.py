@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from stages.measurement import concentration
 from stages.measurement.concentration import Components
 
 Floats = NDArray[np.float64]
+Size = Callable[[Floats], Floats]
+"""What is measured of signed effects: a number of at least 0 for each."""
 # Bootstrap draws measured at a time: 200 x 384 components stay in the cache.
 _CHUNK = 200
 
@@ -45,6 +48,31 @@ def _share(weights: Floats, components: Components) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         share: Floats = np.asarray(concentration.effective_number(weights)) / n
     return share
+
+
+def lognormal_share(gini: Floats) -> Floats:
+    r"""Return the effective number over the number of components of a lognormal of this Gini.
+
+    A lognormal distribution has :math:`G = 2 \Phi(\sigma / \sqrt 2) - 1` and Theil's index
+    :math:`T = \sigma^2 / 2` [1]_, and the effective number of n components is
+    :math:`n e^{-T}`: hence :math:`\exp(-z^2)` at the normal quantile z of (1 + G) / 2.
+
+    References
+    ----------
+    .. [1] Cowell, F. A. (2011). Measuring Inequality. Oxford University Press, appendix A.
+
+    Examples
+    --------
+    >>> lognormal_share(np.array([0.0, 0.5, 1.0])).round(6).tolist()
+    [1.0, 0.634488, 0.0]
+    """
+    share: Floats = np.exp(-(special.ndtri((1 + gini) / 2) ** 2))
+    return share
+
+
+def _excess(weights: Floats, components: Components) -> Floats:
+    gini = np.asarray(concentration.gini(weights, components=components))
+    return _share(weights, components) - lognormal_share(gini)
 
 
 def _hill(order: float) -> Callable[..., Floats]:
@@ -87,6 +115,14 @@ REGISTRY = {
             lambda _: 1.0,
             "1",
             "Effective number / number",
+        ),
+        Metric(
+            "effective_excess",
+            _excess,
+            lambda n: 1 / n - 1,
+            lambda _: 1.0,
+            "1",
+            "Effective number / number, beyond a lognormal of the same Gini",
         ),
         Metric(
             "effective_number_miller_madow",
@@ -146,7 +182,14 @@ REGISTRY = {
 SUM = REGISTRY["sum_abs"]
 OF_EFFECTS = tuple(
     REGISTRY[name]
-    for name in ("gini", "gini_corrected", "effective_number", "effective_share", "sum_abs")
+    for name in (
+        "gini",
+        "gini_corrected",
+        "effective_number",
+        "effective_share",
+        "effective_excess",
+        "sum_abs",
+    )
 )
 """What the effects of components are measured by, unless a room says otherwise."""
 
@@ -171,13 +214,17 @@ def measure(
     Examples
     --------
     >>> measure(np.array([50.0, 30.0, 15.0, 5.0])).round(3).tolist()
-    [0.375, 0.5, 3.133, 0.783, 100.0]
+    [0.375, 0.5, 3.133, 0.783, -0.004, 100.0]
     """
     return np.stack([metric.of(weights, components) for metric in metrics], axis=-1)
 
 
 def measure_weighted(
-    weights: Floats, effects: Floats, metrics: Sequence[Metric] = OF_EFFECTS
+    weights: Floats,
+    effects: Floats,
+    metrics: Sequence[Metric] = OF_EFFECTS,
+    *,
+    size: Size = np.abs,
 ) -> Floats:
     """Return the metrics of weighted mean effects, one row a draw.
 
@@ -186,16 +233,22 @@ def measure_weighted(
     weights : shape (n_draws, n_replicates)
         Bootstrap weights; see :func:`stages.measurement.resampling.group_weights`.
     effects : shape (n_replicates, n_components)
-        Signed; it is their absolute mean that is measured.
+        Signed.
+    size
+        What is measured of a mean effect: its absolute value by default.
     """
     starts = range(0, len(weights), _CHUNK)
     return np.concatenate(
-        [measure(np.abs(weights[i : i + _CHUNK] @ effects), metrics) for i in starts]
+        [measure(size(weights[i : i + _CHUNK] @ effects), metrics) for i in starts]
     )
 
 
 def measure_resampled(
-    chosen: NDArray[np.int64], effects: Floats, metrics: Sequence[Metric] = OF_EFFECTS
+    chosen: NDArray[np.int64],
+    effects: Floats,
+    metrics: Sequence[Metric] = OF_EFFECTS,
+    *,
+    size: Size = np.abs,
 ) -> Floats:
     """Return the metrics of resampled components, one row a draw.
 
@@ -205,10 +258,12 @@ def measure_resampled(
         Which components each draw takes.
     effects : shape (n_components,)
         Signed.
+    size
+        As of :func:`measure_weighted`.
     """
     starts = range(0, len(chosen), _CHUNK)
     return np.concatenate(
-        [measure(np.abs(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts]
+        [measure(size(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts]
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.measurement import resampling
-from stages.measurement.metrics import OF_EFFECTS, Metric, measure, measure_weighted
+from stages.measurement.metrics import OF_EFFECTS, Metric, Size, measure, measure_weighted
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +37,7 @@ def floor_draws(
     *,
     draws: int,
     rng: np.random.Generator,
+    size: Size = np.abs,
 ) -> Floats:
     r"""Return draws of the metrics of components without effect, of shape (draws, n_metrics).
 
@@ -49,10 +50,13 @@ def floor_draws(
     ----------
     effects : shape (n_replicates, n_components)
         Of two replicates at least.
+    size
+        What is measured of a mean effect: its absolute value by default.
     """
     n = len(effects)
     centred = (effects - effects.mean(axis=0)) * math.sqrt(n / (n - 1))
-    return measure_weighted(resampling.group_weights(n, draws, rng), centred, metrics)
+    weights = resampling.group_weights(n, draws, rng)
+    return measure_weighted(weights, centred, metrics, size=size)
 
 
 def independent_draws(

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,37 +81,50 @@ def median_distribution(values: ArrayLike) -> tuple[Floats, Floats]:
     >>> support.tolist(), (27 * probability).round(9).tolist()
     ([1.0, 2.0, 3.0], [7.0, 13.0, 7.0])
     """
+    ordered = np.sort(_finite(values, "values"))
+    pairs, probability = _median_probabilities(ordered.size)
+    return _merge(ordered[pairs].mean(axis=-1), probability)
+
+
+@cache
+def _median_probabilities(n: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return the two order statistics that the median of a resample of n is the mean of.
+
+    Returns
+    -------
+    pairs, probability : arrays of shape (m, 2) and (m,)
+        Both are the same one wherever n is odd.
+    """
     # Takes a second: not for the many stages that read intervals and make none.
     from scipy import stats
 
-    ordered = np.sort(_finite(values, "values"))
-    n = ordered.size
     half = n // 2
     # P(the k-th order statistic of the resample is at most the i-th value) for k = half + 1,
     # i = 0..n.
     edges = np.arange(n + 1) / n
     if n % 2:
         cumulative = stats.binom.sf(half, n, edges)
-        return _merge(ordered, np.diff(cumulative))
-    support, probability = [], []
+        return np.arange(n).repeat(2).reshape(n, 2), np.diff(cumulative)
+    pairs, probability = [], []
     for i in range(n):
         # Both middle values are the i-th: at most half - 1 draws below it, at most half - 1 above
         # it.
-        for below in range(half):
-            for above in range(half):
-                support.append(ordered[i])
-                probability.append(
-                    _multinomial(n, (below, n - below - above, above), (i, 1, n - i - 1))
-                )
+        both = sum(
+            _multinomial(n, (below, n - below - above, above), (i, 1, n - i - 1))
+            for below in range(half)
+            for above in range(half)
+        )
+        pairs.append((i, i))
+        probability.append(both)
         # The lower middle is the i-th and the upper one the j-th: exactly half of the draws lie at
         # or below the i-th, at least one at it; the other half at or above the j-th, at least one
         # at it.
         low = math.comb(n, half) * ((i + 1) ** half - i**half)
         for j in range(i + 1, n):
             high = (n - j) ** half - (n - j - 1) ** half
-            support.append((ordered[i] + ordered[j]) / 2)
+            pairs.append((i, j))
             probability.append(low * high / n**n)
-    return _merge(np.array(support), np.array(probability))
+    return np.array(pairs), np.array(probability)
 
 
 def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
@@ -127,19 +141,39 @@ def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: flo
     >>> bootstrap_median_change([1.0, 1.0, 1.0], [2.0, 3.0, 4.0], confidence=0.95)
     Interval(estimate=2.0, low=1.0, high=3.0, confidence=0.95)
     """
-    low_support, low_probability = median_distribution(young)
-    high_support, high_probability = median_distribution(old)
-    support, probability = _merge(
-        (high_support[:, np.newaxis] - low_support).ravel(),
-        (high_probability[:, np.newaxis] * low_probability).ravel(),
+    x, y = _finite(young, "young")[np.newaxis], _finite(old, "old")[np.newaxis]
+    estimate, low, high = (
+        float(of[0]) for of in bootstrap_median_changes(x, y, confidence=confidence)
     )
-    tail = (1 - confidence) / 2
-    cumulative = np.cumsum(probability)
+    return Interval(estimate, low, high, confidence)
+
+
+def bootstrap_median_changes(
+    young: Floats, old: Floats, *, confidence: float
+) -> tuple[Floats, Floats, Floats]:
+    """Return estimates, lower and upper ends of :func:`bootstrap_median_change` of many studies.
+
+    Parameters
+    ----------
+    young, old : shape (n_studies, n_animals)
+        Finite values.
+    """
+    medians, probabilities = [], []
+    for group in (young, old):
+        pairs, probability = _median_probabilities(group.shape[1])
+        medians.append(np.sort(group, axis=1)[:, pairs].mean(axis=-1))
+        probabilities.append(probability)
+    changes = medians[1][:, :, np.newaxis] - medians[0][:, np.newaxis, :]
+    support = changes.reshape(len(young), -1)
+    order = np.argsort(support, axis=1)
+    probability = np.outer(probabilities[1], probabilities[0]).ravel()[order]
+    tail = (1 - confidence) / 2 - _TIE
     # The smallest value with at least `tail` at or below it, and its mirror image from above.
-    low = support[np.searchsorted(cumulative, tail - _TIE)]
-    high = support[::-1][np.searchsorted(np.cumsum(probability[::-1]), tail - _TIE)]
-    estimate = float(np.median(np.asarray(old)) - np.median(np.asarray(young)))
-    return Interval(estimate, float(low), float(high), confidence)
+    at_low = (np.cumsum(probability, axis=1) < tail).sum(axis=1)
+    at_high = (np.cumsum(probability[:, ::-1], axis=1) < tail).sum(axis=1)
+    ends = np.column_stack([at_low, support.shape[1] - 1 - at_high])
+    low, high = np.take_along_axis(support, np.take_along_axis(order, ends, 1), 1).T
+    return np.median(old, axis=1) - np.median(young, axis=1), low, high
 
 
 def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
@@ -165,19 +199,37 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
     >>> mann_whitney([1, 2, 3, 4, 5], [6, 7, 8, 9])
     Test(statistic=20.0, p=0.015873015873015872, p_smallest=0.015873015873015872, exact=True)
     """
+    x, y = _finite(young, "young")[np.newaxis], _finite(old, "old")[np.newaxis]
+    u, p, smallest = (float(of[0]) for of in mann_whitneys(x, y))
+    return Test(u, p, smallest, exact=True)
+
+
+def mann_whitneys(young: Floats, old: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return U, p and the smallest p of :func:`mann_whitney` of many studies.
+
+    Parameters
+    ----------
+    young, old : shape (n_studies, n_animals)
+        Finite values.
+    """
     from scipy import stats
 
-    x, y = _finite(young, "young"), _finite(old, "old")
+    n, k = young.shape[1] + old.shape[1], old.shape[1]
     # Midranks are multiples of one half: doubled, they are whole numbers that can index an array.
-    doubled = np.rint(2 * stats.rankdata(np.concatenate([x, y]))).astype(np.int64)
-    counts = _rank_sum_counts(doubled, y.size)
-    offset = np.abs(np.arange(counts.size) - y.size * (x.size + y.size + 1))
-    observed = int(doubled[x.size :].sum())
-    total = math.comb(x.size + y.size, y.size)
-    p = _share(counts, offset >= offset[observed], total)
-    extreme = offset[np.array([count > 0 for count in counts])].max()
-    u = observed / 2 - y.size * (y.size + 1) / 2
-    return Test(u, p, _share(counts, offset >= extreme, total), exact=True)
+    doubled = np.rint(2 * stats.rankdata(np.hstack([young, old]), axis=1)).astype(np.int64)
+    observed = doubled[:, n - k :].sum(axis=1)
+    # Studies without ties share their ranks, and the count of all ways to divide them.
+    ranks, of_study = np.unique(np.sort(doubled, axis=1), axis=0, return_inverse=True)
+    p, smallest = np.empty(len(doubled)), np.empty(len(doubled))
+    for number, of_ranks in enumerate(ranks):
+        counts = _rank_sum_counts(of_ranks, k)
+        offset = np.abs(np.arange(counts.size) - k * (n + 1))
+        studies = np.flatnonzero(of_study == number)
+        sums, which = np.unique(observed[studies], return_inverse=True)
+        extreme = offset[np.array([count > 0 for count in counts])].max()
+        shares = [_share(counts, offset >= at, math.comb(n, k)) for at in (*offset[sums], extreme)]
+        p[studies], smallest[studies] = np.array(shares)[which], shares[-1]
+    return observed / 2 - k * (k + 1) / 2, p, smallest
 
 
 def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
@@ -330,6 +382,25 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     if known.any():
         adjusted[known] = stats.false_discovery_control(values[known], method="bh")
     return adjusted
+
+
+def proportion_interval(successes: int, trials: int, *, confidence: float) -> Interval:
+    """Return a share of independent trials with its exact interval, of Clopper and Pearson [1]_.
+
+    References
+    ----------
+    .. [1] Clopper, C. J. and Pearson, E. S. (1934). The use of confidence or fiducial limits
+       illustrated in the case of the binomial. Biometrika 26:404-413.
+
+    Examples
+    --------
+    >>> proportion_interval(6, 6, confidence=0.95).low.__round__(4)  # 0.025 ** (1 / 6)
+    0.5407
+    """
+    from scipy import stats
+
+    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
+    return Interval(successes / trials, float(found.low), float(found.high), confidence)
 
 
 def group_weights(n: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:

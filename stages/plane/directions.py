@@ -1,4 +1,4 @@
-r"""Measure directions in a plane: angles, how they vary over bootstrap draws, and ellipses.
+"""Measure directions in a plane: angles, and how they vary over bootstrap draws.
 
 Angles are in degrees, counter-clockwise from the first axis. They have no beginning and no end, so
 draws are compared with the estimate by the turn between both, in (-180, 180] [1]_.
@@ -98,47 +98,3 @@ def unsigned(low: float, high: float) -> tuple[float, float]:
     holds_none = any(low <= full <= high for full in (-360, 0, 360))
     holds_half = any(low <= half <= high for half in (-180, 180))
     return 0.0 if holds_none else min(ends), 180.0 if holds_half else max(ends)
-
-
-def resultant_length(angles: Floats) -> float:
-    """Return the length of the mean unit vector [1]_: 1 for one direction, near 0 for all alike.
-
-    Angles that are nan are left out; nan if there is no other.
-
-    References
-    ----------
-    .. [1] Mardia, K. V. and Jupp, P. E. (2000). Directional Statistics. Wiley, section 2.3.
-
-    Examples
-    --------
-    >>> resultant_length(np.array([30.0, 30.0])), round(resultant_length(np.array([0.0, 180.0])), 9)
-    (1.0, 0.0)
-    """
-    known = np.radians(angles[np.isfinite(angles)])
-    if not known.size:
-        return np.nan
-    return float(np.hypot(np.cos(known).mean(), np.sin(known).mean()))
-
-
-def ellipse(centre: Floats, covariance: Floats, *, confidence: float, points: int = 73) -> Floats:
-    """Return the outline of the normal confidence ellipse, of shape (points, 2).
-
-    Parameters
-    ----------
-    centre : shape (2,)
-    covariance : shape (2, 2)
-        Of the bootstrap draws; singular where they lie on a line.
-
-    Examples
-    --------
-    >>> line = ellipse(np.zeros(2), np.diag([4.0, 1.0]), confidence=0.95)
-    >>> np.abs(line).max(axis=0).round(3).tolist()
-    [4.895, 2.448]
-    """
-    from scipy import stats
-
-    values, axes = np.linalg.eigh(covariance)
-    radii = np.sqrt(np.clip(values, 0, None) * stats.chi2.ppf(confidence, 2))
-    around = np.linspace(0, 2 * np.pi, points)
-    outline: Floats = centre + np.column_stack([np.cos(around), np.sin(around)]) * radii @ axes.T
-    return outline

@@ -1,6 +1,10 @@
 """Settings of the plane that systems share."""
 
-from stages.base.sections import Confidence, Key, Section
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.base.sections import Confidence, Count, Key, Section
 
 
 class Plane(Section):
@@ -8,11 +12,16 @@ class Plane(Section):
 
     beside: list[Key]
     """Measured systems that are not of component effects; those of `systems` are all shown."""
-    reference: Key
-    """The system that the others are compared with."""
+    references: Annotated[list[Key], Field(min_length=1)]
+    """The systems that the others are compared with."""
+    trainings: Key
+    """The group of a reference whose independent trainings are at hand, where they are."""
     conditions: dict[Key, list[str]] = {}
     """Of a system only these conditions; of others all."""
     confidence: Confidence
+    max_permutations: Count
+    """Signs of steps and of trainings are all counted up to this many, and else drawn."""
+    seed: Annotated[int, Field(ge=0)]
 
 
 SECTIONS = {"plane": Plane}

@@ -1,14 +1,19 @@
 """Schemas of the plane that all measured systems share."""
 
-from stages.base.columns import count, flag, number, schema, text
+from stages.base.columns import count, flag, number, optional_count, schema, text
 from stages.measurement.concentration import QUADRANTS
 from stages.measurement.tables import SERIES
 
 SCALES = {
     "raw": ("gini", "effective_number"),
     "corrected": ("gini_corrected", "effective_share"),
+    "shape": ("gini_corrected", "effective_excess"),
 }
-"""The two metrics that are the axes of each scale."""
+"""The two metrics that are the axes of each scale. On the first two they almost mirror each other;
+*shape* has what the effective number says beside the Gini coefficient."""
+CRITERIA = ("right_angle", "quadrant")
+"""When two vectors are said to agree: less than 90 degrees apart, or the same signs."""
+AMONG = ("real", "simulated")
 RESAMPLED = ("replicates", "components")
 
 _KEY = SERIES | {
@@ -32,30 +37,23 @@ PLANE = schema(
         "d_effective": number(),
         "d_effective_low": number(nullable=True),
         "d_effective_high": number(nullable=True),
-        "variance_gini": number(0, nullable=True),
-        "variance_effective": number(0, nullable=True),
-        "covariance": number(nullable=True),
         "angle_degrees": number(-180, 180, nullable=True),
         "angle_low": number(-360, 360, nullable=True),
         "angle_high": number(-360, 360, nullable=True),
-        "resultant_length": number(0, 1 + 1e-12, nullable=True),
-        "quadrant": text(isin=QUADRANTS),
+        "quadrant": text(isin=QUADRANTS, nullable=True),
         "noise_share_first": number(0, nullable=True),
         "noise_share": number(0, nullable=True),
     },
     list(_KEY),
 )
-"""Vectors: each state minus the first of its series. On the corrected scales `d_gini` is that of
-the corrected Gini, `d_effective` that of the effective number over the number of components. Angles
-are counter-clockwise from more Gini; `bootstrap` names what interval, covariance and angle are
-over. `n_first`, `n_last`: replicates of both states."""
+"""Vectors: each state minus the first of its series. `d_gini` and `d_effective` are the changes of
+the first and the second metric of the scale (``SCALES``). Angles are counter-clockwise from more
+Gini; `bootstrap` names what the intervals are over. `n_first`, `n_last`: replicates of both states.
+`quadrant` is of the scales that have one: *shape* has no effective number."""
 
-_COMPARED = SERIES | {
-    "reference_group": text(),
-    "reference_series": text(),
-    "reference_condition": text(),
-    "scale": text(isin=tuple(SCALES)),
-}
+REFERENCE = [f"reference_{name}" for name in SERIES]
+_REFERENCE = {name: text() for name in REFERENCE}
+_COMPARED = SERIES | _REFERENCE | {"scale": text(isin=tuple(SCALES))}
 
 PLANE_DIRECTIONS = schema(
     "plane_directions",
@@ -75,6 +73,9 @@ PLANE_DIRECTIONS = schema(
         "angle_replicates_high": number(0, 180, nullable=True),
         "angle_components_low": number(0, 180, nullable=True),
         "angle_components_high": number(0, 180, nullable=True),
+        "same_quadrant": flag(),
+        "split_right_angle": number(0, 1, nullable=True),
+        "split_quadrant": number(0, 1, nullable=True),
         "product": number(),
         "own_p": number(0, 1),
         "own_p_smallest": number(0, 1),
@@ -85,12 +86,76 @@ PLANE_DIRECTIONS = schema(
         "reference_angle_p": number(0, 1, nullable=True),
         "p": number(0, 1),
         "q": number(0, 1),
+        "steps_p": number(0, 1),
+        "steps_p_smallest": number(0, 1),
+        "n_trainings": count(),
+        "n_trainings_close": count(),
+        "trainings_p": number(0, 1, nullable=True),
+        "trainings_p_smallest": number(0, 1, nullable=True),
+        "p_trainings": number(0, 1, nullable=True),
+        "q_trainings": number(0, 1, nullable=True),
     },
     list(_COMPARED),
 )
 """The angle between the vector of each series, first to last state, and that of each series of the
-reference system, and the one-sided test that both point the same way. `angle_*` intervals: the
-series' replicates and the reference's replicates, or its components, resampled; `product`: inner
-product of both vectors; `own_p`: the series' replicates exchanged between its states (or, where
-they are the same ones in all states, its states exchanged); `reference_p`: the reference's
-`n_states` states exchanged; `p`: the larger of both."""
+reference systems, and one-sided tests that both point the same way. `angle_*` intervals: the
+series' replicates and the reference's replicates, or its components, resampled; `split_*`: share of
+the random splits of the series' replicates whose vector agrees with the reference's, by criterion;
+`product`: inner product of both vectors; `own_p`: the series' replicates exchanged between its
+states (or, where they are the same ones in all states, its states exchanged); `reference_p`: the
+reference's `n_states` states exchanged; `p`: the larger of both, stated before it was computed, as
+its adjusted `q`. `steps_p`: signs of the reference's steps; `trainings_p`: signs of its
+`n_trainings` independent trainings, of which `n_trainings_close` are less than 90 degrees away;
+`p_trainings`: the larger of `own_p` and `trainings_p`."""
+
+_COUNTED = {
+    "system": text(),
+    "condition": text(),
+    **_REFERENCE,
+    "scale": text(isin=tuple(SCALES)),
+    "among": text(),
+    "criterion": text(isin=CRITERIA),
+}
+
+SPLITS = schema(
+    "splits",
+    _COUNTED
+    | {
+        "n_series": count(1),
+        "n_agree": count(),
+        "expected": number(0),
+        "expected_low": count(),
+        "expected_high": count(),
+        "p": number(0, 1),
+        "n_significant": count(),
+        "n_significant_trainings": count(),
+    },
+    list(_COUNTED),
+)
+"""How many series agree with the reference, and how many would if the replicates of each were
+split at random between its states: mean, central interval, and the probability `p` of at least as
+many. `among`: one arm, or all of those that are real or simulated. `n_significant*`: how many have
+a small `p` or `p_trainings` (``PLANE_DIRECTIONS``), whatever the criterion."""
+
+AXES = schema(
+    "axes",
+    {
+        "system": text(),
+        "candidate": text(),
+        "n": count(),
+        "r": number(-1, 1, nullable=True),
+        "curves_gini": number(nullable=True),
+        "curves_both": number(nullable=True),
+        "r_change": number(-1, 1, nullable=True),
+        "n_changes": optional_count(),
+        "intraclass": number(-1, 1, nullable=True),
+        "n_platforms": optional_count(),
+        "r_platforms": number(-1, 1, nullable=True),
+    },
+    ["system", "candidate"],
+)
+"""What a candidate for the second axis says beside the corrected Gini coefficient. `r`: correlation
+with it over `n` animals or states; `r_change`: over the changes of tissues; `curves_gini`,
+`curves_both`: share of the variance of Lorenz curves that Gini holds alone and with the candidate;
+`intraclass`: of animals in an age group of a tissue; `r_platforms`: over the tissues and ages that
+two platforms share."""

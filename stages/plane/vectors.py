@@ -6,6 +6,13 @@ are the Gini coefficient times n / (n - 1) and the effective number over n, n be
 components: 384 heads and 15 cell types have no effective number in common, while both corrected
 axes run from 0 to 1. Directions on the raw scales depend on the units of the axes and are given for
 completeness; the statement rests on the corrected ones.
+
+Gini and effective number almost mirror each other: the plane of both is nearly a line. On the
+*shape* scales the second axis is the effective excess, which is what the effective number over n
+says beside the Gini coefficient: the difference from that of a lognormal distribution of the same
+Gini (:func:`stages.measurement.metrics.lognormal_share`). It is negative where a few components
+hold more than a lognormal's would, positive where the whole is rather unequal by components that
+hold next to nothing. :mod:`stages.plane.axes` shows why this one and no other.
 """
 
 import math
@@ -106,22 +113,55 @@ def read(names: Sequence[str], measured: Path, changes: Path, draws: Path) -> di
 
 
 def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
-    """Return the path of every series with two states that have a place, on both scales."""
+    """Return the path of every series with two states that have a place, on all scales."""
     found = []
     for name, system in systems.items():
         asked = settings.conditions.get(name)
+        changes, draws = _by_series(system.changes), _by_series(system.draws)
         for key, rows in system.measured.groupby(KEY, sort=False):
             if asked is not None and key[-1] not in asked:
                 continue
+            of = System(
+                rows,
+                changes.get(key[1:], system.changes.iloc[:0]),
+                draws.get(key[1:], system.draws.iloc[:0]),
+            )
             for scale in SCALES:
-                if (trail := _trail(key, rows, system, scale)) is not None:
+                if (trail := _trail(key, of, scale)) is not None:
                     found.append(trail)
     return found
 
 
-def _trail(
-    key: tuple[str, str, str, str], rows: pd.DataFrame, system: System, scale: str
-) -> Trail | None:
+def training_vectors(trainings: pd.DataFrame, reference: Trail) -> Floats:
+    """Return the vectors of independent trainings between the states of `reference`.
+
+    Parameters
+    ----------
+    trainings
+        `seed`, `state`, `metric`, `value`; other columns are ignored.
+
+    Returns
+    -------
+    array of shape (n_trainings, 2)
+        Of the trainings that were measured in both states.
+    """
+    ends = [reference.states[0], reference.states[-1]]
+    metrics = SCALES[reference.scale]
+    wide = trainings.pivot(index="seed", columns=["state", "metric"], values="value")
+    of_ends = [
+        wide.reindex(columns=[(state, name) for name in metrics]).to_numpy(float) for state in ends
+    ]
+    vectors: Floats = of_ends[1] - of_ends[0]
+    return vectors[np.isfinite(vectors).all(axis=1)]
+
+
+def _by_series(table: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    return dict(list(table.groupby(KEY[1:], sort=False)))
+
+
+def _trail(key: tuple[str, str, str, str], of: System, scale: str) -> Trail | None:
+    """Return the path of a series from the rows of its own."""
+    rows, drawn = of.measured, of.draws
     metrics = list(SCALES[scale])
     states = list(dict.fromkeys(rows["state"]))
     wide = rows.pivot(index="state", columns="metric", values="value").reindex(states)
@@ -139,8 +179,6 @@ def _trail(
         )
         return None
     facts = rows[rows["metric"] == metrics[0]].set_index("state").loc[placed]
-    drawn = system.draws
-    drawn = drawn[(drawn[KEY[1:]] == list(key[1:])).all(axis=1)]
     resampled = {
         sampling: _draws(drawn[drawn["sampling"] == sampling], placed, metrics)
         for sampling in RESAMPLED
@@ -159,7 +197,7 @@ def _trail(
         values=wide.loc[placed, metrics].to_numpy(float),
         draws=resampled,
         permuted=permuted,
-        ends=_ends(system.changes, key, placed, metrics),
+        ends=_ends(of.changes, placed, metrics),
         noise=facts["noise_share"].tolist(),
         n=facts["n_replicates"].astype(int).tolist(),
     )
@@ -176,10 +214,9 @@ def _draws(drawn: pd.DataFrame, states: Sequence[str], metrics: list[str]) -> Fl
 
 
 def _ends(
-    changes: pd.DataFrame, key: tuple[str, str, str, str], states: list[str], metrics: list[str]
+    changes: pd.DataFrame, states: list[str], metrics: list[str]
 ) -> dict[tuple[str, str], Floats]:
-    rows = changes[(changes[KEY] == list(key)).all(axis=1)]
-    rows = rows[rows["state_first"] == states[0]].set_index(["state_last", "metric"])
+    rows = changes[changes["state_first"] == states[0]].set_index(["state_last", "metric"])
     return {
         (sampling, state): np.array(
             [

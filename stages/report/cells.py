@@ -3,16 +3,28 @@
 import pandas as pd
 
 from stages.base.settings import Settings
-from stages.cells.tables.drivers import NUMBER_OF_TYPES
+from stages.base.study import ANNOTATION, RECONSTRUCTED, SIMULATED, Study
+from stages.cells.tables.comparators import METHODS
 from stages.inputs.tables import AGE_GROUPS
-from stages.report.comparisons import ARM, TISSUE, Row, compared, over_types, records, spread
+from stages.measurement.resampling import SIGNIFICANT
+from stages.report import text
+from stages.report.comparisons import (
+    ARM,
+    TISSUE,
+    Row,
+    compared,
+    ends,
+    over_types,
+    records,
+    spread,
+)
 from stages.report.reading import Tables
 
-# Types shown for each tissue; the table on disk holds all of them.
-N_DRIVERS = 3
+# A direction that at least this share of all analyses gives, and one that fewer than that give.
+FIRM, LOOSE = 0.9, 0.5
 
 
-def context(found: Tables, settings: Settings) -> Row:
+def context(found: Tables, settings: Settings, about: Study) -> Row:
     """Return what the templates need on cells, by topic.
 
     Parameters
@@ -21,10 +33,14 @@ def context(found: Tables, settings: Settings) -> Row:
         The tables.
     settings
         All settings.
+    about
+        What names the animals of each arm. Of simulated arms only what is planted in them is told,
+        where there are real ones.
     """
     kept, read = found.proportions, found.exclusions
-    confounding = spread(found.confounding, TISSUE, "age_group")
+    confounding = spread(_shown(found.confounding, about), TISSUE, "age_group")
     recovery = found.recovery
+    aged = _shown(found.aging, about)
     return {
         "data": {
             "arms": [_arm(rows) for _, rows in kept.groupby(ARM)],
@@ -40,9 +56,14 @@ def context(found: Tables, settings: Settings) -> Row:
                 rule: {"n": len(rows), "n_cells": int(rows["n_cells"].sum())}
                 for rule, rows in read.groupby("rule")
             },
+            **_evidence(kept, settings, about),
         },
-        "aging": compared(found.aging),
-        "drivers": _drivers(found.drivers),
+        "aging": _compared(aged, about),
+        "calibration": _calibration(found.calibration),
+        "multiverse": _multiverse(_shown(found.multiverse, about)),
+        "trend": _trend(_shown(found.trend, about)),
+        "comparators": _comparators(_shown(found.comparators, about)),
+        "reconstruction": _reconstruction(found.reconstruction),
         "concordance": {
             "rows": records(found.concordance),
             **{row["metric"]: row for row in records(found.concordance_summary)},
@@ -52,6 +73,131 @@ def context(found: Tables, settings: Settings) -> Row:
             "n_covered": int(recovery["covered"].sum()),
             "n_same_sign": int(recovery["same_sign"].sum()),
         },
+    }
+
+
+def evidence(rows: pd.DataFrame, about: Study) -> list[str]:
+    """Return what names the animals of each row of a table of tissues."""
+    keys = zip(*(rows[name] for name in TISSUE), strict=True)
+    return [about.evidence(*map(str, key)) for key in keys]
+
+
+def _shown(table: pd.DataFrame, about: Study) -> pd.DataFrame:
+    """Return the rows of real arms, if there are any, and else all."""
+    named = evidence(table, about)
+    real = [one != SIMULATED for one in named]
+    return table[real] if any(real) else table
+
+
+def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
+    """Say which arms are annotated, reconstructed and simulated."""
+    arms = kept.drop_duplicates(TISSUE)
+    named = pd.Series(evidence(arms, about), arms.index, dtype="object")
+    young, old = next(iter((row["young"], row["old"]) for row in _ages(settings)))
+    of_old = kept[(kept["age_group"] == "old") & kept["sex"].notna()]
+    simulated = [arm.cohort for arm in about.arms if arm.evidence == SIMULATED]
+    if not about.arms and about.simulated:
+        simulated = sorted(kept["cohort"].unique())
+    return {
+        "young": young,
+        "old": old,
+        "real": bool((named != SIMULATED).any()),
+        "annotated": [
+            f"{text.arm(row['cohort'], row['platform'])} {text.tissue_name(row['tissue']).lower()}"
+            for row in records(arms[named == ANNOTATION])
+        ],
+        "n_reconstructed": int((named == RECONSTRUCTED).sum()),
+        "reconstructed": bool((named == RECONSTRUCTED).any()),
+        "simulated": [text.cohort_name(name) for name in dict.fromkeys(simulated)],
+        "bases": [
+            {
+                "cohort": arm.cohort,
+                "platform": arm.platform,
+                "tissue": text.tissue_name(arm.tissue).lower() if arm.tissue else "other tissues",
+                "evidence": arm.evidence,
+                "basis": arm.basis,
+            }
+            for arm in about.arms
+            if arm.basis
+        ],
+        "old_sexes": sorted(of_old["sex"].unique()),
+    }
+
+
+def _compared(aged: pd.DataFrame, about: Study) -> Row:
+    found = compared(aged)
+    for row in found["rows"]:
+        row["evidence"] = about.evidence(row["cohort"], row["platform"], row["tissue"])
+    return found | {"emphasised": [row for row in found["rows"] if row["emphasised"]]}
+
+
+def _calibration(table: pd.DataFrame) -> Row:
+    """Return how often nothing is called something, and a planted change what it is."""
+    if table.empty:
+        return {}
+    table = table[table["cohort"] == table["cohort"].iloc[0]]
+    unchanged = table[(table["gini_shift"] == 0) & (table["n_arms"] > 0)]
+    planted = table[(table["gini_shift"] > 0) & (table["rule"] == "emphasised")]
+    shift = float(planted["gini_shift"].median()) if len(planted) else 0.0
+    shift = min(planted["gini_shift"].unique(), key=lambda one: abs(float(one) - shift))
+    at = planted[planted["gini_shift"] == shift]
+    by_size = records(at.assign(n=at["n_young"] + at["n_old"]).sort_values(["n_arms", "n"]))
+    return {
+        "n_studies": int(table["n_studies"].iloc[0]),
+        "designs": spread(unchanged, ["n_young", "n_old"], "rule"),
+        "ends": {rule: ends(rows["rate"]) for rule, rows in unchanged.groupby("rule")},
+        "shift": float(shift),
+        "typical": by_size[-1],
+        "largest": max(by_size, key=lambda row: int(row["n"])),
+    }
+
+
+def _multiverse(table: pd.DataFrame) -> Row:
+    if table.empty:
+        return {}
+    rows = [row | {"share": row[row["direction"]]} for row in records(table)]
+    return {
+        "rows": rows,
+        "n_choices": ends(table["n_choices"]),
+        "firm": [row for row in rows if row["share"] >= FIRM],
+        "loose": [row for row in rows if row["share"] < LOOSE],
+        "firm_share": FIRM,
+        "loose_share": LOOSE,
+    }
+
+
+def _trend(table: pd.DataFrame) -> Row:
+    table = table[table["cells"] == "all"]
+    if table.empty:
+        return {}
+    small = table[table["q"] < SIGNIFICANT]["metric"]
+    return {
+        "n": len(table.drop_duplicates(TISSUE)),
+        "n_significant": {metric: int((small == metric).sum()) for metric in text.CHANGES},
+    }
+
+
+def _comparators(table: pd.DataFrame) -> Row:
+    if table.empty:
+        return {}
+    rows = spread(table, TISSUE, "method")
+    for row in rows:
+        row["ranks_q"] = min(row[metric]["q"] for metric in text.CHANGES)
+    small = table[table["q"] < SIGNIFICANT]["method"]
+    return {
+        "rows": rows,
+        "n_arms": len(rows),
+        "n": {method: int((small == method).sum()) for method in METHODS},
+    }
+
+
+def _reconstruction(table: pd.DataFrame) -> Row:
+    if table.empty:
+        return {}
+    return {
+        "rows": records(table),
+        "n_arms": len(table.drop_duplicates(TISSUE)),
+        "keeps": ends(table["keeps_direction"]),
     }
 
 
@@ -83,11 +229,3 @@ def _ages(settings: Settings) -> list[Row]:
     for spec in settings.atlas.cells.values():
         found.setdefault((spec.young_max_months, spec.old_min_months), {})[spec.cohort] = None
     return [{"young": ages[0], "old": ages[1], "cohorts": list(of)} for ages, of in found.items()]
-
-
-def _drivers(drivers: pd.DataFrame) -> list[Row]:
-    """Return the types with the largest contributions to the change of Gini in each tissue."""
-    real = drivers[drivers["cell_type"] != NUMBER_OF_TYPES]
-    size = real["gini_contribution"].abs()
-    ranked = real.loc[size.sort_values(ascending=False, kind="stable").index]
-    return [row for _, rows in ranked.groupby(TISSUE) for row in records(rows.head(N_DRIVERS))]

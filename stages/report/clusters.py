@@ -76,12 +76,13 @@ def _stable_both(stability: pd.DataFrame) -> pd.DataFrame:
 
     ``n_same`` is of the metric that keeps its direction less often.
     """
-    n_same = (stability["same_direction_share"] * stability["n_runs"]).round().astype(int)
+    share, n = stability["same_direction_share"], stability["n_clusterings"]
+    n_same = (share * n).round().astype(int)
     return (
         stability.assign(n_same=n_same)
         .groupby([*TISSUE, "resolution"], as_index=False)
         .agg(
-            n_runs=("n_runs", "first"),
+            n_clusterings=("n_clusterings", "first"),
             n_same=("n_same", "min"),
             stable=("stable", "all"),
             ari_median=("ari_median", "first"),

@@ -5,7 +5,7 @@ import pandas as pd
 from stages.heads.components import perturbation
 from stages.heads.tables.classes import HEAD_CLASS_NAMES
 from stages.measurement.concentration import quadrant
-from stages.measurement.resampling import SIGNIFICANT
+from stages.plane.tables import AMONG
 from stages.report.comparisons import Row, ends, records, spread
 from stages.report.reading import Tables, along_training
 
@@ -14,6 +14,8 @@ FAMILIES = ("normal", "laplace", "student_t")
 # in simulated trainings, intervals over sequences held the truth in 0.92 to 0.97 of cases at a
 # noise share of 0.20 at the first checkpoint, and in 0.58 to 0.78 at 0.41 (stages.plane.plane).
 MOSTLY_NOISE = 0.4
+# Fewer trainings have no interval over them.
+MIN_SEEDS = 2
 
 
 def context(found: Tables) -> Row:
@@ -23,6 +25,8 @@ def context(found: Tables) -> Row:
         "heads": _heads(found, shown),
         "screen": _screen(_shown(found.head_screen, shown)),
         "companion": _companion(found.companion_agreement),
+        "seeds": _seeds(found),
+        "published_heads": _published(found),
         "plane": plane(found),
     }
 
@@ -77,6 +81,58 @@ def _heads(found: Tables, shown: str) -> Row:
     }
 
 
+def _seeds(found: Tables) -> Row:
+    """Return how far Gini changes to the last state, from each earlier one, over trainings.
+
+    ``told``, of these: the earliest state that has learnt something, and the most frequent peak.
+    """
+    table = found.head_baselines
+    table = table[table["metric"] == "gini"]
+    if table.empty or table["n_seeds"].max() < MIN_SEEDS:
+        return {}
+    last = table["position_last"].max()
+    rows = []
+    for state, part in table[table["position_last"] == last].groupby("position_first"):
+        row: Row = {"state": part["state_first"].iloc[0], "position": state}
+        for effects, of in part.groupby("effects"):
+            row[str(effects)] = {one["estimator"]: one for one in records(of)}
+        rows.append(row)
+    over = found.head_over_seeds
+    over = over[(over["metric"] == "gini") & (over["estimator"] == "plug_in")]
+    peaks = records(over[(over["effects"] == "absolute") & (over["n_peaks"] > 0)])
+    top = max(peaks, key=lambda row: int(row["n_peaks"]))
+    trained = [row for row in rows if row["position"] > 0]
+    late = next((row for row in rows if row["position"] == top["position"]), None)
+    told = [trained[0], *([late] if late and late is not trained[0] else [])]
+    return {
+        "n_seeds": int(table["n_seeds"].max()),
+        "baselines": rows,
+        "told": told,
+        "early": told[0] if len(told) > 1 else None,
+        "late": told[-1],
+        "peaks": peaks,
+    }
+
+
+def _published(found: Tables) -> Row:
+    """Return what the published effects of another model's heads do."""
+    along = spread(found.companion_trajectory, ["position", "state"])
+    change = {row["metric"]: row for row in records(found.companion_change)}
+    if not change:
+        return {"change": {}}
+    top = max(along, key=lambda row: float(row["gini"]["value"]))
+    first, last = along[0], along[-1]
+    return {
+        "group": first["group"],
+        "n_heads": first["n_heads"],
+        "first": first["state"],
+        "last": last["state"],
+        "top": top["state"],
+        "change": change,
+        "same_model": first["group"] in set(found.head_trajectory["group"]),
+    }
+
+
 def _quadrant(changes: Row) -> str:
     """Return what the heads do from the first state to the last; nothing where there is one."""
     if not changes:
@@ -97,7 +153,15 @@ def _companion(agreement: pd.DataFrame) -> list[Row]:
 
 
 def plane(found: Tables) -> Row:
-    """Return both systems in one plane, on the corrected scales; nothing without both."""
+    """Return both systems in one plane; nothing without both.
+
+    Returns
+    -------
+    dict
+        ``first``, ``over``: the heads' vector on the corrected scales, and by what is resampled;
+        ``splits``, by reference, scale and criterion: how many real tissues (simulated ones where
+        none is real) agree, and would by chance; ``axes``, by system and candidate.
+    """
     directions = found.plane_directions
     if directions.empty:
         return {}
@@ -106,10 +170,23 @@ def plane(found: Tables) -> Row:
     heads = found.plane[(found.plane["system"] == "heads") & (found.plane["scale"] == "corrected")]
     heads = _shown(heads, shown)
     over = records(heads[heads["position"] == heads["position"].max()])
+    counted: Row = {}
+    # The real ones come last, and replace the simulated.
+    for among in reversed(AMONG):
+        for row in records(found.splits[found.splits["among"] == among]):
+            if row["reference_system"] != "heads" or row["reference_condition"] == shown:
+                of = counted.setdefault(row["reference_system"], {}).setdefault(row["scale"], {})
+                of[row["criterion"]] = row
+    first = counted["heads"]["corrected"]["right_angle"]
     return {
         "first": records(directions)[0],
         "over": {row["bootstrap"]: row for row in over},
-        "n_tissues": len(directions),
-        "n_close": int((directions["angle_degrees"] < 90).sum()),
-        "n_significant": int((directions["p"] < SIGNIFICANT).sum()),
+        "splits": counted,
+        "axes": {
+            system: {row["candidate"]: row for row in records(rows)}
+            for system, rows in found.axes.groupby("system")
+        },
+        "n_tissues": first["n_series"],
+        "n_close": first["n_agree"],
+        "n_significant": first["n_significant"],
     }

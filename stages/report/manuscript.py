@@ -25,7 +25,10 @@ SUMMARIES = ("components", "kimmel_validation", "substates", "results")
 
 
 def context(
-    found: Tables, settings: Settings, what: study.Study, overrides: Mapping[str, str]
+    found: Tables,
+    settings: Settings,
+    what: tuple[study.Study, study.Study],
+    overrides: Mapping[str, str],
 ) -> Row:
     """Return all that the templates may name.
 
@@ -36,17 +39,17 @@ def context(
     settings
         All settings.
     what
-        The inputs, of cells and heads together.
+        The inputs: of cells, and of heads.
     overrides
         Settings that were changed for this run, and to what.
     """
     of_clusters = clusters.context(found, settings)
     return {
         "settings": settings,
-        "notice": what.notice,
+        "notice": study.joined(*what).notice,
         "overrides": overrides,
         "significant": SIGNIFICANT,
-        **cells.context(found, settings),
+        **cells.context(found, settings, what[0]),
         **of_clusters,
         "planted": planted.context(found, of_clusters, settings),
         **heads.context(found),
@@ -57,7 +60,8 @@ def context(
 def _run(args: argparse.Namespace) -> None:
     overrides = json.loads(args.overrides.read_text(encoding="utf-8"))
     found = Tables(args.tables, args.planted)
-    values = context(found, load(args.params), study.of(args), overrides)
+    what = study.read(args.cells), study.read(args.heads)
+    values = context(found, load(args.params), what, overrides)
     templates = Templates()
     paper = templates.fill("paper.qmd.j2", values)
     with atomic_folder(args.summaries) as folder:

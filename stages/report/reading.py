@@ -6,15 +6,19 @@ import pandas as pd
 
 from stages.base import tables
 from stages.cells.tables.aging import AGING
+from stages.cells.tables.calibration import CALIBRATION
 from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.comparators import COMPARATORS
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
 from stages.cells.tables.describe import CONFOUNDING, SAMPLES
-from stages.cells.tables.drivers import DRIVERS
+from stages.cells.tables.multiverse import MULTIVERSE
 from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
+from stages.cells.tables.reconstruction import RECONSTRUCTION
 from stages.cells.tables.recovery import RECOVERY
 from stages.cells.tables.restriction import RESTRICTION, RESTRICTION_TESTS
 from stages.cells.tables.stability import STABILITY
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
+from stages.cells.tables.trend import TREND
 from stages.cells.tables.truth import PLANTED
 from stages.heads.components import perturbation
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
@@ -22,17 +26,19 @@ from stages.heads.tables.classes import HEAD_CLASSES
 from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION, HEAD_GRANULARITY
 from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS
 from stages.measurement.tables import CHANGES, MEASURED
-from stages.plane.tables import PLANE, PLANE_DIRECTIONS
+from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 
-_CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, AGING, DRIVERS, RECOVERY)
+_CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, AGING, RECOVERY)
+_ARGUED = (CALIBRATION, MULTIVERSE, TREND, COMPARATORS, RECONSTRUCTION)
 _PLATFORMS = (CONCORDANCE, CONCORDANCE_SUMMARY)
 _CLUSTERS = (STABILITY, SUBSTATES_NOT_COMPARED, RESTRICTION, RESTRICTION_TESTS)
-_HEADS = (HEAD_IMPORTANCE, HEAD_CLASSES, HEAD_DISTRIBUTION)
+_HEADS = (HEAD_IMPORTANCE, HEAD_CLASSES, HEAD_DISTRIBUTION, HEAD_OVER_SEEDS, HEAD_BASELINES)
 _BESIDE_HEADS = (HEAD_GRANULARITY, HEAD_CONTROL_VARIATE, HEAD_SCREEN, COMPANION_AGREEMENT)
-_BOTH = (PLANE, PLANE_DIRECTIONS, CLAIMS)
-_ALL = (*_CELLS, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
+_BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS)
+_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
 SCHEMAS = {schema.name: schema for schema in _ALL} | {
     **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_AGING),
     "head_trajectory": MEASURED,
@@ -108,7 +114,7 @@ def _in_words_of_the_text(name: str, table: pd.DataFrame) -> pd.DataFrame:
             table = table[table["system"].isin(("cells", "heads"))]
             return _with_arms(table).rename(columns=_OF_HEADS)
         case "plane_directions":
-            table = table[table["system"] == "cells"]
+            table = table[(table["system"] == "cells") & (table["reference_system"] == "heads")]
             return _with_arms(table).rename(columns=_OF_REFERENCE)
     return table
 

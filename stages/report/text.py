@@ -196,6 +196,30 @@ def between(ends: Sequence[float], digits: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def between_percent(ends: Sequence[float]) -> str:
+    """Return the smallest and the largest of several shares, or the one that both are.
+
+    Examples
+    --------
+    >>> between_percent((0.011, 0.07)), between_percent((0.5, 0.5))
+    ('1% to 7%', '50%')
+    """
+    low, high = (percent(share, 0) for share in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def span(ends: Sequence[float], digits: int) -> str:
+    """Return the smallest and the largest of several changes, or the one that both are.
+
+    Examples
+    --------
+    >>> span((-0.01, 0.02), 2)
+    '\N{MINUS SIGN}0.01 to +0.02'
+    """
+    low, high = (signed(float(end), digits) for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
 def change(row: Mapping[str, Any], column: str = "change", digits: int | None = None) -> str:
     """Return a change with its interval, with the digits of the row's metric if none are given.
 

@@ -53,6 +53,8 @@ from stages.heads.components import components
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE
 from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.inputs import cells
+from stages.inputs.obs import read_obs
 from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.measurement.states import step_of
@@ -117,6 +119,7 @@ def _runs(place, resolution, signs):
             number // 3,
             number % 3,
             4,
+            number,
             0.1 * sign,
             -1.0 * sign,
             "crystallize" if sign > 0 else "disperse",
@@ -307,6 +310,25 @@ def _published_effects(folder, moved):
         for name, rows in theirs[theirs["unit"] == "head"].groupby("state")
     ]
     return companion.agreement(ours, parts)
+
+
+@pytest.fixture(scope="session")
+def few_draws(settings):
+    """Return the settings with a rarefaction that is quickly done."""
+    few = settings.metrics.rarefaction.model_copy(update={"draws": 20})
+    metrics_ = settings.metrics.model_copy(update={"rarefaction": few})
+    return settings.model_copy(update={"metrics": metrics_})
+
+
+@pytest.fixture(scope="session")
+def tms_counts(settings, repository):
+    """Return the real counts of Tabula Muris Senis that the project holds."""
+    parts = []
+    for name, spec in settings.atlas.cells.items():
+        if spec.cohort == "tms":
+            obs = read_obs(repository / spec.raw, cells.wanted_columns(spec))
+            parts.append(cells.count(obs, spec, name=name, atlas=settings.atlas.name))
+    return pd.concat(parts, ignore_index=True)
 
 
 @pytest.fixture(scope="session")

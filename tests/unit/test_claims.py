@@ -56,7 +56,7 @@ def changed(cohort, platform, tissue, gini, effective_number, *, p=0.5, smallest
             **{"shift_confidence": np.nan, "mann_whitney_u": 1.0, "mann_whitney_p": p},
             **{"mann_whitney_p_smallest": smallest, "mann_whitney_q": p},
             **{"within_sex_p": np.nan, "within_sex_p_smallest": np.nan, "within_sex_n": 0},
-            **{"within_sex_exact": True, "quadrant": quadrant},
+            **{"within_sex_exact": True, "quadrant": quadrant, "emphasised": False},
         }
         for metric, change in (("gini", gini), ("effective_number", effective_number))
     ]
@@ -179,7 +179,7 @@ def test_embedded_effects_are_those_that_were_published():
     path = SHARED / "reference" / "companion" / "all_ablations.csv"
     if not path.exists():
         pytest.skip(f"{path.name} of the companion study does not travel with the project")
-    theirs = pd.read_csv(path)
+    theirs = pd.read_csv(path, float_precision="round_trip")
     theirs = theirs[theirs["perturbation_type"] == "head"]
     parts = companion.published(ROOT / "data" / "embedded" / "spiro2026_heads.csv")
     assert [part.state.position for part in parts] == sorted(set(theirs["checkpoint"]))
@@ -553,7 +553,6 @@ def ledger_with(tmp_path, *, at=1, **changes):
             r"table = 'granularity_curve\.csv': input should be 'aging\.csv'",
         ),
         ({"notes": "x"}, r"the key notes is unknown"),
-        ({"inputs": {}}, r"name the atlases \(cells\) or the models \(heads\)"),
         ({"published": "up"}, r"claim marrow-facs: published = 'up': "),
     ],
 )

@@ -293,9 +293,7 @@ def companion_file(tmp_path, *rows):
 
 def test_steps_of_other_heads_are_refused(tmp_path):
     path = companion_file(tmp_path, "1,0,0,2.0,3.0", "1,0,1,2.0,3.0", "2,0,0,2.0,3.0")
-    with pytest.raises(
-        TableError, match="holds other heads at step 2 than at the first"
-    ):
+    with pytest.raises(TableError, match="holds other heads at step 2 than at the first"):
         companion.published(path)
 
 

@@ -345,5 +345,5 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, 
         one, other = (tmp_path / folder / f"fig_{name}.{suffix}" for folder in ("a", "b"))
         assert one.read_bytes() == other.read_bytes()
     svg = (tmp_path / "a" / f"fig_{name}.svg").read_text(encoding="utf-8")
-    assert svg.count("<!-- Demo model -->") == 1
+    assert svg.count(">Demo model<") == 1
     assert "<dc:date>" not in svg

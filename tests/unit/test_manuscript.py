@@ -315,7 +315,7 @@ def test_stretches_of_one_direction(templates):
 def test_an_unstable_direction_is_named_with_its_runs(project, cluster_tables):
     paper = project(["facs"], simulated=True, clusters=cluster_tables.filled)
     kimmel = paper.sections["sec-kimmel"]
-    unstable = "Of 3 directions 2 are stable. Not stable: kidney at 0.8 (6 of 9 runs)."
+    unstable = "Of 3 directions 2 are stable. Not stable: kidney at 0.8 (6 of 9 clusterings)."
     assert unstable in kimmel
     assert "at resolution 0.8: kidney crystallizes, spleen disperses." in kimmel
     assert "no p-value below 0.1 is possible, and 0 of the 12 tests have q" in kimmel
@@ -326,7 +326,7 @@ def test_an_unstable_direction_is_named_with_its_runs(project, cluster_tables):
     # What was asked of the other kidney is none of the validation cohort's.
     kidney = paper.sections["sec-kidney"]
     assert "Of 3 directions 2 are stable." in kidney
-    assert "Kimmel droplet at 0.8 (6 of 9 runs)" in kidney
+    assert "Kimmel droplet at 0.8 (6 of 9 clusterings)" in kidney
 
 
 def test_substates_are_those_of_the_shown_resolution(project, cluster_tables):

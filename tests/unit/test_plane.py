@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.base import tables
+from stages.base import study, tables
 from stages.cells import aging, medians
 from stages.cells.settings import Aging, Medians
 from stages.cells.tables.metrics import METRICS
@@ -20,16 +20,26 @@ from stages.measurement.effects import Effects, State
 from stages.measurement.metrics import measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import CHANGES, MEASURED
-from stages.plane import directions, plane, same_direction, vectors
-from stages.plane.figures import overlay
+from stages.plane import directions, plane, same_direction, splits, vectors
+from stages.plane.figures import overlay, shown
 from stages.plane.settings import Plane
-from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES
+from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES, SPLITS
 
-SETTINGS = Plane(beside=["cells"], reference="heads", confidence=0.95)
+SETTINGS = Plane(
+    beside=["cells"],
+    references=["heads"],
+    trainings="mini",
+    confidence=0.95,
+    max_permutations=20000,
+    seed=1,
+)
 MEDIANS = Medians(confidence=0.95, draws=400, max_permutations=20000, seed=1)
 MEASURE = Measured(confidence=0.95, draws=400, seed=1)
+REAL = study.Study("x", "local", simulated=False, notice="")
 STEPS = (16, 64, 256, 1024)
-SYSTEM = System(group="mini", effects="effects", states=[f"step{step}" for step in STEPS])
+SYSTEM = System(
+    room="heads", group="mini", effects="effects", states=[f"step{step}" for step in STEPS]
+)
 
 
 def samples(young, old, tissue="T", platform="facs"):
@@ -132,12 +142,14 @@ def made(n_tissues=4, parts=None):
         MEASURED.validate(table)
         CHANGES.validate(change)
     found = vectors.trails({name: read_as(one) for name, one in systems.items()}, SETTINGS)
+    same = PLANE_DIRECTIONS.validate(same_direction.same_direction(found, SETTINGS))
     return SimpleNamespace(
         metrics=metrics,
         parts=parts,
         systems=systems,
         plane=PLANE.validate(plane.plane(found, SETTINGS)),
-        same=PLANE_DIRECTIONS.validate(same_direction.same_direction(found, SETTINGS)),
+        same=same,
+        splits=SPLITS.validate(splits.splits(same, REAL, confidence=0.95)),
     )
 
 
@@ -163,7 +175,6 @@ def test_angles_of_known_vectors(vector, angle, signed):
     assert row["angle_components_high"] == pytest.approx(angle, abs=1e-6)
     one = plane.plane([change], SETTINGS).iloc[0]
     assert one["angle_degrees"] == pytest.approx(signed, abs=1e-9)
-    assert one["resultant_length"] == pytest.approx(1)
 
 
 def test_turns_are_antisymmetric_and_do_not_depend_on_length():
@@ -189,25 +200,12 @@ def test_a_zero_vector_has_no_direction():
     young = np.array([[0.3, 5.0]] * 3)
     still = tissue(young, young)
     row = plane.plane([still], SETTINGS).iloc[0]
-    assert np.isnan(row[["angle_degrees", "angle_low", "resultant_length"]].to_numpy(float)).all()
+    assert np.isnan(row[["angle_degrees", "angle_low"]].to_numpy(float)).all()
     assert row["quadrant"] == "mixed"
     same = same_direction.same_direction([still, heads_at((0, 0), (1, 0))], SETTINGS).iloc[0]
     assert np.isnan(same["angle_degrees"])
     assert np.isnan(same["own_angle_p"])
     assert same["p"] == 1
-
-
-def test_the_ellipse_holds_its_share_of_normal_draws():
-    rng = np.random.default_rng(1)
-    covariance = np.array([[4.0, -1.8], [-1.8, 1.0]])
-    draws = rng.multivariate_normal([0, 0], covariance, size=20000)
-    outline = directions.ellipse(np.zeros(2), covariance, confidence=0.9)
-    # On the outline the squared Mahalanobis distance is the quantile of chi-squared: 4.605.
-    inverse = np.linalg.inv(covariance)
-    distance = np.einsum("ni,ij,nj->n", outline, inverse, outline)
-    assert distance == pytest.approx(4.60517, abs=1e-4)
-    inside = np.einsum("ni,ij,nj->n", draws, inverse, draws) <= distance[0]
-    assert inside.mean() == pytest.approx(0.9, abs=0.01)
 
 
 # Vectors of cells
@@ -256,9 +254,6 @@ def test_draws_keep_both_metrics_of_an_animal_together():
     one = tissue(line, line[:5] + np.array([0.1, -1]))
     drawn = one.draws["replicates"][1] - one.draws["replicates"][0]
     assert drawn[:, 1] == pytest.approx(-10 * drawn[:, 0])
-    row = plane.plane([one], SETTINGS).iloc[0]
-    assert row["covariance"] == pytest.approx(-10 * row["variance_gini"])
-    assert row["variance_effective"] == pytest.approx(100 * row["variance_gini"])
 
 
 @pytest.mark.slow
@@ -307,8 +302,10 @@ def test_vectors_of_heads_are_those_of_the_trajectory(both):
             total = change.loc[("step1024", metric), "change"]
             assert rows[column].iloc[-1] == pytest.approx(total, rel=1e-12)
             n_checked += 1
-    assert n_checked == 4
-    assert (moved["quadrant"] == "crystallize").all()
+    assert n_checked == 6
+    named = moved[moved["scale"] != "shape"]["quadrant"]
+    assert (named == "crystallize").all()
+    assert moved[moved["scale"] == "shape"]["quadrant"].isna().all()
     shares = table[table["metric"] == "gini"]["noise_share"]
     assert moved["noise_share_first"].unique() == pytest.approx(shares.iloc[0])
 
@@ -347,7 +344,7 @@ def test_checkpoints_without_any_effect_have_no_place():
     parts = head_parts()
     silent = part(8, 0 * parts[0].draws)
     moving = vectors.trails({"heads": read_as(along([silent, *parts]))}, SETTINGS)
-    assert [one.positions for one in moving] == [list(STEPS)] * 2
+    assert [one.positions for one in moving] == [list(STEPS)] * 3
 
 
 # The test of one direction
@@ -406,6 +403,161 @@ def test_drawn_arrangements_agree_with_counted_ones_and_are_never_zero():
     assert apart.p == apart.p_smallest == 0.01
 
 
+def test_signs_of_steps_are_those_of_a_loop():
+    """Four steps of a path; the null is the sum with every choice of their signs."""
+    path = heads_at((0.0, 0.0), (1.0, -1.0), (3.0, -2.0), (2.5, -2.5), (2.0, -1.0))
+    steps = np.diff(path.values, axis=0)
+    young = np.array([[0.3, 5.0]] * 3)
+    n_checked = 0
+    for way in ((1.0, -1.0), (1.0, 0.5), (-1.0, 0.2)):
+        vector = 0.1 * np.array(way)
+        row = same_direction.same_direction([tissue(young, young + vector), path], SETTINGS).iloc[0]
+        observed, reached = float(path.vector @ vector), 0
+        for signs in itertools.product((1, -1), repeat=4):
+            total = sum(
+                sign * float(step @ vector) for sign, step in zip(signs, steps, strict=True)
+            )
+            reached += total >= observed - 1e-12
+        assert row["steps_p"] == reached / 16
+        n_checked += 1
+    assert n_checked == 3
+    one = same_direction.same_direction(
+        [tissue(young, young + np.array([0.1, -1.0])), heads_at((0, 0), (1, -10), (2, -20))],
+        SETTINGS,
+    ).iloc[0]
+    assert one["steps_p"] == one["steps_p_smallest"] == 0.25
+
+
+def trainings(vectors_of, states=("step0", "step1")):
+    """Return the table of trainings whose vectors are these, on the raw scales."""
+    return pd.DataFrame(
+        [
+            (seed, state, float(at), metric, value)
+            for seed, vector in enumerate(vectors_of)
+            for at, state in enumerate(states)
+            for metric, value in zip(SCALES["raw"], at * np.array(vector), strict=True)
+        ],
+        columns=["seed", "state", "position", "metric", "value"],
+    )
+
+
+def test_signs_of_trainings_are_those_of_a_loop():
+    found = [(1.0, -10.0), (2.0, -5.0), (-0.5, 4.0), (0.2, -0.1), (1.5, -7.0)]
+    young = np.array([[0.3, 5.0]] * 3)
+    vector = np.array([0.1, -1.0])
+    moved = [tissue(young, young + vector), heads_at((0, 0), (1, -10))]
+    row = same_direction.same_direction(moved, SETTINGS, trainings(found)).iloc[0]
+    products = [0.1 * gini - number for gini, number in found]
+    reached = sum(
+        sum(sign * one for sign, one in zip(signs, products, strict=True)) >= sum(products) - 1e-12
+        for signs in itertools.product((1, -1), repeat=5)
+    )
+    assert 1 < reached < 32
+    assert row["trainings_p"] == reached / 32
+    assert row["trainings_p_smallest"] == 1 / 32
+    assert (row["n_trainings"], row["n_trainings_close"]) == (5, 4)
+    assert row["p_trainings"] == max(row["own_p"], row["trainings_p"])
+    # A training that was not measured in both states is none.
+    part = trainings(found).query("not (seed == 2 and state == 'step1')")
+    assert same_direction.same_direction(moved, SETTINGS, part)["n_trainings"].tolist() == [4]
+    # Without trainings, or with those of another model, there is nothing to say.
+    other = SETTINGS.model_copy(update={"trainings": "other"})
+    for alone in (
+        same_direction.same_direction(moved, SETTINGS),
+        same_direction.same_direction(moved, other, trainings(found)),
+    ):
+        assert alone["n_trainings"].tolist() == [0]
+        assert alone[["trainings_p", "p_trainings", "q_trainings"]].isna().all(axis=None)
+
+
+def test_many_signs_are_drawn_from_a_stream_of_their_own():
+    rng = np.random.default_rng(11)
+    steps = rng.normal((0.1, -1), (0.1, 1.0), size=(10, 2))
+    path = heads_at(*np.vstack([np.zeros(2), np.cumsum(steps, axis=0)]))
+    young = np.array([[0.3, 5.0]] * 3)
+    moved = [tissue(young, young + np.array([0.1, -1.0])), path]
+    few = SETTINGS.model_copy(update={"max_permutations": 1000})
+    counted, drawn, again = (
+        same_direction.same_direction(moved, one)["steps_p"].iloc[0] for one in (SETTINGS, few, few)
+    )
+    assert drawn == again
+    # Of 1,000 draws a share has a standard error of at most 0.016.
+    assert drawn == pytest.approx(counted, abs=0.05)
+    assert drawn != counted
+
+
+def test_shares_of_splits_are_those_of_a_loop():
+    """Every split of two young and two old animals, by hand."""
+    animals_ = [(0.1, 7.0), (0.45, 3.0), (0.5, 6.0), (0.3, 4.0)]
+    heads = heads_at((0, 0), (1.0, -10.0))
+    row = same_direction.same_direction(
+        [tissue(np.array(animals_[:2]), np.array(animals_[2:])), heads], SETTINGS
+    ).iloc[0]
+    close = quadrant = 0
+    for old in itertools.combinations(range(4), 2):
+        gini, number = (
+            sum(animals_[i][axis] for i in old) / 2
+            - sum(animals_[i][axis] for i in range(4) if i not in old) / 2
+            for axis in (0, 1)
+        )
+        close += gini * 1.0 + number * -10.0 > 0
+        quadrant += gini > 0 > number
+    assert 0 < quadrant < close < 6
+    assert (row["split_right_angle"], row["split_quadrant"]) == (close / 6, quadrant / 6)
+
+
+def test_counts_under_random_splits_are_those_of_all_joint_splits():
+    """Three tissues, every choice of one split in each: the distribution of the count."""
+    rng = np.random.default_rng(13)
+    heads = heads_at((0, 0), (1.0, -10.0))
+    trails_ = [heads]
+    places = []
+    for i in range(3):
+        young, old = animals(rng, 3, (0.4, 6)), animals(rng, 2, (0.5, 5))
+        system = read_as(medians.medians(samples(young, old, f"T{i}"), MEDIANS))
+        trails_ += [
+            one for one in vectors.trails({"cells": system}, SETTINGS) if one.scale == "raw"
+        ]
+        places.append(np.vstack([young, old]))
+    same = same_direction.same_direction(trails_, SETTINGS)
+    found = SPLITS.validate(splits.splits(same, REAL, confidence=0.9))
+    n_checked = 0
+    for criterion in ("right_angle", "quadrant"):
+        agree = []
+        for of in places:
+            agree.append([])
+            for taken in itertools.combinations(range(5), 2):
+                rest = [k for k in range(5) if k not in taken]
+                gini, number = np.median(of[list(taken)], 0) - np.median(of[rest], 0)
+                close = gini - 10 * number > 0
+                agree[-1].append(close if criterion == "right_angle" else gini > 0 > number)
+        counts = np.sort([sum(one) for one in itertools.product(*agree)])
+        observed = sum(of[-1] for of in agree)
+        row = found[(found["criterion"] == criterion) & (found["among"] == "real")].iloc[0]
+        assert row["n_agree"] == observed
+        assert row["expected"] == pytest.approx(counts.mean())
+        assert row["p"] == pytest.approx((counts >= observed).mean())
+        # The smallest numbers with at least these shares of all counts at or below them.
+        for end, share in (("low", 0.05), ("high", 0.95)):
+            expected = next(k for k in range(4) if (counts <= k).mean() >= share)
+            assert row[f"expected_{end}"] == expected
+        n_checked += 1
+    assert n_checked == 2
+
+
+def test_counts_part_real_tissues_from_simulated(both):
+    arms = (study.Arm("tms", "facs", None, "reconstructed"),)
+    arms += (study.Arm("tms", "droplet", None, "simulated"),)
+    about = study.Study("x", "x", simulated=True, notice="Simulated: x", arms=arms)
+    found = SPLITS.validate(splits.splits(both.same, about, confidence=0.95))
+    corrected = found[(found["scale"] == "corrected") & (found["criterion"] == "quadrant")]
+    by = corrected.set_index("among")["n_agree"]
+    assert set(by.index) == {"real", "simulated", "tms facs", "tms droplet"}
+    facs = both.same[(both.same["scale"] == "corrected") & (both.same["group"] == "tms facs")]
+    assert by["real"] == by["tms facs"] == facs["same_quadrant"].sum()
+    assert set(corrected["n_series"]) == {4}
+
+
 @pytest.mark.slow
 def test_level_without_a_change_and_power_with_one():
     rng = np.random.default_rng(8)
@@ -434,7 +586,7 @@ def test_q_is_adjusted_within_an_arm(both):
         assert (rows["q"] >= rows["p"] - 1e-12).all()
         assert rows["q"].min() <= len(rows) * rows["p"].min() + 1e-12
         n_checked += 1
-    assert n_checked == 4
+    assert n_checked == 6
     assert (both.same["p"] == both.same[["own_p", "reference_p"]].max(axis=1)).all()
 
 
@@ -463,21 +615,22 @@ def test_a_system_that_is_added_needs_no_change_here(both):
         )
         for step, mean in ((1, [1.0, 1.0, 1.0]), (2, [9.0, 1.0, 1.0]))
     ]
-    toy = System(group="box", effects="effects", states=["step1", "step2"])
+    toy = System(room="toy", group="box", effects="effects", states=["step1", "step2"])
     systems = both.systems | {"toy": measured.measured(parts, toy, OF_HEADS, MEASURE)}
     found = vectors.trails({name: read_as(one) for name, one in systems.items()}, SETTINGS)
     rows = PLANE.validate(plane.plane(found, SETTINGS))
     added = rows[(rows["system"] == "toy") & (rows["bootstrap"] == "replicates")]
-    assert added["scale"].tolist() == ["raw", "corrected"]
-    assert (added["quadrant"] == "crystallize").all()
+    assert added["scale"].tolist() == list(SCALES)
+    assert added["quadrant"].tolist()[:2] == ["crystallize"] * 2
     same = PLANE_DIRECTIONS.validate(same_direction.same_direction(found, SETTINGS))
     beside = same[same["system"] == "toy"]
     # Two states can be exchanged in two ways only.
-    assert beside["own_p_smallest"].tolist() == [0.5, 0.5]
+    assert beside["own_p_smallest"].tolist() == [0.5] * 3
+    assert beside["split_quadrant"].isna().all(), "nothing that can be split"
     others = same[same["system"] != "toy"].reset_index(drop=True)
     pd.testing.assert_frame_equal(others, both.same, check_dtype=False)
-    legend = overlay.draw(rows, same, confidence=0.95).legends[0]
-    assert "box toy none" in [text.get_text() for text in legend.get_texts()]
+    legend = overlay.draw(rows, both.splits).legends[0]
+    assert "box toys since step 1" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_one_checkpoint_leaves_the_tissues_alone(caplog):
@@ -499,7 +652,8 @@ def written(folder, both, params):
         tables.write(table, MEASURED, folder / "measured" / f"{name}.csv")
         tables.write(changes, CHANGES, folder / "changes" / f"{name}.csv")
         measured.write_draws(draws, folder / "draws" / f"{name}.parquet")
-    (folder / "params.yaml").write_text(json.dumps(params | {"plane": SETTINGS.model_dump()}))
+    params |= {"plane": SETTINGS.model_dump(), "systems": {"heads": params["systems"]["heads"]}}
+    (folder / "params.yaml").write_text(json.dumps(params))
     options = {
         "params": "params.yaml",
         "measured": "measured",
@@ -539,34 +693,25 @@ def test_stage_writes_the_same_tables_twice_and_names_what_is_missing(
 # The figure
 
 
-def crowded():
-    """Return tables of the published study's size: many tissues, heads a hundred times further."""
-    many = made(11)
-    rows = many.plane
-    far = (rows["system"] == "heads") & (rows["scale"] == "raw")
-    columns = ["d_effective", "covariance"]
-    scaled = rows.assign(
-        **{name: rows[name].where(~far, 12 * rows[name]) for name in columns},
-        variance_effective=rows["variance_effective"].where(~far, 144 * rows["variance_effective"]),
-    )
-    return SimpleNamespace(plane=scaled, same=many.same)
-
-
 @pytest.mark.parametrize("case", ["both", "crowded", "cells", "heads"])
 def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case, both):
-    tables_of = crowded() if case == "crowded" else both
-    rows, same = tables_of.plane, tables_of.same
+    # The published study's size: many tissues.
+    of = made(11) if case == "crowded" else both
+    rows, counted = of.plane, of.splits
     if case in ("cells", "heads"):
-        rows, same = rows[rows["system"] == case], same.iloc[:0]
-    figure = overlay.draw(rows, same, confidence=0.95)
+        rows, counted = rows[rows["system"] == case], counted.iloc[:0]
+    figure = overlay.draw(rows, counted)
     figure.draw_without_rendering()
-    texts = [text for axes in figure.axes for text in axes.texts]
+    texts = [text for axes in figure.axes[:2] for text in axes.texts]
     boxes = [text.get_tightbbox() for text in texts]
     assert min(text.get_fontsize() for text in texts) >= style.SMALLEST_PT
     names = [text.get_text() for text in texts]
-    n_tissues = len(rows[rows["system"] == "cells"])
-    assert sum(name.startswith("Tissue") for name in names) == n_tissues
-    assert sum(name.startswith("step") for name in names) == (0 if case == "cells" else 6)
+    n_tissues = rows[(rows["system"] == "cells") & (rows["scale"] == "shape")].shape[0]
+    of_tissues = [name for name in names if "Tissue" in name]
+    assert len(of_tissues) == 2 * min(n_tissues, overlay.MOST_NAMED)
+    assert all(name.startswith(("FACS ", "droplet ")) for name in of_tissues)
+    # The last state, and the furthest where it is another.
+    assert ("step 1024" in names) == (case != "cells")
     for box in boxes:
         assert box.x0 >= 0
         assert box.y0 >= 0
@@ -585,50 +730,74 @@ def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case
     assert height <= style.PAGE_MM + 1e-6
 
 
-def test_the_axis_is_compressed_only_where_heads_leave_the_tissues_far_behind(both):
-    near = overlay.draw(both.plane, both.same, confidence=0.95)
-    far = overlay.draw(crowded().plane, both.same, confidence=0.95)
-    assert [axes.get_yscale() for axes in near.axes] == ["linear", "linear"]
-    assert [axes.get_yscale() for axes in far.axes] == ["symlog", "linear"]
-    assert "logarithmic beyond" in far.axes[0].get_ylabel()
+def test_the_furthest_state_is_named_where_it_is_not_the_last(both):
+    back = both.plane.copy()
+    last = (back["system"] == "heads") & (back["state"] == "step1024")
+    back.loc[last, ["d_gini", "d_effective"]] *= 0.5
+    names = [text.get_text() for text in overlay.draw(back, both.splits).axes[0].texts]
+    assert {"step 256", "step 1024"} <= set(names)
 
 
-def test_points_and_path_are_those_of_the_table(both):
-    figure = overlay.draw(both.plane, both.same, confidence=0.95)
-    for axes, scale in zip(figure.axes, ("raw", "corrected"), strict=True):
+def test_crosses_points_and_path_are_those_of_the_table(both):
+    figure = overlay.draw(both.plane, both.splits)
+    n_checked = 0
+    for axes, scale in zip(figure.axes, ("corrected", "shape"), strict=False):
         rows = both.plane[both.plane["scale"] == scale]
-        cells = rows[rows["system"] == "cells"]
-        offsets = [tuple(p.get_offsets()[0]) for p in axes.collections if len(p.get_offsets()) == 1]
-        drawn = set(offsets)
-        assert set(zip(cells["d_gini"], cells["d_effective"], strict=True)) <= drawn
+        lines = {tuple(map(tuple, line.get_xydata().tolist())) for line in axes.lines}
+        points = {tuple(p.get_offsets()[0]) for p in axes.collections if len(p.get_offsets()) == 1}
+        last = (rows["system"] == "heads") & (rows["state"] == "step1024")
+        for row in rows[(rows["system"] == "cells") | last].to_dict("records"):
+            x, y = row["d_gini"], row["d_effective"]
+            assert ((row["d_gini_low"], y), (row["d_gini_high"], y)) in lines
+            assert ((x, row["d_effective_low"]), (x, row["d_effective_high"])) in lines
+            assert (x, y) in points or row["system"] == "heads"
+            n_checked += 1
         path = rows[(rows["bootstrap"] == "replicates") & (rows["system"] == "heads")]
-        lines = [line.get_xydata() for line in axes.lines]
-        expected = np.vstack([np.zeros(2), path[["d_gini", "d_effective"]]])
-        assert any(line.shape == expected.shape and (line == expected).all() for line in lines)
-        close = int((both.same[both.same["scale"] == scale]["angle_degrees"] < 90).sum())
-        assert f"{close} of 8 tissues" in axes.get_title(loc="right")
+        places = [(0.0, 0.0), *path[["d_gini", "d_effective"]].itertuples(index=False, name=None)]
+        assert tuple(places) in lines
+    # Eight tissues, and the heads over sequences and over heads, twice.
+    assert n_checked == 20
+
+
+def test_counts_of_the_figure_are_those_of_the_table(both):
+    axes = overlay.draw(both.plane, both.splits).axes[2]
+    said = [text.get_text() for text in axes.texts]
+    rows = both.splits.set_index(["among", "scale", "criterion"]).loc["real"]
+    expected = []
+    for key in (("corrected", "right_angle"), ("shape", "quadrant")):
+        row = rows.loc[key]
+        expected.append(f"{row['n_agree']} of 8, p {style.p_value(row['p'])}")
+    assert said == expected
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["a: less than 90° from mini", "b: in the quadrant of mini"]
+
+
+def test_simulated_tissues_are_drawn_only_where_no_real_one_is():
+    arms = (study.Arm("tms", "facs", None, "annotation"),)
+    arms += (study.Arm("made", "facs", None, "simulated"),)
+    about = study.Study("x", "demo", simulated=True, notice="Simulated: x", arms=arms)
+    names = [("tms", "facs", "Lung"), ("made", "facs", "Lung"), ("made", "facs", "Liver")]
+    assert shown.real_first(names, about).tolist() == [True, False, True]
 
 
 def test_an_empty_plane_is_said_in_words():
-    empty = tables.empty(PLANE), tables.empty(PLANE_DIRECTIONS)
-    figure = overlay.draw(*empty, confidence=0.95)
+    figure = overlay.draw(tables.empty(PLANE), tables.empty(SPLITS))
     assert "No tissue was compared" in figure.texts[0].get_text()
 
 
 def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path):
     tables.write(both.plane, PLANE, tmp_path / "plane.csv")
-    tables.write(both.same, PLANE_DIRECTIONS, tmp_path / "directions.csv")
+    tables.write(both.splits, SPLITS, tmp_path / "splits.csv")
     for name, simulated in (("cells", False), ("heads", True)):
         about = {"name": name, "source": "demo", "simulated": simulated}
         about["notice"] = "Demo model: x" if simulated else ""
         (tmp_path / f"{name}.json").write_text(json.dumps(about))
-    words = [f"--{name}={tmp_path / name}.csv" for name in ("plane", "directions")]
+    words = [f"--{name}={tmp_path / name}.csv" for name in ("plane", "splits")]
     words += [f"--study={tmp_path}/cells.json", f"--study-heads={tmp_path}/heads.json"]
     for folder in ("a", "b"):
-        out = [f"--out={tmp_path / folder}", "--confidence=0.95"]
-        assert overlay.main([*words, *out]) == 0
+        assert overlay.main([*words, f"--out={tmp_path / folder}"]) == 0
     for suffix in ("png", "svg"):
         name = f"fig_pythia_overlay_v2.{suffix}"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     svg = (tmp_path / "a" / "fig_pythia_overlay_v2.svg").read_text(encoding="utf-8")
-    assert svg.count("<!-- Demo model -->") == 1
+    assert svg.count("Demo model") == 1

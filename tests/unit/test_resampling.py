@@ -61,6 +61,47 @@ def test_bootstrap_interval_mirrors_when_groups_are_exchanged(young, old):
     assert one.low <= one.estimate <= one.high
 
 
+@given(numbers, numbers, st.sampled_from([0.5, 0.9, 0.95]))
+def test_ends_of_the_bootstrap_interval_are_those_of_the_full_enumeration(young, old, confidence):
+    young, old = young[:4], old[:4]
+    found = r.bootstrap_median_change(young, old, confidence=confidence)
+    medians = [
+        np.median(list(itertools.product(group, repeat=len(group))), axis=1)
+        for group in (young, old)
+    ]
+    changes = np.sort(np.subtract.outer(medians[1], medians[0]).ravel())
+    share = np.arange(1, changes.size + 1) / changes.size
+    at = np.searchsorted(share, (1 - confidence) / 2 - 1e-9)
+    assert (found.low, found.high) == (changes[at], changes[::-1][at])
+
+
+def test_many_studies_are_compared_as_one_by_one():
+    rng = np.random.default_rng(9)
+    # Rounded: some studies have ties, some have none.
+    young, old = rng.normal(size=(60, 4)).round(1), rng.normal(1, size=(60, 3)).round(1)
+    changes = np.array(r.bootstrap_median_changes(young, old, confidence=0.95)).T
+    ranks = np.array(r.mann_whitneys(young, old)).T
+    ties = 0
+    for x, y, change, test in zip(young, old, changes, ranks, strict=True):
+        one = r.bootstrap_median_change(x, y, confidence=0.95)
+        assert change.tolist() == [one.estimate, one.low, one.high]
+        alone = r.mann_whitney(x, y)
+        assert test.tolist() == [alone.statistic, alone.p, alone.p_smallest]
+        ties += len({*x, *y}) < 7
+    assert 0 < ties < 60
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 5), (1, 4), (6, 6), (22, 25), (44, 400)])
+def test_interval_of_a_share_leaves_each_tail_its_part(k, n):
+    """At either end the observed number or one further off has a probability of 2.5%."""
+    found = r.proportion_interval(k, n, confidence=0.95)
+    exact = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
+    assert (found.estimate, found.low, found.high) == (k / n, exact.low, exact.high)
+    at_low, at_high = stats.binom.sf(k - 1, n, found.low), stats.binom.cdf(k, n, found.high)
+    assert (found.low, at_low) == (0, 1) if k == 0 else at_low == pytest.approx(0.025)
+    assert (found.high, at_high) == (1, 1) if k == n else at_high == pytest.approx(0.025)
+
+
 class TestMannWhitney:
     def test_without_ties_is_scipys_exact_p(self):
         rng = np.random.default_rng(2)

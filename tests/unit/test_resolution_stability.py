@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import adjusted_rand_score
 
 from stages.base.errors import AtlasError
@@ -15,7 +16,7 @@ from stages.cells.settings import Stability
 from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
 
 ROOT = Path(__file__).parents[2]
-RULES = Stability(seeds=2, subsamples=2, cells_share=0.8, min_share=0.9, seed=5)
+RULES = Stability(seeds=2, subsamples=2, cells_share=0.8, min_share=0.9, confidence=0.95, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,10 @@ def test_a_clear_direction_is_stable(graph, draft):
     assert gini["direction"] == -1
     assert gini["stable"]
     assert gini["same_direction_share"] == 1.0
+    # Of each part both seeds find the same clustering: three are different, of six runs, and three
+    # of three are compatible with 0.025 ** (1 / 3).
+    assert (gini["n_runs"], gini["n_clusterings"]) == (6, 3)
+    assert gini["share_low"] == pytest.approx(0.025 ** (1 / 3))
     # Three kinds of cells that nobody could mistake: every seed finds them.
     assert gini["n_clusters_lowest"] == gini["n_clusters_highest"] == 3
     assert gini["ari_lowest"] == 1.0
@@ -109,6 +114,7 @@ def runs_of(*changes: float) -> pd.DataFrame:
             "subsample": 0,
             "seed": range(len(changes)),
             "n_clusters": range(3, 3 + len(changes)),
+            "clustering": range(len(changes)),
             "gini_change": changes,
             "effective_number_change": [-change for change in changes],
             "quadrant": "mixed",
@@ -137,6 +143,27 @@ def test_stable_is_a_stated_share_of_runs(changes, direction, share, stable):
     assert gini["same_direction_share"] == pytest.approx(share)
     assert (gini["ari_median"], gini["ari_lowest"]) == pytest.approx((0.7, 0.6))
     assert (gini["n_clusters_lowest"], gini["n_clusters_highest"]) == (3, 2 + len(changes))
+
+
+def test_a_clustering_that_is_found_again_counts_once():
+    agreement = pd.DataFrame({"resolution": [0.5], "ari": [1.0]})
+    runs = runs_of(*[0.1] * 5, -0.1).assign(clustering=[0, 0, 0, 0, 1, 2])
+    gini = STABILITY.validate(stability.summary(runs, agreement, RULES)).iloc[0]
+    assert (gini["n_runs"], gini["n_clusterings"]) == (6, 3)
+    assert gini["same_direction_share"] == pytest.approx(2 / 3)
+    exact = binomtest(2, 3).proportion_ci(0.95, method="exact")
+    assert (gini["share_low"], gini["share_high"]) == pytest.approx((exact.low, exact.high))
+
+
+def test_clusterings_are_the_same_where_only_the_names_of_clusters_differ():
+    rng = np.random.default_rng(3)
+    n_same = 0
+    for _ in range(300):
+        first, second = rng.integers(0, 2, (2, 4))
+        same = stability.renamed(first).tolist() == stability.renamed(second).tolist()
+        assert same == (adjusted_rand_score(first, second) == 1.0)
+        n_same += same
+    assert 0 < n_same < 300
 
 
 def test_one_old_animal(graph, draft):

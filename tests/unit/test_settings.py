@@ -178,7 +178,7 @@ class TestComposition:
         self._compose(conf, "--atlas", "demo")
         assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
         both = joined(read(conf.parent / "cells.json"), heads)
-        assert both.notice.startswith("Simulated demo data and demo model: these cohorts")
+        assert both.notice.startswith("Simulated demo data and demo model: cohorts that")
 
     @pytest.mark.parametrize(
         ("words", "said"),

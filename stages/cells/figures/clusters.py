@@ -1,20 +1,17 @@
 """What is common to figures of clusters: a change with its interval, directions, named types."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from stages.base.errors import FigureError
 from stages.drawing import style
 
 TISSUE = ["cohort", "platform", "tissue"]
 METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number of clusters"}
-MARKERS = {"crystallize": "^", "disperse": "v", "mixed": "D"}
-SIZES = {"crystallize": 20.0, "disperse": 20.0, "mixed": 13.0}
-"""Of the markers, in square points: they look equally large."""
 ROOM = 0.06
 """Beside the outermost interval, as a share of the axis."""
 
@@ -61,38 +58,6 @@ def over_types(coarse: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return coarse[coarse["metric"].isin(METRICS)].merge(rows[TISSUE].drop_duplicates())
 
 
-def interval(
-    axes: Axes, at: float, row: pd.Series, *, colour: str, width: float, upright: bool = False
-) -> None:
-    """Draw the interval of a change across, or upright."""
-    ends, place = [row["change_low"], row["change_high"]], [at, at]
-    x, y = (place, ends) if upright else (ends, place)
-    axes.plot(x, y, color=colour, linewidth=width, solid_capstyle="butt", zorder=3)
-
-
-def point(
-    axes: Axes,
-    x: float,
-    y: float,
-    direction: str,
-    *,
-    colour: str,
-    filled: bool = True,
-    scale: float = 1.0,
-) -> None:
-    """Draw a change; the marker says which way both metrics go."""
-    axes.scatter(
-        [x],
-        [y],
-        s=SIZES[direction] * scale,
-        marker=MARKERS[direction],
-        facecolors=colour if filled else "white",
-        edgecolors=colour,
-        linewidths=0.8,
-        zorder=4,
-    )
-
-
 def change(
     axes: Axes,
     at: float,
@@ -100,40 +65,40 @@ def change(
     *,
     width: float,
     colour: str = "",
-    scale: float = 1.0,
-    filled: bool = True,
+    line: style.LineStyle = "-",
     upright: bool = False,
+    doubtful: bool = False,
+    **looks: Any,
 ) -> None:
-    """Draw a change with its interval, in the colour of its direction unless another is given."""
+    """Draw a change with its interval, across or upright.
+
+    It has the marker and, unless another is given, the colour of its direction; `looks` are those
+    of :func:`stages.drawing.style.point`.
+    """
     direction, value = str(row["quadrant"]), float(row["change"])
-    colour = colour or style.COLOURS[direction]
-    interval(axes, at, row, colour=colour, width=width, upright=upright)
-    x, y = (at, value) if upright else (value, at)
-    point(axes, x, y, direction, colour=colour, filled=filled, scale=scale)
-
-
-def directions(table: pd.DataFrame) -> list[Line2D]:
-    """Return for the legend the directions that a table has."""
-    return [
-        style.mark(
-            quadrant,
-            marker,
-            colour=style.COLOURS[quadrant],
-            size=4.5 if quadrant != "mixed" else 3.8,
-        )
-        for quadrant, marker in MARKERS.items()
-        if (table["quadrant"] == quadrant).any()
-    ]
+    shade = colour or style.COLOURS[direction]
+    shade = style.pale(shade) if doubtful else shade
+    ends, place = [row["change_low"], row["change_high"]], [at, at]
+    axes.plot(
+        *((place, ends) if upright else (ends, place)),
+        color=shade,
+        linewidth=width,
+        linestyle=line,
+        solid_capstyle="butt",
+        zorder=3,
+    )
+    where = (at, value) if upright else (value, at)
+    style.point(axes, *where, direction, colour=shade, **looks)
 
 
 def equal_cells() -> Line2D:
-    """Return for the legend what :func:`point` draws small and grey."""
+    """Return for the legend how the change from equal numbers of cells is drawn."""
     return Line2D(
         [],
         [],
         color=style.QUIET,
-        marker="^",
-        markersize=2.6,
+        marker=style.MARKERS["crystallize"],
+        markersize=2.2,
         linewidth=0.5,
         label="small: equal cells",
     )
@@ -154,7 +119,7 @@ def rows_axes(axes: Axes, n_rows: int, *, ticks: int, last: bool) -> None:
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, zorder=2)
     axes.grid(axis="x")
-    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(style.ticks(ticks))
     axes.tick_params(labelbottom=last, bottom=last)
     axes.spines["bottom"].set_visible(last)
     if last:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells.tables.aging import AGING
-from stages.drawing import command, style
+from stages.drawing import command, evidence, style
 from stages.measurement.resampling import SIGNIFICANT
 
 NAME = "direction_heatmap"
@@ -32,13 +33,15 @@ SYMBOL_MM, GINI_MM, NUMBER_MM = 1.0, 13.6, 23.6
 
 
 @style.styled
-def draw(aging: pd.DataFrame) -> Figure:
+def draw(aging: pd.DataFrame, *, about: Study) -> Figure:
     """Return a table of tissues by cohort and platform: direction as colour, both changes as text.
 
     Parameters
     ----------
     aging
         ``AGING``.
+    about
+        What its arms rest on.
 
     Raises
     ------
@@ -49,11 +52,15 @@ def draw(aging: pd.DataFrame) -> Figure:
     if plane.empty:
         msg = "the aging table compares no tissue. Check the not_compared table."
         raise FigureError(msg)
-    tissues = sorted(plane["tissue"].unique(), key=str.casefold)
+    tissues = style.tissues(plane)
+    arms = evidence.arms(plane)
+    names = [evidence.label(tissue, arms, about) for tissue in tissues]
     shown = style.series(plane)
-    names_mm = max(style.text_width_mm(style.name(tissue)) for tissue in tissues) + 3
+    names_mm = max(map(style.text_width_mm, names)) + 3
     group_mm = 2 * CELL_MM[0] + GROUP_GAP_MM
     legend = _legend()
+    if evidence.has_reconstructed(arms, about):
+        legend.append(("", evidence.MEANING))
     wanted = MARGIN_MM * 2 + names_mm + len(shown) * group_mm
     legend_mm = max(style.text_width_mm(line) for _, line in legend) + 8
     width = max(wanted, legend_mm, style.SINGLE_MM)
@@ -61,9 +68,9 @@ def draw(aging: pd.DataFrame) -> Figure:
     foot = body + len(tissues) * CELL_MM[1] + 2
     height = foot + len(legend) * LINE_MM + style.STRIP_MM
     figure, canvas = style.page(width, height)
-    for row, tissue in enumerate(tissues):
+    for row, name in enumerate(names):
         middle = body + (row + 0.5) * CELL_MM[1]
-        canvas.text(MARGIN_MM + names_mm - 2, middle, style.name(tissue), ha="right", va="center")
+        canvas.text(MARGIN_MM + names_mm - 2, middle, name, ha="right", va="center")
     for column, which in enumerate(shown):
         left = MARGIN_MM + names_mm + column * group_mm
         _header(canvas, left, which.label)
@@ -162,7 +169,7 @@ def _legend_line(canvas: Axes, middle: float, quadrant: str, text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"aging": AGING}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True)
 
 
 if __name__ == "__main__":

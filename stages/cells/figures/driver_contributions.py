@@ -13,22 +13,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells.tables.drivers import DRIVERS, NUMBER_OF_TYPES
-from stages.drawing import command, style
+from stages.drawing import command, evidence, style
 
 NAME = "driver_contributions"
 
 METRICS = {"gini": "Δ Gini", "effective_number": "Δ N"}
 DIGITS = {"gini": 3, "effective_number": 2}
-NARROW_MM = 40.0
-"""Panels narrower than this have fewer ticks, and two digits."""
-MAX_TISSUES = 12
+MAX_TISSUES = 6
 MAX_TYPES = 8
-ONE_BLOCK = 6
-"""Up to so many tissues stand below one another; more stand in two blocks side by side."""
 ROW_MM = 3.7
 TITLE_MM = 8.0
 TICKS_MM = 6.0
@@ -36,8 +32,8 @@ MARGIN_MM = 1.5
 LINE_MM = 3.8
 GAP_MM = 3.0
 WORD_GAP_MM = 1.2
-# Width of the names of cell types: about 34 characters, about 22 where there are two blocks.
-NAMES_MM = {1: 50.0, 2: 33.0}
+NAMES_MM = 78.0
+"""The most room for names of cell types: about 58 characters."""
 # Of the height of a row, taken by its bars together.
 FILL = 0.78
 ZERO = 1e-12
@@ -55,13 +51,15 @@ class Row:
 
 
 @style.styled
-def draw(drivers: pd.DataFrame) -> Figure:
+def draw(drivers: pd.DataFrame, *, about: Study) -> Figure:
     """Return a pair of panels a tissue: contributions to the changes of both numbers.
 
     Parameters
     ----------
     drivers
         ``DRIVERS``.
+    about
+        What its arms rest on.
 
     Raises
     ------
@@ -76,28 +74,31 @@ def draw(drivers: pd.DataFrame) -> Figure:
     left_out = n_tissues > len(tissues)
     drivers = drivers[drivers["tissue"].isin(tissues)]
     shown = style.series(drivers)
-    blocks = 1 if len(tissues) <= ONE_BLOCK else 2
-    down = math.ceil(len(tissues) / blocks)
-    head = MARGIN_MM + LINE_MM * (2 + left_out) + 1
+    arms = evidence.arms(drivers)
+    words = ["Δ: old \N{MINUS SIGN} young, difference of means; N: effective number of cell types"]
+    if left_out:
+        words.append(
+            f"{len(tissues)} of {n_tissues} tissues: those whose mean Gini coefficient changes most"
+        )
+    if evidence.has_reconstructed(arms, about):
+        words.append(evidence.MEANING)
+    head = MARGIN_MM + LINE_MM * (1 + len(words)) + 1
     frame = TITLE_MM + TICKS_MM
-    room = (style.PAGE_MM - head - style.STRIP_MM) / down - frame
+    room = (style.PAGE_MM - head - style.STRIP_MM) / len(tissues) - frame
     n_types = min(MAX_TYPES, math.floor(room / ROW_MM) - 2)
-    panels = [rows(drivers[drivers["tissue"] == tissue], n_types) for tissue in tissues]
-    # Tissues beside one another take the height of the taller.
-    heights = [
-        max(len(panels[k]) for k in range(line, len(panels), down)) * ROW_MM + frame
-        for line in range(down)
-    ]
-    figure = style.figure(style.DOUBLE_MM, head + sum(heights) + style.STRIP_MM)
-    canvas = _head(figure, shown, f"{len(tissues)} of {n_tissues} tissues" if left_out else "")
-    block_mm = (style.DOUBLE_MM - MARGIN_MM) / blocks
-    for k, (tissue, panel) in enumerate(zip(tissues, panels, strict=True)):
-        corner = (MARGIN_MM + k // down * block_mm, head + sum(heights[: k % down]))
+    panels = {tissue: rows(drivers[drivers["tissue"] == tissue], n_types) for tissue in tissues}
+    height = sum(len(panel) * ROW_MM + frame for panel in panels.values())
+    figure = style.figure(style.DOUBLE_MM, head + height + style.STRIP_MM)
+    canvas = _head(figure, shown, words)
+    labels = [row.label for panel in panels.values() for row in panel]
+    names = min(NAMES_MM, max(map(style.text_width_mm, labels)) + 3)
+    top = head
+    for tissue, panel in panels.items():
         here = drivers[drivers["tissue"] == tissue]
         looks = [which for which in shown if len(style.of_series(here, which))]
-        _tissue(
-            figure, canvas, corner, (NAMES_MM[blocks], block_mm - MARGIN_MM), tissue, panel, looks
-        )
+        title = evidence.label(tissue, arms, about)
+        _tissue(figure, canvas, top, names, title, panel, looks)
+        top += len(panel) * ROW_MM + frame
     return figure
 
 
@@ -133,44 +134,44 @@ def rows(tissue: pd.DataFrame, n_types: int) -> list[Row]:
     return found
 
 
-def _head(figure: Figure, shown: list[style.Series], left_out: str) -> Axes:
+def _head(figure: Figure, shown: list[style.Series], words: list[str]) -> Axes:
     """Write the legend, and return axes of the whole page in millimetres."""
     width, height = figure.get_size_inches() * style.MM_PER_INCH
     canvas = style.add_axes(figure, left=0, top=0, width=width, height=height, canvas=True)
     canvas.set_zorder(-1)
     x, y = MARGIN_MM, MARGIN_MM + LINE_MM / 2
-    lines = ["Δ: old \N{MINUS SIGN} young, difference of means; N: effective number of cell types"]
-    if left_out:
-        lines.append(f"{left_out}: those whose mean Gini coefficient changes most")
     for which in shown:
         _swatch(canvas, x, y, which)
         canvas.text(x + 5.5, y, which.label, va="center")
         x += 5.5 + style.text_width_mm(which.label) + 5
-    for line, text in enumerate(lines, start=1):
+    for line, text in enumerate(words, start=1):
         canvas.text(MARGIN_MM, y + line * LINE_MM, text, va="center", color=style.QUIET)
     return canvas
 
 
+def _face(which: style.Series) -> str:
+    """Return the colour of bars, on which intervals can be seen."""
+    return style.GREY if which.filled else "white"
+
+
 def _swatch(canvas: Axes, x: float, y: float, which: style.Series) -> None:
     box = Rectangle((x, y - 1.1), 4, 2.2, linewidth=0.8)
-    box.set(facecolor=which.colour if which.filled else "white", edgecolor=which.colour)
+    box.set(facecolor=_face(which), edgecolor=which.colour)
     canvas.add_patch(box)
 
 
 def _tissue(
     figure: Figure,
     canvas: Axes,
-    corner: tuple[float, float],
-    widths: tuple[float, float],
-    tissue: str,
+    top: float,
+    names: float,
+    title: str,
     panel: list[Row],
     shown: list[style.Series],
 ) -> None:
-    """Draw the two panels of one tissue; `widths` are those of the names and of all."""
-    left, top = corner
-    names, whole = widths
-    height = len(panel) * ROW_MM
-    width = (whole - names - GAP_MM) / 2 - 1
+    """Draw the two panels of one tissue; `names` is the width of its names."""
+    left, height = MARGIN_MM, len(panel) * ROW_MM
+    width = (style.DOUBLE_MM - 2 * MARGIN_MM - names - GAP_MM) / 2 - 1
     short = style.shorten_all([row.label for row in panel], names - 2)
     for k, metric in enumerate(METRICS):
         start = left + names + k * (width + GAP_MM)
@@ -180,14 +181,12 @@ def _tissue(
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(
-            MaxNLocator(3 if width < NARROW_MM else 4, steps=[1, 2, 5, 10])
-        )
+        axes.xaxis.set_major_locator(style.ticks(5))
         _sums(canvas, (start, top + TITLE_MM), width, panel, metric, shown)
     canvas.text(
         left,
         top + TITLE_MM - 1.8,
-        style.name(tissue),
+        title,
         weight="bold",
         size=style.TITLE_PT,
         va="center",
@@ -209,7 +208,7 @@ def _bars(axes: Axes, panel: list[Row], metric: str, shown: list[style.Series]) 
                 middle,
                 value,
                 height=thick * 0.86,
-                color=which.colour if which.filled else "white",
+                color=_face(which),
                 edgecolor=which.colour,
                 linewidth=0.6,
                 zorder=2,
@@ -238,8 +237,7 @@ def _sums(
         parts = pd.concat([style.of_series(row.parts, which) for row in panel])
         total = float(parts[f"{metric}_contribution"].sum())
         square = ("■ " if which.filled else "□ ", which.colour)
-        digits = 2 if width < NARROW_MM else DIGITS[metric]
-        words.append([square, (style.signed(total, digits), style.INK)])
+        words.append([square, (style.signed(total, DIGITS[metric]), style.INK)])
     lines: list[list[list[tuple[str, str]]]] = [[]]
     for word in words:
         if lines[-1] and _wide(lines[-1]) + _wide([word]) > width:
@@ -265,7 +263,7 @@ def _wide(line: list[list[tuple[str, str]]]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"drivers": DRIVERS}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True)
 
 
 if __name__ == "__main__":

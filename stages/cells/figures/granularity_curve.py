@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from stages.cells.figures import clusters
 from stages.cells.tables.aging import AGING
@@ -38,8 +37,8 @@ LABEL_MM = 5.0
 COARSE, BREAK, END = 0.16, 0.09, 0.05
 """How far left of the lowest resolution the cell types stand, and the line that parts them from it;
 how far the axis runs on at both ends. As shares of the span of resolutions."""
-BAND = 0.22
-MARKS = 0.5
+BAND = "#ececec"
+MARKS = 0.6
 """Size of the markers of a curve; that of the cell types is 1."""
 
 
@@ -67,7 +66,7 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
         )
     rows = clusters.plane(aging)
     types = clusters.over_types(coarse, rows)
-    shown = [(which, tissue) for which in style.series(rows) for tissue in _tissues(rows, which)]
+    shown = style.arms(rows)
     several = rows["tissue"].nunique() > 1
     width = style.DOUBLE_MM if len(shown) > 1 else style.SINGLE_MM
     both = pd.concat([rows, types])
@@ -83,19 +82,19 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
     span = _Span(float(rows["resolution"].min()), float(rows["resolution"].max()))
     reaches = {metric: clusters.limits(both[both["metric"] == metric]) for metric in LABELS}
     reaches["n_clusters"] = (0.0, 1.1 * float(rows["n_clusters"].max()))
-    for column, (which, tissue) in enumerate(shown):
-        here = _of(rows, which, tissue)
+    for column, (which, tissue, here) in enumerate(shown):
         left, top = LEFT_MM + column * (each + BETWEEN_MM), HEAD_MM
         label = f"{which.label}, {style.name(tissue)}" if several else which.label
         _head(canvas, left, style.shorten(label, each / 1.15), here)
         for panel, high in heights.items():
             axes = style.add_axes(figure, left=left, top=top, width=each, height=high)
             if panel == "n_clusters":
-                _counts(axes, here, which.colour)
+                _counts(axes, here)
             else:
-                _curve(axes, here[here["metric"] == panel], which)
-                of_types = _of(types, which, tissue)
-                _types(axes, of_types[of_types["metric"] == panel], span)
+                _curve(axes, here[here["metric"] == panel])
+                of_types = style.of_series(types, which)
+                mine = (of_types["tissue"] == tissue) & (of_types["metric"] == panel)
+                _types(axes, of_types[mine], span)
             axes.set_ylim(reaches[panel])
             _frame(axes, span, first=column == 0, last=panel == "n_clusters")
             if column == 0:
@@ -134,15 +133,6 @@ class _Span:
         return float(self.low * 10 ** (share * self.decades))
 
 
-def _tissues(rows: pd.DataFrame, which: style.Series) -> list[str]:
-    return sorted(style.of_series(rows, which)["tissue"].unique(), key=str.casefold)
-
-
-def _of(rows: pd.DataFrame, which: style.Series, tissue: str) -> pd.DataFrame:
-    mine = style.of_series(rows, which)
-    return mine[mine["tissue"] == tissue]
-
-
 def _head(canvas: Axes, left: float, label: str, rows: pd.DataFrame) -> None:
     first = rows.iloc[0]
     animals = f"{first['n_young']} young, {first['n_old']} old"
@@ -150,31 +140,25 @@ def _head(canvas: Axes, left: float, label: str, rows: pd.DataFrame) -> None:
     canvas.text(left, HEAD_MM - 2, animals, va="center", color=style.QUIET)
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, which: style.Series) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame) -> None:
     every = rows[rows["cells"] == "all"].sort_values("resolution")
     equal = rows[rows["cells"] == "rarefied"].sort_values("resolution")
     x = every["resolution"]
-    axes.fill_between(
-        x, every["change_low"], every["change_high"], color=which.colour, alpha=BAND, linewidth=0
-    )
-    axes.plot(x, every["change"], color=which.colour, linewidth=1, zorder=2)
+    axes.fill_between(x, every["change_low"], every["change_high"], color=BAND, linewidth=0)
+    axes.plot(x, every["change"], color=style.INK, linewidth=0.8, zorder=2)
     axes.plot(
         equal["resolution"],
         equal["change"],
-        color=style.INK,
+        color=style.QUIET,
         linewidth=0.7,
         dashes=(2, 1.5),
-        zorder=3,
+        zorder=2,
     )
     for _, row in every.iterrows():
-        direction = str(row["quadrant"])
-        colour = style.COLOURS[direction]
-        clusters.point(
-            axes, row["resolution"], row["change"], direction, colour=colour, scale=MARKS
-        )
+        style.point(axes, row["resolution"], row["change"], str(row["quadrant"]), scale=MARKS)
     axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
     axes.grid(axis="y")
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(style.ticks(5))
 
 
 def _types(axes: Axes, rows: pd.DataFrame, span: _Span) -> None:
@@ -183,11 +167,11 @@ def _types(axes: Axes, rows: pd.DataFrame, span: _Span) -> None:
         clusters.change(axes, span.coarse, row, width=1.1, upright=True)
 
 
-def _counts(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
+def _counts(axes: Axes, rows: pd.DataFrame) -> None:
     counts = rows.groupby("resolution")["n_clusters"].first()
-    axes.plot(counts.index, counts, color=colour, linewidth=1, marker="o", markersize=2)
+    axes.plot(counts.index, counts, color=style.INK, linewidth=0.8, marker="o", markersize=2)
     axes.grid(axis="y")
-    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(style.ticks(3, integer=True))
 
 
 def _frame(axes: Axes, span: _Span, *, first: bool, last: bool) -> None:
@@ -204,10 +188,10 @@ def _frame(axes: Axes, span: _Span, *, first: bool, last: bool) -> None:
 
 def _handles(rows: pd.DataFrame) -> dict[str, object]:
     """Return the legend: each label, with what stands beside it."""
-    line = Line2D([], [], color=style.QUIET, linewidth=1)
-    band = Patch(color=style.QUIET, alpha=BAND, linewidth=0)
-    equal = Line2D([], [], color=style.INK, linewidth=0.7, dashes=(2, 1.5))
-    marks = {str(mark.get_label()): mark for mark in clusters.directions(rows)}
+    line = Line2D([], [], color=style.INK, linewidth=0.8)
+    band = Patch(color=BAND, linewidth=0)
+    equal = Line2D([], [], color=style.QUIET, linewidth=0.7, dashes=(2, 1.5))
+    marks = {str(mark.get_label()): mark for mark in style.direction_marks(rows["quadrant"])}
     return {"clusters, interval": (band, line), "equal cells": equal} | marks
 
 

@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells.tables.metrics import METRICS
-from stages.drawing import command, style
+from stages.drawing import command, evidence, style
 
 NAME = "metrics_vs_age"
 
@@ -39,13 +40,15 @@ LABELS = {"gini": "Gini\ncoefficient", "effective_number": "Effective number\nof
 
 
 @style.styled
-def draw(metrics: pd.DataFrame) -> Figure:
+def draw(metrics: pd.DataFrame, *, about: Study) -> Figure:
     """Return a pair of panels a tissue: Gini coefficient above, effective number below.
 
     Parameters
     ----------
     metrics
         ``METRICS``; the rows from all cells are drawn.
+    about
+        What its arms rest on.
 
     Raises
     ------
@@ -56,13 +59,13 @@ def draw(metrics: pd.DataFrame) -> Figure:
     if samples.empty:
         msg = "the metrics table holds no sample to draw. Check the exclusions table."
         raise FigureError(msg)
-    tissues = sorted(samples["tissue"].unique(), key=str.casefold)
+    tissues, arms = style.tissues(samples), evidence.arms(samples)
     shown = style.series(samples)
     pairs = math.ceil(len(tissues) / MAX_COLUMNS)
     columns = math.ceil(len(tissues) / pairs)
     wide = columns > 2
     width = style.DOUBLE_MM if wide else style.SINGLE_MM
-    handles = _legend(samples, shown, wide=wide)
+    handles = _legend(samples, shown, about, wide=wide)
     legend_mm = LEGEND_MM if wide else 3 + 3.6 * len(handles)
     room = (style.PAGE_MM - legend_mm - style.STRIP_MM) / (2 * pairs)
     height = 2 * pairs * min(ROW_MM, room) + legend_mm + style.STRIP_MM
@@ -78,7 +81,11 @@ def draw(metrics: pd.DataFrame) -> Figure:
             if column == 0:
                 axes.set_ylabel(LABELS[metric])
             axes.tick_params(labelbottom=metric == "effective_number")
-        grid[row, column].set_title(_title(tissue, columns), weight="bold", size=style.SMALLEST_PT)
+        grid[row, column].set_title(
+            _title(evidence.label(tissue, arms, about), columns),
+            weight="bold",
+            size=style.SMALLEST_PT,
+        )
         grid[row, column].set_ylim(gini)
         grid[row, column].tick_params(labelleft=column == 0)
         if k + columns >= len(tissues):
@@ -99,9 +106,8 @@ def draw(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
-def _title(tissue: str, columns: int) -> str:
+def _title(name: str, columns: int) -> str:
     """Return the name of a tissue, in two lines if it is wider than a panel."""
-    name = style.name(tissue)
     if style.text_width_mm(name, weight="bold") < style.DOUBLE_MM / max(columns, 2) - 8:
         return name
     return "\n".join(textwrap.wrap(name, math.ceil(len(name) * 0.7), break_on_hyphens=False))
@@ -130,20 +136,22 @@ def _panel(
         rows = style.of_series(samples, which)
         shift = (i - (len(present) - 1) / 2) * DODGE * span
         for sex, of_sex in rows.groupby(rows["sex"].fillna("unknown"), sort=True):
-            compared = (of_sex["age_group"] != "middle").to_numpy()
+            colours = [
+                style.FAINT if group == "middle" else which.colour for group in of_sex["age_group"]
+            ]
             axes.scatter(
                 of_sex["age_months"] + shift,
                 of_sex[metric],
                 s=11,
                 marker=MARKERS.get(str(sex), OTHER_SEX),
-                facecolors=[which.colour if c else "white" for c in compared],
-                edgecolors=["white" if c else which.colour for c in compared],
-                linewidths=[0.3 if c else 0.6 for c in compared],
+                facecolors=colours if which.filled else "white",
+                edgecolors=colours,
+                linewidths=0.6,
                 zorder=3,
             )
         _medians(axes, rows, metric, which, shift, span)
     axes.grid(axis="y")
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(style.ticks(4))
     axes.margins(y=0.1)
 
 
@@ -171,17 +179,20 @@ def _medians(
         )
 
 
-def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> list[Line2D]:
+def _legend(
+    samples: pd.DataFrame, shown: list[style.Series], about: Study, *, wide: bool
+) -> list[Line2D]:
     """Return what the legend shows; if it is wide, the series fill the upper of two lines."""
     lines = [
         Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.4, label=f"{s.label}, median")
         for s in shown
     ]
+    if evidence.has_reconstructed(evidence.arms(samples), about):
+        lines.append(Line2D([], [], linestyle="", label=evidence.MEANING))
     sexes = sorted(samples["sex"].fillna("unknown").unique())
     handles = [style.mark(sex, MARKERS.get(sex, OTHER_SEX)) for sex in sexes]
     if (samples["age_group"] == "middle").any():
-        handles.append(style.mark("filled: young or old", "s"))
-        handles.append(style.mark("open: in between", "s", face="white"))
+        handles.append(style.mark("pale: in between", "s", colour=style.FAINT))
     if not wide:
         return [*lines, *handles]
     blank = Line2D([], [], linestyle="", label="")
@@ -192,7 +203,7 @@ def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"metrics": METRICS}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True)
 
 
 if __name__ == "__main__":

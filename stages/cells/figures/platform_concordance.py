@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from stages.base.study import Study
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
-from stages.drawing import command, labels, style
+from stages.drawing import command, evidence, labels, style
 
 NAME = "platform_concordance"
 
@@ -25,7 +25,7 @@ SIDES = ("first", "second")
 
 
 @style.styled
-def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+def draw(concordance: pd.DataFrame, summary: pd.DataFrame, *, about: Study) -> Figure:
     """Return one panel a metric: points are tissues, crosses their intervals.
 
     Parameters
@@ -34,6 +34,8 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         ``CONCORDANCE``. Without rows, the figure says so in words.
     summary
         ``CONCORDANCE_SUMMARY``; its order is the order of the panels.
+    about
+        What its arms rest on.
     """
     if concordance.empty:
         return style.message(_nothing(summary))
@@ -49,6 +51,9 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     ]
     for axes in list(grid)[len(panels) :]:
         axes.set_visible(False)
+    shown = arms(concordance, summary)
+    if evidence.has_reconstructed(shown, about):
+        figure.supxlabel(evidence.MEANING, x=0.01, ha="left", size=style.SMALLEST_PT)
     # Names can be placed only where the panels stay.
     style.freeze(figure)
     for axes, changes in drawn:
@@ -56,10 +61,17 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             axes,
             changes["change_first"].to_numpy(float),
             changes["change_second"].to_numpy(float),
-            [style.name(tissue) for tissue in changes["tissue"]],
+            [evidence.label(tissue, shown, about) for tissue in changes["tissue"]],
             lines=np.concatenate([_whiskers(changes), _guides(axes)]),
         )
     return figure
+
+
+def arms(concordance: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the arms that are compared."""
+    platforms = sorted({name for side in SIDES for name in summary[side]}, reverse=True)
+    tissues = concordance[["cohort", "tissue"]].drop_duplicates().itertuples(index=False)
+    return [(cohort, platform, tissue) for cohort, tissue in tissues for platform in platforms]
 
 
 def _nothing(summary: pd.DataFrame) -> str:
@@ -82,25 +94,21 @@ def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     axes.plot(
         [-reach, reach], [-reach, reach], color=style.QUIET, linewidth=0.6, dashes=(4, 3), zorder=1
     )
-    for same, colour, marker, face in (
-        (True, style.COLOURS["agree"], "o", style.COLOURS["agree"]),
-        (False, style.COLOURS["differ"], "D", "white"),
-    ):
+    for same, colour, marker in ((True, style.INK, "o"), (False, style.QUIET, "X")):
         part = changes[changes["same_sign"] == same]
         for line in _whiskers(part):
-            axes.plot(line[[0, 2]], line[[1, 3]], color=colour, linewidth=0.6, alpha=0.45, zorder=2)
+            axes.plot(line[[0, 2]], line[[1, 3]], color=style.GREY, linewidth=0.6, zorder=2)
         axes.scatter(
             part["change_first"],
             part["change_second"],
-            s=18 if same else 15,
+            s=16 if same else 22,
             marker=marker,
-            facecolors=face,
-            edgecolors=colour,
-            linewidths=0.9,
+            color=colour,
+            linewidths=0,
             zorder=3,
         )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(style.ticks(7))
     axes.set_xlabel(f"{style.CHANGE}, {style.name(row['first'])}")
     axes.set_ylabel(f"{style.CHANGE}, {style.name(row['second'])}")
     axes.spines[["top", "right"]].set_visible(True)
@@ -146,7 +154,7 @@ def _guides(axes: Axes) -> Lines:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"concordance": CONCORDANCE, "summary": CONCORDANCE_SUMMARY}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True, arms=arms)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from stages.base.errors import FigureError
 from stages.cells.figures import clusters
@@ -64,8 +63,8 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
         return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
     compared = clusters.at_resolution(clusters.plane(aging), reference)
     samples = metrics[(metrics["resolution"] == reference) & (metrics["cells"] == "all")]
-    several = len(style.series(compared)) > 1
-    blocks = list(compared.groupby(clusters.TISSUE, sort=True))
+    blocks = style.arms(compared)
+    several = len({which.label for which, _, _ in blocks}) > 1
     columns = min(MAX_COLUMNS, len(blocks))
     down = math.ceil(len(blocks) / columns)
     handles = _handles(compared)
@@ -78,20 +77,19 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
     width = style.DOUBLE_MM if columns > 1 else style.SINGLE_MM
     figure, canvas = style.page(width, height)
     each = width / columns
-    for k, (names, changes) in enumerate(blocks):
-        here = samples[(samples[clusters.TISSUE] == list(names)).all(axis=1)]
+    for k, (which, tissue, changes) in enumerate(blocks):
+        here = style.of_series(samples, which)
+        here = here[here["tissue"] == tissue]
         if not set(PLACES) <= set(here["age_group"]):
             msg = (
-                f"the cluster_metrics table has no young or no old animals of {names[2]} at "
+                f"the cluster_metrics table has no young or no old animals of {tissue} at "
                 f"resolution {reference:g}, which cluster_aging compares. "
                 "Run dvc repro granularity."
             )
             raise FigureError(msg)
         left = k % columns * each + LEFT_MM
         top = k // columns * block + HEAD_MM
-        label = style.name(names[2])
-        if several:
-            label += f", {style.name(names[0])} {style.name(names[1])}"
+        label = style.name(tissue) + (f", {which.label}" if several else "")
         _head(canvas, left, top, style.shorten(label, (each - LEFT_MM) / 1.25), changes)
         for row, metric in enumerate(clusters.METRICS):
             axes = style.add_axes(
@@ -149,7 +147,7 @@ def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str)
             dashes=(3, 2),
             zorder=1,
         )
-    shown = {"all": (CHANGE, 1.2, 1.0, True), "rarefied": (CHANGE_EQUAL, 0.6, 0.5, False)}
+    shown = {"all": (CHANGE, 1.2, 1.0, True), "rarefied": (CHANGE_EQUAL, 0.6, 0.4, False)}
     ends = [old]
     for cells, (place, width, scale, full) in shown.items():
         if cells not in change.index:
@@ -200,12 +198,12 @@ def _frame(axes: Axes, zero: float, values: Sequence[float]) -> None:
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(-0.5, END)
     axes.set_xticks([*PLACES.values(), (CHANGE + CHANGE_EQUAL) / 2], [*PLACES, "change"])
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(style.ticks(4))
     right = axes.secondary_yaxis(
         "right",
         functions=(lambda value: np.subtract(value, zero), lambda change: np.add(change, zero)),
     )
-    right.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    right.yaxis.set_major_locator(style.ticks(4))
     right.spines["right"].set_visible(True)
 
 
@@ -222,7 +220,7 @@ def _handles(compared: pd.DataFrame) -> list[Line2D]:
         )
         for group in PLACES
     ]
-    return [*groups, *clusters.directions(compared), clusters.equal_cells()]
+    return [*groups, *style.direction_marks(compared["quadrant"]), clusters.equal_cells()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

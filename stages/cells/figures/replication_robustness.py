@@ -1,7 +1,7 @@
 """Draw which way each tissue of the validation cohort moves at each resolution, and how stably.
 
-Original step 11. One row a tissue and resolution. Filled points have a direction that holds when
-seeds and cells change; the pale bar behind a point spans the changes of those runs. The
+Original step 11. One row a tissue and resolution. Points are pale where the direction does not hold
+when seeds and cells change; the grey bar behind a point spans the changes of those runs. The
 smaller point below is from equal numbers of cells in every animal.
 """
 
@@ -60,8 +60,8 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
         return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
     rows = clusters.plane(aging)
     runs = _runs(rows, stability)
-    blocks = list(runs.groupby(clusters.TISSUE, sort=True))
-    n_rows = [part["resolution"].nunique() for _, part in blocks]
+    blocks = style.arms(runs)
+    n_rows = [part["resolution"].nunique() for _, _, part in blocks]
     frame = HEAD_MM + TISSUE_GAP_MM * (len(blocks) - 1) + AXIS_MM + LEGEND_MM + style.STRIP_MM
     row_mm = min(ROW_MM, (style.PAGE_MM - frame) / sum(n_rows))
     height = frame + sum(n_rows) * row_mm
@@ -71,14 +71,14 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
         metric: clusters.limits(runs[runs["metric"] == metric], ["change_lowest", "change_highest"])
         for metric in clusters.METRICS
     }
-    several = len(style.series(rows)) > 1
+    several = len({which.label for which, _, _ in blocks}) > 1
     top = HEAD_MM
-    for k, ((names, here), n) in enumerate(zip(blocks, n_rows, strict=True)):
+    for k, ((which, tissue, here), n) in enumerate(zip(blocks, n_rows, strict=True)):
         if k:
             line = top - TISSUE_GAP_MM / 2
             ends = [TISSUE_MM, style.DOUBLE_MM - TISSUE_MM]
             canvas.plot(ends, [line, line], color=style.FAINT, linewidth=0.6)
-        lines = [names[2], *names[:2]] if several else names[2:]
+        lines = [tissue, which.cohort, which.platform] if several else [tissue]
         _tissue(canvas, top + row_mm / 2, lines)
         _text(canvas, top, row_mm, here)
         for metric, left in PANELS_MM.items():
@@ -88,9 +88,8 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
             _panel(axes, here[here["metric"] == metric])
         top += n * row_mm + TISSUE_GAP_MM
     handles = [
-        *clusters.directions(rows),
-        style.mark("filled: direction stable", "s"),
-        style.mark("open: not stable", "s", face="white"),
+        *style.direction_marks(rows["quadrant"]),
+        style.pale_mark("pale: not stable"),
         clusters.equal_cells(),
         Patch(color=style.FAINT, linewidth=0, label="range over runs"),
     ]
@@ -159,11 +158,11 @@ def _text(canvas: Axes, top: float, row_mm: float, runs: pd.DataFrame) -> None:
             canvas.text(right, middle, numbers[label], ha="right", va="center")
         for metric, left in PANELS_MM.items():
             found = part[part["metric"] == metric].iloc[0]
-            same = round(found["same_direction_share"] * found["n_runs"])
+            same = round(found["same_direction_share"] * found["n_clusterings"])
             canvas.text(
                 left + PANEL_MM + RUNS_MM,
                 middle,
-                f"{same} of {found['n_runs']:.0f}",
+                f"{same} of {found['n_clusterings']:.0f}",
                 ha="right",
                 va="center",
                 weight="bold" if found["stable"] else "normal",
@@ -191,7 +190,7 @@ def _panel(axes: Axes, runs: pd.DataFrame) -> None:
             )
             # Stable in another direction than this clustering's is not stable here.
             stable = bool(row["stable"] and row["direction"] * row["change"] > 0)
-            clusters.change(axes, middle + ALL, row, width=1.1, filled=stable)
+            clusters.change(axes, middle + ALL, row, width=1.1, doubtful=not stable)
         else:
             colour = style.QUIET
             clusters.change(axes, middle + EQUAL, row, width=0.5, colour=colour, scale=0.4)

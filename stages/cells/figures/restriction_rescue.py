@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from stages.base.errors import FigureError
 from stages.cells.tables.restriction import (
@@ -31,7 +30,6 @@ FOOT_MM = 18
 
 LABELS = {"gini": "Gini coefficient", "effective_number": "Effective number of clusters"}
 GROUPS = {"young": "young", "old": "old,\nfed freely", "restricted": "old,\nrestricted"}
-COLOURS = {"young": style.SKY, "old": style.VERMILLION, "restricted": style.GREEN}
 SEXES = {"male": "^", "female": "o"}
 DODGE = {"male": -0.08, "female": 0.08}
 MEAN = 0.22
@@ -48,8 +46,8 @@ SHOWN = {
 STEP = 0.15
 """Between two of them, where resolutions are 1 apart."""
 
-LOWEST, HIGHEST = -1.0, 2.0
-"""No axis of fractions goes farther; a point beyond stands as an arrowhead at its end."""
+LOWEST, HIGHEST = -0.5, 1.5
+"""No axis of fractions goes farther; what lies beyond is an arrowhead at its end."""
 
 
 @style.styled
@@ -124,19 +122,19 @@ def _libraries(axes: Axes, libraries: pd.DataFrame, metric: str) -> None:
             of_sex,
             s=20,
             marker=marker,
-            c=[COLOURS[name] for name in CONDITIONS],
+            color=style.INK,
             edgecolors="white",
             linewidths=0.4,
             zorder=3,
         )
     for i, name in enumerate(CONDITIONS):
         mean = rows.loc[rows["condition"] == name, metric].mean()
-        axes.plot([i - MEAN, i + MEAN], [mean, mean], color=COLOURS[name], linewidth=1.6, zorder=2)
+        axes.plot([i - MEAN, i + MEAN], [mean, mean], color=style.INK, linewidth=1.6, zorder=2)
     axes.set_xticks(range(len(CONDITIONS)), [GROUPS[name] for name in CONDITIONS])
     axes.set_xlim(-0.5, len(CONDITIONS) - 0.5)
     axes.margins(y=0.12)
     axes.grid(axis="y")
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(style.ticks(4))
 
 
 def _fractions(axes: Axes, rescue: pd.DataFrame) -> None:
@@ -162,17 +160,18 @@ def _fractions(axes: Axes, rescue: pd.DataFrame) -> None:
     minus = "\N{MINUS SIGN}"
     formula = f"(old {minus} restricted) / (old {minus} young)"
     axes.text(0, 1.03, formula, transform=axes.transAxes, va="bottom")
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(style.ticks(5))
 
 
 def _point(axes: Axes, x: float, row: pd.Series, marker: str, *, filled: bool) -> None:
     low, high = axes.get_ylim()
     alone = row["libraries"] in SEXES
-    colour = style.QUIET if alone else style.GREEN
+    colour = style.GREY if alone else style.INK
     value = float(row["rescue_fraction"])
     if pd.notna(row["rescue_fraction_low"]):
         ends = [row["rescue_fraction_low"], row["rescue_fraction_high"]]
         axes.plot([x, x], ends, color=colour, linewidth=0.6 if alone else 1, zorder=2)
+        style.beyond(axes, x, ends, colour=colour, upright=True)
     if value < low or value > high:
         marker, value = ("v", low) if value < low else ("^", high)
     axes.scatter(
@@ -202,7 +201,7 @@ def _foot(figure: Figure, height: float, tests: pd.DataFrame) -> None:
         Line2D(
             [],
             [],
-            color=style.QUIET if libraries in SEXES else style.GREEN,
+            color=style.GREY if libraries in SEXES else style.INK,
             marker=marker,
             markersize=3.5,
             markerfacecolor=None if filled else "white",

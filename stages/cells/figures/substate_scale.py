@@ -1,8 +1,8 @@
 """Draw the change over annotated cell types beside the change over substates within each type.
 
 Original step 09. One row a cell type, and above them the whole tissue, whose components are the
-types: the two scales of one tissue. Cohorts and platforms share a row. Podocytes and macrophages,
-the published cases, stand out.
+types: the two scales of one tissue. Cohorts and platforms share a row, told by their lines.
+Podocytes and macrophages, the published cases, stand out.
 """
 
 import math
@@ -36,10 +36,10 @@ LINE_MM = 3.8
 ONE_LINE = 2
 """Up to so many cohorts and platforms, the legend has one line."""
 MARGIN_MM = 1.5
-COUNTS_RIGHT_MM = 76.5
-"""Where the column of the numbers of substates ends; the names take what is left of it."""
-PANELS_MM = {"gini": 80.5, "effective_number": 134.0}
-PANEL_MM = 47.5
+NAMES_MM = (40.0, 78.0)
+"""The least and the most room for names."""
+COUNTS_MM, GAP_MM = 14.0, 5.0
+"""For the numbers of substates, and between panels."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
             "The atlas has no graph of a tissue\nin which substates are looked for."
         )
     fine = clusters.at_resolution(clusters.plane(substates), reference)
-    tissues = sorted(fine["tissue"].unique(), key=str.casefold)
+    tissues = style.tissues(fine)
     whole = clusters.over_types(coarse, fine)
     shown = style.series(fine)
     left_out = len(tissues) - len(tissues[:MAX_TISSUES])
@@ -88,29 +88,37 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
         for tissue in tissues
     }
     heights = {tissue: TISSUE_MM + len(found) * ROW_MM for tissue, found in blocks.items()}
-    handles = _handles(shown)
+    drawn = pd.concat([row.changes for found in blocks.values() for row in found])
+    handles = _handles(shown, drawn)
     legend_rows = 1 if len(shown) <= ONE_LINE else 2
     legend_mm = 1 + LINE_MM * (legend_rows + bool(left_out))
     height = HEAD_MM + sum(heights.values()) + AXIS_MM + legend_mm + style.STRIP_MM
     figure, canvas = style.page(style.DOUBLE_MM, height)
-    _head(canvas, reference)
-    drawn = pd.concat([row.changes for found in blocks.values() for row in found])
+    labels = [row.label for found in blocks.values() for row in found]
+    widest = max(style.text_width_mm(label, weight="bold") for label in labels)
+    counts_mm = MARGIN_MM + min(max(widest, NAMES_MM[0]), NAMES_MM[1]) + COUNTS_MM
+    panel_mm = (style.DOUBLE_MM - MARGIN_MM - counts_mm - 2 * GAP_MM) / 2
+    panels_mm = {
+        metric: counts_mm + GAP_MM + k * (panel_mm + GAP_MM)
+        for k, metric in enumerate(clusters.METRICS)
+    }
+    _head(canvas, reference, panels_mm)
     reaches = {
         metric: clusters.limits(drawn[drawn["metric"] == metric]) for metric in clusters.METRICS
     }
     top = HEAD_MM
     for tissue, found in blocks.items():
         here = [s for s in shown if len(style.of_series(fine[fine["tissue"] == tissue], s))]
-        _names(canvas, top, tissue, found, here)
-        for metric, left in PANELS_MM.items():
+        _names(canvas, top, tissue, found, here, counts_mm)
+        for metric, left in panels_mm.items():
             axes = style.add_axes(
                 figure,
                 left=left,
                 top=top + TISSUE_MM,
-                width=PANEL_MM,
+                width=panel_mm,
                 height=heights[tissue] - TISSUE_MM,
             )
-            clusters.rows_axes(axes, len(found), ticks=6, last=tissue == tissues[-1])
+            clusters.rows_axes(axes, len(found), ticks=5, last=tissue == tissues[-1])
             axes.set_xlim(reaches[metric])
             _panel(axes, found, metric, here)
         top += heights[tissue]
@@ -152,18 +160,24 @@ def rows(fine: pd.DataFrame, whole: pd.DataFrame, most: int) -> list[Row]:
     return found
 
 
-def _head(canvas: Axes, reference: float) -> None:
+def _head(canvas: Axes, reference: float, panels_mm: dict[str, float]) -> None:
     middle = HEAD_MM - 2
-    for metric, left in PANELS_MM.items():
+    for metric, left in panels_mm.items():
         label = LABELS[metric]
         canvas.text(left, middle, label, weight="bold", va="center", size=style.TITLE_PT)
     resolution = f"Leiden resolution {reference:g}"
     canvas.text(MARGIN_MM, middle, resolution, va="center", color=style.QUIET)
-    canvas.text(COUNTS_RIGHT_MM, middle, "Substates", ha="right", va="center", color=style.QUIET)
+    right = panels_mm["gini"] - GAP_MM
+    canvas.text(right, middle, "Substates", ha="right", va="center", color=style.QUIET)
 
 
 def _names(
-    canvas: Axes, top: float, tissue: str, found: Sequence[Row], shown: Sequence[style.Series]
+    canvas: Axes,
+    top: float,
+    tissue: str,
+    found: Sequence[Row],
+    shown: Sequence[style.Series],
+    right: float,
 ) -> None:
     """Write a tissue, its rows, and how many substates each has in each cohort and platform."""
     canvas.text(
@@ -175,7 +189,7 @@ def _names(
         size=style.TITLE_PT,
     )
     counts = [_counts(row, shown) for row in found]
-    room = COUNTS_RIGHT_MM - max(map(style.text_width_mm, counts)) - MARGIN_MM - 3
+    room = right - max(map(style.text_width_mm, counts)) - MARGIN_MM - 3
     labels = style.shorten_all([row.label for row in found], room)
     for k, (row, label, count) in enumerate(zip(found, labels, counts, strict=True)):
         middle = top + TISSUE_MM + (k + 0.5) * ROW_MM
@@ -188,7 +202,7 @@ def _names(
             weight="bold" if whole or is_named(row.cell_type) else "normal",
             color=style.INK if row.cell_type or whole else style.QUIET,
         )
-        canvas.text(COUNTS_RIGHT_MM, middle, count, ha="right", va="center")
+        canvas.text(right, middle, count, ha="right", va="center")
 
 
 def _counts(row: Row, shown: Sequence[style.Series]) -> str:
@@ -209,37 +223,25 @@ def _panel(axes: Axes, found: Sequence[Row], metric: str, shown: Sequence[style.
             if "all" not in change.index:
                 continue
             at = k + (i - (len(shown) - 1) / 2) * step
-            _point(axes, at, change, which, whole=row.label == WHOLE)
+            _change(axes, at, change, which)
 
 
-def _point(
-    axes: Axes, at: float, change: pd.DataFrame, which: style.Series, *, whole: bool
-) -> None:
-    """Draw a change; open where equal numbers of cells give it the other sign."""
+def _change(axes: Axes, at: float, change: pd.DataFrame, which: style.Series) -> None:
+    """Draw a change; pale where equal numbers of cells give it the other sign."""
     every = change.loc["all"]
     same = "rarefied" not in change.index or bool(
         every["change"] * change.loc["rarefied", "change"] > 0
     )
-    clusters.interval(axes, at, every, colour=which.colour, width=0.9)
-    axes.scatter(
-        [every["change"]],
-        [at],
-        s=16 if whole else 12,
-        marker="s" if whole else "o",
-        facecolors=which.colour if same else "white",
-        edgecolors=which.colour,
-        linewidths=0.8,
-        zorder=4,
-    )
+    clusters.change(axes, at, every, width=0.9, line=which.line, doubtful=not same, scale=0.8)
 
 
-def _handles(shown: Sequence[style.Series]) -> list[Line2D]:
-    return [
-        *(Line2D([], [], color=which.colour, linewidth=1.4, label=which.label) for which in shown),
-        style.mark("over cell types", "s", size=3.8),
-        style.mark("over substates", "o", size=3.8),
-        style.mark("open: other sign with equal cells", "o", face="white", size=3.8),
+def _handles(shown: Sequence[style.Series], drawn: pd.DataFrame) -> list[Line2D]:
+    lines = [
+        Line2D([], [], color=style.INK, linewidth=0.9, linestyle=which.line, label=which.label)
+        for which in shown
     ]
+    pale = style.pale_mark("pale: other sign with equal cells")
+    return [*lines, *style.direction_marks(drawn["quadrant"]), pale]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

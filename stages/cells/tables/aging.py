@@ -31,12 +31,14 @@ AGING = schema(
         "within_sex_n": count(),
         "within_sex_exact": flag(),
         "quadrant": text(isin=QUADRANTS),
+        "emphasised": flag(),
     },
     ["cohort", "platform", "tissue", "cells", "metric"],
 )
 """Old minus young. `change` is the difference of the medians with its exact-bootstrap interval;
 `shift` the Hodges-Lehmann estimate with its exact rank interval (empty where the groups are too
-small for one)."""
+small for one). `emphasised` is of the direction: of both metrics of the plane the interval leaves
+out zero and the exact p is small, which it can be only where `mann_whitney_p_smallest` is."""
 
 
 NOT_COMPARED = schema(

@@ -5,6 +5,7 @@ from stages.base.columns import count, flag, number, schema, text
 CONCORDANCE = schema(
     "concordance",
     {
+        "cohort": text(),
         "tissue": text(),
         "metric": text(),
         "change_first": number(),
@@ -15,9 +16,10 @@ CONCORDANCE = schema(
         "change_second_high": number(),
         "same_sign": flag(),
     },
-    ["tissue", "metric"],
+    ["cohort", "tissue", "metric"],
 )
-"""The change of each tissue on the two platforms, first and second as the settings name them."""
+"""The change of each tissue of a cohort on the two platforms, which the settings name first and
+second."""
 
 
 CONCORDANCE_SUMMARY = schema(

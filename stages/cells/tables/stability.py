@@ -14,13 +14,15 @@ STABILITY_RUNS = schema(
         "subsample": count(),
         "seed": count(),
         "n_clusters": count(1),
+        "clustering": count(),
         "gini_change": number(nullable=True),
         "effective_number_change": number(nullable=True),
         "quadrant": text(isin=QUADRANTS),
     },
     [*_RUN, "subsample", "seed"],
 )
-"""Old minus young in each run; subsample 0 has all cells."""
+"""Old minus young in each run; subsample 0 has all cells. Runs of a tissue whose clusterings are
+the same but for the names of the clusters share the number `clustering`."""
 
 
 STABILITY = schema(
@@ -29,11 +31,14 @@ STABILITY = schema(
     | {
         "metric": text(),
         "n_runs": count(1),
+        "n_clusterings": count(1),
         "change_median": number(),
         "change_lowest": number(),
         "change_highest": number(),
         "direction": count(-1),
         "same_direction_share": number(0, 1),
+        "share_low": number(0, 1),
+        "share_high": number(0, 1),
         "stable": flag(),
         "ari_median": number(-0.5, 1),
         "ari_lowest": number(-0.5, 1),
@@ -42,5 +47,6 @@ STABILITY = schema(
     },
     [*_RUN, "metric"],
 )
-"""Which direction most runs have and in what share of them, and how well the seeds' clusterings of
-all cells agree (adjusted Rand index over pairs of seeds)."""
+"""Which direction most of the different clusterings have, in what share of them, with the exact
+interval of a share of as many independent ones, and how well the seeds' clusterings of all cells
+agree (adjusted Rand index over pairs of seeds)."""

@@ -30,10 +30,10 @@ Floats = NDArray[np.float64]
 MAX_PANELS = 8
 COLUMNS = 4
 PANEL_MM = 41
-HARMS, HELPS = style.VERMILLION, style.BLUE
+HEADS = style.COLOURS["heads"]
 FITS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
-    "normal": ("normal", style.GREEN, (1, 1.2)),
-    "laplace": ("Laplace", style.ORANGE, (4, 1.5)),
+    "normal": ("normal", style.INK, (1, 1.2)),
+    "laplace": ("Laplace", style.INK, (4, 1.5)),
     "student_t": ("Student's t", style.INK, None),
 }
 
@@ -125,15 +125,14 @@ def _panel(axes: Axes, rows: pd.DataFrame, fits: pd.DataFrame, limits: tuple[flo
             line.set_dashes(dashes)
     ordered = rows.assign(size=rows["delta_loss_nats"].abs()).sort_values("size", ascending=False)
     share = np.arange(1, len(ordered) + 1) / len(ordered)
-    for harms, colour, marker, face in ((True, HARMS, "o", HARMS), (False, HELPS, "D", "none")):
+    for harms, face in ((True, HEADS), (False, "white")):
         which = (ordered["delta_loss_nats"] > 0).to_numpy() == harms
         axes.scatter(
             ordered["size"][which],
             share[which],
             s=7 if len(ordered) < 100 else 3,
-            marker=marker,
             facecolors=face,
-            edgecolors=colour,
+            edgecolors=HEADS,
             linewidths=0.5 if len(ordered) < 100 else 0.35,
             zorder=3,
         )
@@ -169,17 +168,8 @@ def _best(fits: pd.DataFrame) -> str:
 
 def _legend() -> list[Line2D | Patch]:
     marks = [
-        Line2D([], [], color=HARMS, marker="o", linestyle="", markersize=3, label="removal harms"),
-        Line2D(
-            [],
-            [],
-            color=HELPS,
-            markerfacecolor="white",
-            marker="D",
-            linestyle="",
-            markersize=3,
-            label="removal helps",
-        ),
+        style.mark("removal harms", "o", colour=HEADS, size=3),
+        style.mark("removal helps", "o", colour=HEADS, face="white", size=3, width=0.5),
     ]
     lines = []
     for label, colour, dashes in FITS.values():

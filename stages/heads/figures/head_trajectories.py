@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -38,7 +39,7 @@ NAME_LINE_PT = 8.6
 LOOKS: tuple[tuple[str, style.LineStyle], ...] = tuple(
     (colour, line)
     for line in ("-", "--")
-    for colour in (style.VERMILLION, style.BLUE, style.GREEN, style.PURPLE, style.ORANGE)
+    for colour in map(to_hex, heads.SHADES(np.linspace(0.4, 0.95, 5)))
 )
 METRICS = {
     "gini": "Gini coefficient",

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 DELTA = "\N{GREEK CAPITAL LETTER DELTA}"
 EFFECT = f"{DELTA} loss without the head (nats per token)"
 SHADES = LinearSegmentedColormap.from_list(
-    "heads", ["#faf6f9", "#e8c6d9", style.PURPLE, "#7d3660", "#2b0a20"]
+    "heads", ["#f8f6fb", "#d3c8e4", "#9278b9", style.COLOURS["heads"], "#1c0936"]
 )
 """From no effect to a large one; even in grey."""
 # Free space between two labels of an axis.

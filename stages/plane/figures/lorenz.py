@@ -1,10 +1,13 @@
-"""Draw the Lorenz curves of cells and of heads side by side.
+"""Draw what age changes in the Lorenz curves of cells, and the curves of heads.
 
-The share of the whole that the smallest components hold together, against their share of all
-components. Twice the area between a curve and the diagonal is its Gini coefficient.
+A Lorenz curve is the share of the whole that the smallest components hold together, against their
+share of all components. Twice the area between it and the diagonal is its Gini coefficient, so that
+twice the area under a change, turned about, is a change of Gini.
 """
 
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,12 +16,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
+from stages.base import cli, study, tables
 from stages.base.errors import FigureError
+from stages.cells import counts
 from stages.cells.tables.proportions import PROPORTIONS
-from stages.drawing import command, style
+from stages.drawing import labels, style
 from stages.heads.figures import heads
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement.concentration import lorenz_curve
+from stages.plane.figures.shown import real_first
 
 NAME = "lorenz"
 Floats = NDArray[np.float64]
@@ -28,19 +34,19 @@ LEFTS_MM = (13, 104)
 TOP_MM, FOOT_MM = 7, 10
 # Every curve is read off at these shares of its components; between them all are straight.
 GRID = np.linspace(0.0, 1.0, 401)
-GROUPS = ("young", "old")
-LINES: dict[str, style.LineStyle] = {"young": "--", "old": "-"}
 MAX_STATES = 8
+NAMED = 2
+"""At each end: the tissues whose curves move most."""
 
 
 @style.styled
 def draw(proportions: pd.DataFrame, importance: pd.DataFrame) -> Figure:
-    """Return cells on the left, a thin line a tissue and age group; heads on the right.
+    """Return cells on the left, old minus young, a thin line a tissue; heads on the right.
 
     Parameters
     ----------
     proportions
-        ``PROPORTIONS``; samples of neither age group are left out.
+        ``PROPORTIONS`` of the tissues to draw; samples of neither age group are left out.
     importance
         ``HEAD_IMPORTANCE``; zero ablation is drawn where there is one.
 
@@ -56,13 +62,14 @@ def draw(proportions: pd.DataFrame, importance: pd.DataFrame) -> Figure:
     )
     _cells(left, proportions)
     _heads(right, heads.shown(importance))
+    right.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.6, zorder=1)
+    right.set_ylim(0, 1)
     for axes, of in ((left, "cell types"), (right, "heads")):
-        axes.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.6, zorder=1)
         axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
         axes.set_xlabel(f"Share of {of}, smallest first")
         axes.legend(loc="upper left", handlelength=2.2, labelspacing=0.3)
-    left.set_ylabel("Share of the whole that they hold")
+    left.set_ylabel("Change of the share of cells that they hold, old \N{MINUS SIGN} young")
+    right.set_ylabel("Share of the whole that they hold")
     left.set_title("a  Cells", loc="left", weight="bold")
     right.set_title(f"b  Heads, by |{heads.DELTA} loss|", loc="left", weight="bold")
     return figure
@@ -80,14 +87,17 @@ def curve(weights: Floats) -> Floats:
     return np.interp(GRID, share, held)
 
 
-def tissue_curves(proportions: pd.DataFrame, group: str) -> Floats:
-    """Return the median curve of each tissue of each arm, over the animals of an age group."""
-    rows = proportions[proportions["age_group"] == group]
-    curves = [
-        np.median([curve(n.to_numpy(float)) for _, n in of_tissue.groupby("animal")["n_cells"]], 0)
-        for _, of_tissue in rows.groupby(["cohort", "platform", "tissue"], sort=True)
-    ]
-    return np.array(curves).reshape(-1, GRID.size)
+def changes(proportions: pd.DataFrame) -> dict[tuple[str, ...], Floats]:
+    """Return old minus young of the median curves over animals, of each tissue that has both."""
+    curves: dict[tuple[str, ...], Floats] = {}
+    for key, of in proportions.groupby([*counts.TISSUE, "age_group"], sort=True):
+        of_animals = [curve(n.to_numpy(float)) for _, n in of.groupby("animal")["n_cells"]]
+        curves[key] = np.median(of_animals, axis=0)
+    return {
+        key[:3]: old - curves[(*key[:3], "young")]
+        for key, old in curves.items()
+        if key[3] == "old" and (*key[:3], "young") in curves
+    }
 
 
 def half_normal() -> Floats:
@@ -100,31 +110,33 @@ def half_normal() -> Floats:
 
 
 def _cells(axes: Axes, proportions: pd.DataFrame) -> None:
-    drawn = 0
-    for group in GROUPS:
-        curves = tissue_curves(proportions, group)
-        if not len(curves):
-            continue
-        colour, drawn = style.COLOURS[group], drawn + len(curves)
-        _thin(axes, curves, colour)
-        middle = np.median(curves, axis=0)
-        axes.plot(
-            GRID,
-            middle,
-            color=colour,
-            linestyle=LINES[group],
-            linewidth=1.8,
-            zorder=3,
-            label=f"{group}, median of {len(curves)} tissues",
+    moved = changes(proportions)
+    if not moved:
+        msg = (
+            "the proportions table has no tissue with young and old samples. "
+            "Check the exclusions table."
         )
-    if not drawn:
-        msg = "the proportions table holds no young and no old sample. Check the exclusions table."
         raise FigureError(msg)
-
-
-def _thin(axes: Axes, curves: Iterable[Floats], colour: str) -> None:
-    for line in curves:
-        axes.plot(GRID, line, color=colour, linewidth=0.5, alpha=0.45, zorder=2)
+    for line in moved.values():
+        axes.plot(GRID, line, color=style.QUIET, linewidth=0.5, alpha=0.6, zorder=2)
+    axes.plot(
+        GRID,
+        np.median(list(moved.values()), axis=0),
+        color=style.INK,
+        linewidth=1.8,
+        zorder=3,
+        label=f"median of {len(moved)} tissues",
+    )
+    axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
+    # Room for the names, above and below.
+    axes.margins(y=0.12)
+    ordered = sorted(moved, key=lambda key: float(moved[key].sum()))
+    ends = list(dict.fromkeys([*ordered[:NAMED], *ordered[-NAMED:]]))
+    at = [int(np.argmax(np.abs(moved[key]))) for key in ends]
+    y = np.array([moved[key][i] for key, i in zip(ends, at, strict=True)])
+    names = [f"{style.name(platform)} {style.name(tissue)}" for _, platform, tissue in ends]
+    axes.set_xlim(0, 1)
+    labels.place(axes, GRID[at], y, names)
 
 
 def _heads(axes: Axes, rows: pd.DataFrame) -> None:
@@ -150,7 +162,7 @@ def _heads(axes: Axes, rows: pd.DataFrame) -> None:
     axes.plot(
         GRID,
         half_normal(),
-        color=style.GREEN,
+        color=style.INK,
         linewidth=1,
         dashes=(1, 1),
         zorder=4,
@@ -158,10 +170,26 @@ def _heads(axes: Axes, rows: pd.DataFrame) -> None:
     )
 
 
+def _run(args: argparse.Namespace) -> None:
+    of_cells, of_heads = study.read(args.study), study.read(args.study_heads)
+    proportions = tables.read(args.proportions, PROPORTIONS)
+    names = zip(*(proportions[name] for name in counts.TISSUE), strict=True)
+    kept = real_first(list(names), of_cells)
+    proportions = proportions[kept]
+    drawn = proportions[counts.TISSUE].drop_duplicates().itertuples(index=False, name=None)
+    figure = draw(proportions, tables.read(args.importance, HEAD_IMPORTANCE))
+    style.save(figure, args.out, NAME, study.joined(of_cells.about(drawn), of_heads))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"proportions": PROPORTIONS, "importance": HEAD_IMPORTANCE}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs, both=True)
+    parser = cli.parser(__doc__)
+    parser.add_argument("--proportions", type=Path, required=True)
+    parser.add_argument("--importance", type=Path, required=True)
+    parser.add_argument("--study", type=Path, required=True, help="what the inputs are")
+    parser.add_argument("--study-heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+    return cli.run(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -1,317 +1,291 @@
 """Draw the ageing of tissues and the training of heads in one plane of both metrics.
 
-Original steps 07 and 14. Old minus young of each tissue, and each checkpoint minus the first of the
-heads, with the ellipses of their bootstrap draws: above on the raw scales, below on the corrected
-ones. A quadrant that both share is an analogy and not a mechanism.
+Original steps 07 and 14, on the corrected scales. Old minus young of each tissue, and each
+checkpoint minus the first of the heads, as crosses of the intervals that the tables have: above
+with the effective number, which almost mirrors the Gini coefficient, in the middle with what it
+says beside it. Below stands how many tissues agree with the heads, and how many would by chance.
 """
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from stages.drawing import command, labels, style
-from stages.heads import components
+from stages.base import cli, study, tables
+from stages.cells import counts
+from stages.drawing import labels, style
 from stages.heads.figures import heads
-from stages.measurement.resampling import SIGNIFICANT
-from stages.plane import directions
-from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES
+from stages.plane.figures.shown import real_first
+from stages.plane.tables import AMONG, PLANE, SPLITS
 
 NAME = "pythia_overlay_v2"
 """Of its files, as the study published the figure."""
 Floats = NDArray[np.float64]
 
-PANEL_MM = 96
-LEGEND_MM = 12
-MAX_STATES = 4
-TITLES = {"raw": "a  Raw scales", "corrected": "b  Corrected scales"}
-AXES = {
-    "raw": ("Gini coefficient", "effective number"),
-    "corrected": ("corrected Gini coefficient", "effective number / number of components"),
+LEFT_MM, WIDTH_MM = 14, 167
+HEIGHTS_MM = {"corrected": 86, "shape": 72}
+HEAD_MM, BETWEEN_MM = 17, 14
+ROW_MM, FOOT_MM = 4.5, 10
+NAMES_MM, COUNTS_MM = 62, 30
+"""Beside the counts: what is counted, and the numbers."""
+PANELS = {
+    "corrected": ("a", "effective number / number of components"),
+    "shape": ("b", "effective excess"),
 }
-# Where the heads reach this many times further than the tissues, the axis is compressed beyond
-# these: 384 heads and 15 cell types have no effective number in common.
-COMPRESS_FROM = 3
-# (sign of the change of Gini, of the effective number)
-CORNERS = {
-    (1, -1): "crystallize",
-    (-1, 1): "disperse",
-    (1, 1): "mixed (both up)",
-    (-1, -1): "mixed (both down)",
-}
+SAYS = ("unequal by the smallest", "unequal by the largest")
+"""What the ends of panel b mean, above and below."""
+COUNTED = {"corrected": "right_angle", "shape": "quadrant"}
+"""By which criterion a panel's tissues agree with the heads."""
+SAID = {"right_angle": "less than 90° from", "quadrant": "in the quadrant of"}
+MOST_NAMED = 12
+SERIES = ["system", "group", "series", "condition"]
+PLACE = ["d_gini", "d_effective"]
+# Of each system beside the cells, in the order of the table.
+LINES: tuple[style.LineStyle, ...] = ("-", "--", "-.", ":")
 
 
 @style.styled
-def draw(plane: pd.DataFrame, same: pd.DataFrame, *, confidence: float) -> Figure:
-    """Return one panel a pair of scales: points are tissues, the path is that of the heads.
+def draw(plane: pd.DataFrame, splits: pd.DataFrame) -> Figure:
+    """Return both planes, and the counts of tissues.
 
     Parameters
     ----------
     plane
-        ``PLANE``; zero ablation is drawn where there is one. Without rows, the figure says
-        so in words.
-    same
-        ``PLANE_DIRECTIONS``.
-    confidence
-        Level of the ellipses.
+        ``PLANE``, of the tissues to draw. Without rows, the figure says so in words.
+    splits
+        ``SPLITS``.
     """
     if plane.empty:
         return style.message("No tissue was compared and no two states were measured.")
-    cells = _named(plane[plane["system"] == "cells"])
-    moving = plane[plane["system"] == "heads"]
-    others = plane[~plane["system"].isin(("cells", "heads"))]
-    if not moving.empty:
-        shown = components.shown(moving["condition"])
-        moving = moving[moving["condition"] == shown]
-        same = same[same["reference_condition"] == shown]
-    same = same[same["system"] == "cells"]
-    height = 2 * PANEL_MM + LEGEND_MM + style.STRIP_MM
-    figure = style.figure(style.DOUBLE_MM, height, constrained=True)
-    panels = []
-    for axes, scale in zip(figure.subplots(2, 1), SCALES, strict=True):
-        of_cells, of_heads = (rows[rows["scale"] == scale] for rows in (cells, moving))
-        _panel(axes, of_cells, of_heads, confidence)
-        _others(axes, others[others["scale"] == scale])
-        axes.set_title(TITLES[scale], loc="left", weight="bold")
-        axes.set_title(
-            _agreement(same[same["scale"] == scale]), loc="right", size=style.SMALLEST_PT
-        )
-        across, along = AXES[scale]
-        axes.set_xlabel(f"{heads.DELTA} {across}")
-        axes.set_ylabel(f"{heads.DELTA} {along}{_compressed(axes)}")
-        panels.append((axes, of_cells, of_heads))
-    handles = _legend(cells, moving, others, confidence)
+    cells, paths = named(plane), plane[plane["system"] != "cells"]
+    counted, lines = _counted(splits), _lines(paths)
+    tops, top = {}, HEAD_MM
+    for scale, height in HEIGHTS_MM.items():
+        tops[scale], top = top, top + height + BETWEEN_MM
+    rows = ROW_MM * len(counted)
+    figure = style.figure(style.DOUBLE_MM, top + (rows + FOOT_MM if rows else -4) + style.STRIP_MM)
+    for scale, height in HEIGHTS_MM.items():
+        axes = style.add_axes(figure, left=LEFT_MM, top=tops[scale], width=WIDTH_MM, height=height)
+        of_cells, of_paths = cells[cells["scale"] == scale], paths[paths["scale"] == scale]
+        _panel(axes, of_cells, of_paths, lines)
+        letter, along = PANELS[scale]
+        axes.set_title(letter, loc="left", weight="bold")
+        axes.set_xlabel(f"{heads.DELTA} corrected Gini coefficient")
+        axes.set_ylabel(f"{heads.DELTA} {along}")
+        if scale == "shape":
+            _says(axes)
+        _names(axes, of_cells, of_paths)
+    if rows:
+        width = style.DOUBLE_MM - NAMES_MM - COUNTS_MM
+        _counts(style.add_axes(figure, left=NAMES_MM, top=top, width=width, height=rows), counted)
     figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=min(4, len(handles)),
-        handlelength=1.8,
+        handles=_legend(cells, paths, lines),
+        loc="upper left",
+        ncols=3,
+        handlelength=2.4,
         columnspacing=1.4,
     )
-    # Names can be placed only where the panels stay.
-    style.freeze(figure)
-    for axes, of_cells, of_heads in panels:
-        _names(axes, of_cells, of_heads)
     return figure
 
 
-def _panel(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame, confidence: float) -> None:
-    drawn = [np.zeros((1, 2))]
+def named(plane: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of tissues with cohort, platform and tissue, and one direction each."""
+    cells = plane[plane["system"] == "cells"]
+    arm = cells["group"].str.split(" ", n=1)
+    cells = cells.assign(cohort=arm.str[0], platform=arm.str[1], tissue=cells["series"])
+    key = ["group", "series", "condition"]
+    direction = cells[cells["scale"] == "corrected"].set_index(key)["quadrant"]
+    return cells.assign(direction=direction.reindex(pd.MultiIndex.from_frame(cells[key])).array)
+
+
+def _says(axes: Axes) -> None:
+    """Say what panel b's ends mean."""
+    for at, text in zip((1, 0), SAYS, strict=True):
+        axes.annotate(
+            text,
+            (0, at),
+            xycoords="axes fraction",
+            xytext=(4, -4 if at else 4),
+            textcoords="offset points",
+            va="top" if at else "bottom",
+            color=style.QUIET,
+        )
+
+
+def _lines(paths: pd.DataFrame) -> dict[tuple[str, ...], style.LineStyle]:
+    """Return the line of each system's series."""
+    series = paths[SERIES].drop_duplicates().itertuples(index=False, name=None)
+    return {tuple(name): LINES[i % len(LINES)] for i, name in enumerate(series)}
+
+
+def _panel(
+    axes: Axes,
+    cells: pd.DataFrame,
+    paths: pd.DataFrame,
+    lines: dict[tuple[str, ...], style.LineStyle],
+) -> None:
     for which in style.series(cells):
         for _, row in style.of_series(cells, which).iterrows():
-            outline = _outline(row, confidence)
-            drawn.append(outline)
-            axes.fill(*outline.T, color=which.colour, alpha=0.05, linewidth=0, zorder=1)
-            axes.plot(
-                *outline.T, color=which.colour, linewidth=0.5, alpha=0.6, ls=which.line, zorder=2
-            )
-            axes.scatter(
-                row["d_gini"],
-                row["d_effective"],
-                s=16,
-                facecolors=which.colour if which.filled else "white",
-                edgecolors=which.colour,
-                linewidths=0.9,
-                zorder=4,
-            )
-    near = float(np.abs(np.concatenate(drawn)[:, 1]).max())
-    for bootstrap, line in (("replicates", "-"), ("components", "--")):
-        rows = moving[moving["bootstrap"] == bootstrap]
-        if rows.empty:
-            continue
-        outline = _outline(rows.iloc[-1], confidence)
-        drawn.append(outline)
-        colour = style.COLOURS["heads"]
-        axes.plot(*outline.T, color=colour, linewidth=0.8, linestyle=line, zorder=2)
-        if bootstrap == "replicates":
-            axes.fill(*outline.T, color=colour, alpha=0.12, linewidth=0, zorder=1)
-            path = np.vstack([np.zeros(2), _places(rows)])
-            drawn.append(path)
-            axes.plot(*path.T, color=colour, linewidth=1.2, marker="o", markersize=2.6, zorder=3)
-            axes.scatter(path[-1, 0], path[-1, 1], s=30, marker="D", color=colour, zorder=4)
-    everything = np.concatenate(drawn)
-    _limits(axes, everything, near)
+            _cross(axes, row, color=which.colour, ls=which.line, lw=0.6, alpha=0.35, zorder=2)
+            style.point(axes, row["d_gini"], row["d_effective"], row["direction"])
+    colour = style.COLOURS["heads"]
+    for series, line in lines.items():
+        of = paths[(paths[SERIES] == list(series)).all(axis=1)]
+        path = along(of)
+        places = np.vstack([np.zeros(2), path[PLACE].to_numpy(float)])
+        axes.plot(*places.T, color=colour, linestyle=line, marker=".", markersize=4, zorder=3)
+        for state in ends(path):
+            for bootstrap, width in (("replicates", 1.6), ("components", 0.7)):
+                here = (of["state"] == state) & (of["bootstrap"] == bootstrap)
+                for _, row in of[here].iterrows():
+                    _cross(axes, row, color=colour, lw=width, zorder=2.5)
+    axes.margins(0.05)
+    axes.autoscale_view()
     axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, zorder=1)
     axes.spines[["top", "right"]].set_visible(True)
-    for (right, up), text in CORNERS.items():
+
+
+def _cross(axes: Axes, row: "pd.Series[float]", **looks: Any) -> None:
+    """Draw both intervals of a vector through its end."""
+    x, y = row[PLACE]
+    axes.plot([row["d_gini_low"], row["d_gini_high"]], [y, y], **looks)
+    axes.plot([x, x], [row["d_effective_low"], row["d_effective_high"]], **looks)
+
+
+def _arms(rows: pd.DataFrame) -> Floats:
+    """Return the arms of crosses as lines, x and y of both ends; (2 n_rows, 4)."""
+    across = rows[["d_gini_low", "d_effective", "d_gini_high", "d_effective"]].to_numpy(float)
+    upright = rows[["d_gini", "d_effective_low", "d_gini", "d_effective_high"]].to_numpy(float)
+    arms: Floats = np.concatenate([across, upright])
+    return arms[np.isfinite(arms).all(axis=1)]
+
+
+def along(of: pd.DataFrame) -> pd.DataFrame:
+    """Return the states of one series in order, each once."""
+    return of.drop_duplicates("state").sort_values("position")
+
+
+def ends(path: pd.DataFrame) -> list[str]:
+    """Return the state that is furthest from the first, and the last."""
+    far = path.iloc[int(np.argmax(np.hypot(*path[PLACE].to_numpy(float).T)))]
+    return list(dict.fromkeys([str(far["state"]), str(path["state"].iloc[-1])]))
+
+
+def _counted(splits: pd.DataFrame) -> pd.DataFrame:
+    """Return the counts that are shown: of real tissues, and of simulated where none is real."""
+    cells = splits[(splits["system"] == "cells") & splits["among"].isin(AMONG)]
+    kept = cells["among"] == next((name for name in AMONG if (cells["among"] == name).any()), "")
+    of = cells["scale"].map(COUNTED) == cells["criterion"]
+    return cells[kept & of].sort_values("scale", key=lambda scale: scale.map(list(COUNTED).index))
+
+
+def _counts(axes: Axes, counted: pd.DataFrame) -> None:
+    """Draw how many tissues agree, above how many would under random splits of their animals."""
+    most = int(counted["n_series"].max())
+    for at, row in enumerate(counted.to_dict("records")):
+        axes.plot(
+            [row["expected_low"], row["expected_high"]],
+            [at, at],
+            color=style.FAINT,
+            linewidth=5,
+            solid_capstyle="butt",
+            zorder=2,
+        )
+        axes.plot(row["expected"], at, marker="|", color=style.QUIET, markersize=7, zorder=3)
+        axes.plot(row["n_agree"], at, marker="D", color=style.INK, markersize=3.5, zorder=4)
         axes.annotate(
-            text,
-            xy=((1 + right) / 2, (1 + up) / 2),
-            xycoords="axes fraction",
-            xytext=(-4 * right, -4 * up),
+            f"{row['n_agree']} of {row['n_series']}, p {style.p_value(row['p'])}",
+            (1, at),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="right" if right > 0 else "left",
-            va="top" if up > 0 else "bottom",
-            weight="bold",
-            color=style.COLOURS[text.split()[0]],
+            va="center",
         )
-
-
-def _named(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of tissues with their cohort, platform and tissue."""
-    arm = cells["group"].str.split(" ", n=1)
-    return cells.assign(cohort=arm.str[0], platform=arm.str[1], tissue=cells["series"])
-
-
-def _lines_of(others: pd.DataFrame) -> list[tuple[tuple[str, ...], style.LineStyle]]:
-    """Return the series of further systems, each with a line of its own."""
-    names = others[["group", "series", "condition"]].drop_duplicates().itertuples(index=False)
-    lines: tuple[style.LineStyle, ...] = ("-", "--", "-.", ":")
-    return [(tuple(name), lines[i % len(lines)]) for i, name in enumerate(names)]
-
-
-def _others(axes: Axes, others: pd.DataFrame) -> None:
-    """Draw the path of every further system: one that is measured needs no change here."""
-    for series, line in _lines_of(others):
-        of_series = (others[["group", "series", "condition"]] == list(series)).all(axis=1)
-        rows = others[of_series & (others["bootstrap"] == "replicates")]
-        path = np.vstack([np.zeros(2), _places(rows)])
-        axes.plot(*path.T, color=style.GREY, linestyle=line, marker=".", markersize=3, zorder=3)
-
-
-def _outline(row: pd.Series, confidence: float) -> Floats:
-    shared = row["covariance"]
-    covariance = np.array([[row["variance_gini"], shared], [shared, row["variance_effective"]]])
-    centre = row[["d_gini", "d_effective"]].to_numpy(float)
-    return directions.ellipse(centre, covariance, confidence=confidence)
-
-
-def _places(rows: pd.DataFrame) -> Floats:
-    places: Floats = rows.sort_values("position")[["d_gini", "d_effective"]].to_numpy(float)
-    return places
-
-
-def _limits(axes: Axes, drawn: Floats, near: float) -> None:
-    """Show all that is drawn and both sides of zero, with room for the quadrants' names."""
-    low, high = drawn.min(axis=0), drawn.max(axis=0)
-    span = np.maximum(high - low, 1e-9)
-    low, high = np.minimum(low, -0.15 * span), np.maximum(high, 0.15 * span)
-    axes.set_xlim(low[0] - 0.04 * span[0], high[0] + 0.04 * span[0])
-    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
-    far = float(np.abs(drawn[:, 1]).max())
-    if near > 0 and far > COMPRESS_FROM * near:
-        linear = _nice(near)
-        axes.set_yscale("symlog", linthresh=linear, linscale=1.2)
-        reach = [linear * step for step in (1, 2, 5, 10, 20, 50, 100) if linear * step < 1.2 * far]
-        axes.set_yticks([*(-tick for tick in reach), -linear / 2, 0, linear / 2, *reach])
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda tick, _: f"{tick:g}".replace("-", "\N{MINUS SIGN}"))
-        )
-        axes.minorticks_off()
-        ends = drawn[:, 1].min(), drawn[:, 1].max()
-        # A factor of two on the compressed part is the room for the quadrants' names.
-        axes.set_ylim(min(2 * ends[0], -1.5 * linear), max(2 * ends[1], 1.5 * linear))
-    else:
-        axes.set_ylim(low[1] - 0.1 * span[1], high[1] + 0.1 * span[1])
-        axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-
-
-def _nice(value: float) -> float:
-    """Return the next of 1, 2, 5, 10, 20, ... times a power of ten.
-
-    >>> _nice(3.2), _nice(0.7), _nice(20.0)
-    (5.0, 1.0, 20.0)
-    """
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * power for step in (1, 2, 5, 10) if value <= step * power * 1.000001))
-
-
-def _compressed(axes: Axes) -> str:
-    if axes.get_yscale() != "symlog":
-        return ""
-    linear = float(axes.yaxis.get_transform().linthresh)  # type: ignore[attr-defined]
-    return f" (logarithmic beyond \N{PLUS-MINUS SIGN}{linear:g})"
-
-
-def _agreement(same: pd.DataFrame) -> str:
-    n = len(same)
-    if not n:
-        return ""
-    close, sure = int((same["angle_degrees"] < 90).sum()), int((same["p"] < SIGNIFICANT).sum())
-    return f"Less than 90° from the heads: {close} of {n} tissues; p < {SIGNIFICANT:g} in {sure}"
+    letters = counted["scale"].map(lambda scale: PANELS[scale][0])
+    said = counted["criterion"].map(SAID)
+    axes.set_yticks(
+        range(len(counted)), [*(letters + ": " + said + " " + counted["reference_group"])]
+    )
+    axes.tick_params(left=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(counted) - 0.5, -0.6)
+    axes.set_xlim(-0.5, most + 0.5)
+    axes.xaxis.set_major_locator(style.ticks(8, integer=True))
+    axes.grid(axis="x")
+    axes.set_xlabel("Tissues (diamond); bar: 95% of random splits of their animals, and their mean")
+    axes.set_title("c", loc="left", weight="bold")
 
 
 def _legend(
-    cells: pd.DataFrame, moving: pd.DataFrame, others: pd.DataFrame, confidence: float
-) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [
-        Line2D(
-            [],
-            [],
-            color=which.colour,
-            linestyle=which.line,
-            linewidth=0.8,
-            marker="o",
-            markersize=4,
-            markerfacecolor=which.colour if which.filled else "white",
-            label=f"{which.label}, old \N{MINUS SIGN} young",
-        )
+    cells: pd.DataFrame, paths: pd.DataFrame, lines: dict[tuple[str, ...], style.LineStyle]
+) -> list[Line2D]:
+    arms = [
+        Line2D([], [], color=which.colour, linestyle=which.line, linewidth=0.8, label=which.label)
         for which in style.series(cells)
     ]
-    level = f"{100 * confidence:g}% ellipse"
-    if not moving.empty:
-        colour = style.COLOURS["heads"]
-        since = f"Heads, since {heads.title(moving['state_first'].iloc[0], 'step')}"
-        handles += [
-            Line2D([], [], color=colour, marker="o", markersize=2.6, label=since),
-            Patch(facecolor="#f7edf2", edgecolor=colour, label=f"{level} over sequences"),
-            Line2D([], [], color=colour, linestyle="--", label=f"{level} over heads"),
-        ]
-    handles += [
-        Line2D([], [], color=style.GREY, linestyle=line, label=" ".join(series))
-        for series, line in _lines_of(others)
-    ]
-    if not cells.empty:
-        handles.append(
-            Patch(facecolor="#f4f4f4", edgecolor=style.GREY, label=f"{level} over animals")
-        )
-    return handles
+    colour = style.COLOURS["heads"]
+    for series, line in lines.items():
+        first = paths.loc[(paths[SERIES] == list(series)).all(axis=1), "state_first"].iloc[0]
+        label = f"{series[1]} {series[2]}s since {heads.title(first, 'step')}"
+        arms.append(Line2D([], [], color=colour, linestyle=line, marker=".", label=label))
+    return [*style.direction_marks(cells["direction"]), *arms]
 
 
-def _names(axes: Axes, cells: pd.DataFrame, moving: pd.DataFrame) -> None:
-    """Name every tissue, and a few checkpoints, clear of the path and of the quadrants' names."""
-    path = moving[moving["bootstrap"] == "replicates"].sort_values("position")
-    named = path[path["state"].isin(heads.spread(path["state"].tolist(), MAX_STATES))]
-    x, y = (
-        np.concatenate([rows[column].to_numpy(float) for rows in (cells, named)])
-        for column in ("d_gini", "d_effective")
-    )
-    names = [style.name(tissue) for tissue in cells["tissue"]]
-    names += [heads.title(state, "step") for state in named["state"]]
-    if not names:
-        return
-    places = np.vstack([np.zeros(2), _places(path)])
-    lines = np.hstack([places[:-1], places[1:]])
-    labels.place(axes, x, y, names, lines=np.concatenate([lines, _kept_clear(axes)]))
+def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame) -> None:
+    """Name the tissues that move most with their arm, and of each path the furthest and the last.
+
+    What lies about the origin, where no name has room, hardly moves.
+    """
+    low, high = axes.transLimits.inverted().transform([(0, 0), (1, 1)])
+    moved = np.hypot(*(cells[PLACE].to_numpy(float) / (high - low)).T)
+    far = cells.iloc[np.argsort(-moved, kind="stable")[:MOST_NAMED]]
+    several = cells["cohort"].nunique() > 1
+    places, names, lines = [], [], [np.array([[low[0], 0, high[0], 0], [0, low[1], 0, high[1]]])]
+    for which in style.series(far):
+        rows = style.of_series(far, which)
+        arm = which.label if several else style.name(which.platform)
+        names += [f"{arm} {style.name(tissue)}" for tissue in rows["tissue"]]
+        places.append(rows[PLACE].to_numpy(float))
+    for _, of in paths.groupby(SERIES, sort=False):
+        path = along(of)
+        crossed = of["state"].isin(ends(path))
+        marked = along(of[crossed])
+        names += [heads.title(state, "step") for state in marked["state"]]
+        places.append(marked[PLACE].to_numpy(float))
+        whole = np.vstack([np.zeros(2), path[PLACE].to_numpy(float)])
+        lines += [np.hstack([whole[:-1], whole[1:]]), _arms(of[crossed])]
+    x, y = np.concatenate(places).T
+    labels.place(axes, x, y, names, lines=np.concatenate(lines))
 
 
-def _kept_clear(axes: Axes) -> Floats:
-    """Return lines through the corners, where the quadrants' names stand, and along the axes."""
-    # In fractions of the panel: from a corner inward, close enough that no name fits between.
-    rows = np.linspace(0.01, 0.07, 12)
-    fractions = [
-        [start, height, start + 0.2, height]
-        for start in (0.0, 0.8)
-        for height in (*rows, *(1 - rows))
-    ]
-    to_data = axes.transAxes + axes.transData.inverted()
-    corners = to_data.transform(np.array(fractions).reshape(-1, 2)).reshape(-1, 4)
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    return np.vstack([corners, [left, 0, right, 0], [0, bottom, 0, top]])
+def _run(args: argparse.Namespace) -> None:
+    of_cells, of_heads = study.read(args.study), study.read(args.study_heads)
+    plane = tables.read(args.plane, PLANE)
+    cells = named(plane)
+    names = list(zip(*(cells[name] for name in counts.TISSUE), strict=True))
+    kept = real_first(names, of_cells)
+    figure = draw(plane.drop(index=cells.index[~kept]), tables.read(args.splits, SPLITS))
+    about = of_cells.about(name for name, stays in zip(names, kept, strict=True) if stays)
+    style.save(figure, args.out, NAME, study.joined(about, of_heads))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"plane": PLANE, "directions": PLANE_DIRECTIONS}
-    numbers = {"confidence": "level of the ellipses"}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers, both=True)
+    parser = cli.parser(__doc__)
+    parser.add_argument("--plane", type=Path, required=True)
+    parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--study", type=Path, required=True, help="what the inputs are")
+    parser.add_argument("--study-heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+    return cli.run(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""Show on what each arm rests: real arms where there are any, reconstructed ones with a dagger."""
+
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+
+from stages.base.study import RECONSTRUCTED, SIMULATED, Study
+from stages.drawing import style
+
+ARM = ["cohort", "platform", "tissue"]
+DAGGER = "\N{DAGGER}"
+MEANING = f"{DAGGER} animals reconstructed"
+
+Arms = Iterable[tuple[str, str, str]]
+ArmsOf = Callable[..., Arms]
+
+
+def arms(table: pd.DataFrame, *_: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the arms of the first of some tables (cohort, platform, tissue)."""
+    return list(table[ARM].drop_duplicates().itertuples(index=False, name=None))
+
+
+def real(table: pd.DataFrame, about: Study) -> pd.DataFrame:
+    """Return the rows of arms that are not simulated; all rows if there are none, or no arms."""
+    if not set(ARM) <= set(table.columns):
+        return table
+    kept = [arm for arm in arms(table) if about.evidence(*arm) != SIMULATED]
+    if not kept:
+        return table
+    return table[pd.MultiIndex.from_frame(table[ARM]).isin(kept)]
+
+
+def label(tissue: str, shown: Arms, about: Study) -> str:
+    """Return the name of a tissue, with a dagger where its animals are reconstructed.
+
+    If they are in some of the arms that are shown only, the platforms of these are named.
+    """
+    of_tissue = [arm for arm in shown if arm[2] == tissue]
+    found = [arm for arm in of_tissue if about.evidence(*arm) == RECONSTRUCTED]
+    name = style.name(tissue)
+    if not found:
+        return name
+    if len(found) == len(of_tissue):
+        return f"{name}{DAGGER}"
+    return f"{name} ({', '.join(style.name(platform) + DAGGER for _, platform, _ in found)})"
+
+
+def has_reconstructed(shown: Arms, about: Study) -> bool:
+    """Say whether a figure has daggers to explain."""
+    return any(about.evidence(*arm) == RECONSTRUCTED for arm in shown)
