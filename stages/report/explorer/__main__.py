@@ -62,7 +62,7 @@ def page(views: Mapping[str, Any], *, notice: str, css: str) -> str:
         notice=(label, colon + rest) if notice else None,
         css=_code(css + own["css"], "style"),
         script=_code(own["js"], "script"),
-        bundle=_code(vl_convert.javascript_bundle(), "script"),
+        bundle=_code(vl_convert.javascript_bundle(None), "script"),
     )
 
 
@@ -98,20 +98,19 @@ def views(
     tissues, animals = data.tissues(found["plane"], about), data.animals(found["metrics"], about)
     states, heads = data.states(systems, evidence), data.heads(systems, evidence)
     curve = data.resolutions(found[CURVE], about)
-    colours = {one.label: one.colour for one in style.series(found["metrics"])}
-    colours |= dict.fromkeys(systems, style.COLOURS["heads"])
+    arms = style.series(found[CURVE])
     steps = {model: [part.state.name for part in parts] for model, parts in systems.items()}
     made: dict[str, Any] = {
         "lorenz": _chart(charts.lorenz(), controls=False, curve=[], sample=[]),
     }
     if tissues or states:
         made["plane"] = _chart(
-            charts.plane(tissues, states, colours), tissues=tissues, animals=animals, states=states
+            charts.plane(tissues, states), tissues=tissues, animals=animals, states=states
         )
     if heads:
         made["heads"] = _chart(charts.heatmap(heads, steps), heads=heads)
     if curve:
-        made["granularity"] = _chart(charts.granularity(curve, colours), resolutions=curve)
+        made["granularity"] = _chart(charts.granularity(curve, arms), resolutions=curve)
     return {
         "samples": data.samples(found["proportions"], about),
         "charts": made,

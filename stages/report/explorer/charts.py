@@ -16,7 +16,10 @@ SIGNS = {"absolute": "|δ|", "positive": "max(δ, 0)"}
 """As the page names which effects count."""
 _ALL = "all"
 _TITLES = {"gini": "change of Gini", "effective_number": "change of the effective number"}
-_NEUTRAL = "#8c8c8c"
+_INK, _HEADS = "currentColor", "var(--heads)"
+"""The page's, so that they are light at night."""
+_NEUTRAL = style.GREY
+_DASHES = {"-": [1, 0], "--": [6, 3], "-.": [6, 2, 1, 2], ":": [2, 2]}
 
 
 def lorenz() -> Spec:
@@ -25,26 +28,24 @@ def lorenz() -> Spec:
     x = alt.X("share:Q", title="Share of cell types, rarest first", axis=percent, scale=whole)
     y = alt.Y("held:Q", title="Share of cells", axis=percent, scale=whole)
     even = (
-        alt.Chart(alt.Data(values=[{"share": 0, "held": 0}, {"share": 1, "held": 1}]))
+        alt.Chart(_data([{"share": 0, "held": 0}, {"share": 1, "held": 1}]))
         .mark_line(strokeDash=[4, 4], color=_NEUTRAL)
         .encode(x, y)
     )
     before = alt.Chart(alt.NamedData("sample")).mark_line(color=_NEUTRAL, strokeWidth=1.5)
     now = alt.Chart(alt.NamedData("curve")).mark_line(
-        color=style.ORANGE, strokeWidth=2.5, point=alt.OverlayMarkDef(size=28, color=style.ORANGE)
+        color=_INK, strokeWidth=2.5, point=alt.OverlayMarkDef(size=28, color=_INK)
     )
     return _finished(even + before.encode(x, y) + now.encode(x, y), height=260)
 
 
-def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
+def plane(tissues: Rows, states: Rows) -> Spec:
     """Return the plane: tissues with their animals, and models from a baseline on.
 
     Parameters
     ----------
     tissues, states
         What is drawn, for the options of the controls.
-    colours
-        By arm, and by model.
     """
     tissue = _select("tissue", [_ALL, *_unique(tissues, "tissue")])
     arm = _select("arm", [_ALL, *_unique(tissues, "arm")])
@@ -68,12 +69,18 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
     )
     x = alt.X("d_gini:Q", title="Change of Gini")
     y = alt.Y("d_effective:Q", title="Change of N_eff (corrected: of N_eff over n)")
-    colour = _arms(colours)
+    hues = {name: style.COLOURS[name] for name in style.MEANINGS} | {"heads": _HEADS}
+    colour = alt.Color(
+        "direction:N",
+        scale=alt.Scale(domain=list(hues), range=list(hues.values())),
+        title=None,
+    )
     shape = _evidence([*tissues, *states])
     of_tissues = (
         alt.Chart(alt.NamedData("tissues"))
         .transform_filter(kept)
         .transform_joinaggregate(n="count()")
+        .transform_calculate(direction="datum.quadrant")
         .encode(x, y, colour)
     )
     clear = alt.when(picked, empty=False).then(alt.value(0.9)).otherwise(alt.value(0.25))
@@ -99,10 +106,9 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         )
         .add_params(picked)
     )
-    name = {"dx": 8, "align": "left", "fontSize": 10}
-    names = of_tissues.mark_text(**name).encode(
+    names = of_tissues.mark_text(dx=8, align="left", fontSize=10).encode(
         text="tissue:N",
-        color=alt.value("currentColor"),
+        color=alt.value(_INK),
         # Where there are many, only the one that is pointed at.
         opacity=alt.when(picked, empty=False)
         .then(alt.value(1))
@@ -114,11 +120,10 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         alt.Chart(alt.NamedData("animals"))
         .transform_filter(kept)
         .transform_filter(picked, empty=False)
-        .mark_point(filled=False, strokeWidth=1.5, size=45, clip=True)
+        .mark_point(filled=False, strokeWidth=1.5, size=45, color=_INK)
         .encode(
             x,
             y,
-            colour,
             strokeDash=alt.StrokeDash(
                 "age_group:N",
                 scale=alt.Scale(domain=["old", "young"], range=[[1, 0], [2, 2]]),
@@ -156,11 +161,11 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         .transform_calculate(
             d_gini="datum.gini - datum.base_gini",
             d_effective="datum.effective - datum.base_effective",
-            arm="datum.model",
+            direction="'heads'",
         )
         .encode(x, y, colour)
     )
-    lines = of_models.mark_line(strokeWidth=1.5).encode(order="index:Q")
+    lines = of_models.mark_line(strokeWidth=1.5).encode(order="index:Q", detail="model:N")
     steps = of_models.mark_point(filled=True, size=45).encode(
         shape,
         tooltip=[
@@ -174,8 +179,8 @@ def plane(tissues: Rows, states: Rows, colours: Mapping[str, str]) -> Spec:
         ],
     )
     axes = [
-        alt.Chart(alt.Data(values=[{}])).mark_rule(color=_NEUTRAL).encode(x=alt.datum(0)),
-        alt.Chart(alt.Data(values=[{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0)),
+        alt.Chart(_data([{}])).mark_rule(color=_NEUTRAL).encode(x=alt.datum(0)),
+        alt.Chart(_data([{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0)),
     ]
     layers = alt.layer(*axes, *intervals, lines, steps, of_animals, points, names)
     return _finished(
@@ -216,7 +221,9 @@ def heatmap(heads: Rows, steps: Mapping[str, Sequence[str]]) -> Spec:
             alt.Color(
                 "shown:Q",
                 title=["Rise of the loss over the", "largest in any state (square root)"],
-                scale=alt.Scale(scheme="purpleorange", domain=[-1, 1], reverse=True),
+                scale=alt.Scale(
+                    domain=[-1, 0, 1], range=[style.QUIET, "#f4f4f4", style.COLOURS["heads"]]
+                ),
             ),
             tooltip=[
                 alt.Tooltip("component:N", title="head"),
@@ -229,18 +236,17 @@ def heatmap(heads: Rows, steps: Mapping[str, Sequence[str]]) -> Spec:
     return _finished(chart.add_params(model, step), height=340)
 
 
-def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
+def granularity(rows: Rows, arms: Sequence[style.Series]) -> Spec:
     """Return changes over clusters along resolutions, of which a slider picks one.
 
     Parameters
     ----------
     rows
         What is drawn.
-    colours
-        By arm.
+    arms
+        How each is drawn.
     """
     levels = sorted({row["resolution"] for row in rows})
-    present = set(_unique(rows, "arm"))
     resolution = alt.param(
         name="level",
         value=0,
@@ -250,13 +256,19 @@ def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
     tissue = _select("tissue", _unique(rows, "tissue"))
     at = f"{levels}[level]"
     x = alt.X("resolution:Q", title="Resolution of the clusters", scale=_log(levels))
-    colour = _arms({arm: colour for arm, colour in colours.items() if arm in present})
+    there = [arm for arm in arms if arm.label in _unique(rows, "arm")]
+    labels = [arm.label for arm in there]
+    # The figures' ink is the text's, which is light at night.
+    inks = [_INK if arm.colour == style.INK else arm.colour for arm in there]
+    dashes = [_DASHES[arm.line] for arm in there]
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=labels, range=inks), title=None)
+    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=labels, range=dashes), title=None)
     shape = _evidence(rows)
     y = alt.Y("change:Q", title="Old minus young")
     rows_shown = alt.Chart(alt.NamedData("resolutions")).transform_filter(
         "datum.metric == metric && datum.tissue == tissue"
     )
-    lines = rows_shown.mark_line(strokeWidth=1.5, opacity=0.6).encode(x, y, colour)
+    lines = rows_shown.mark_line(strokeWidth=1.5).encode(x, y, colour, dash)
     here = rows_shown.transform_filter(f"datum.resolution == {at}")
     cut = here.mark_rule(color=_NEUTRAL, strokeDash=[3, 3]).encode(x)
     intervals = here.mark_rule(strokeWidth=3, opacity=0.35).encode(
@@ -278,7 +290,7 @@ def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
             alt.Tooltip("mann_whitney_p:Q", format=".2g", title="rank test, p"),
         ],
     )
-    zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0))
+    zero = alt.Chart(_data([{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0))
     title = alt.TitleParams(
         text=alt.ExprRef(f"tissue + ' at resolution ' + {at} + ': ' + {_literal(_TITLES)}[metric]"),
         anchor="start",
@@ -287,18 +299,15 @@ def granularity(rows: Rows, colours: Mapping[str, str]) -> Spec:
     return _finished(layers.add_params(tissue, metric, resolution), height=320)
 
 
-def _arms(colours: Mapping[str, str]) -> alt.Color:
-    # The figures' ink is the text's, which is light at night.
-    of = {arm: "currentColor" if hue == style.INK else hue for arm, hue in colours.items()}
-    scale = alt.Scale(domain=list(of), range=list(of.values()))
-    return alt.Color("arm:N", scale=scale, title=None)
-
-
 def _evidence(rows: Rows) -> alt.Shape:
     there = [kind for kind in _SHAPES if kind in _unique(rows, "evidence")]
     scale = alt.Scale(domain=there, range=[_SHAPES[kind] for kind in there])
     legend = alt.Legend(orient="top")
     return alt.Shape("evidence:N", scale=scale, title=None, legend=legend)
+
+
+def _data(values: Rows) -> alt.InlineData:
+    return alt.InlineData(values=values)
 
 
 def _literal(value: Mapping[str, Any]) -> str:
@@ -334,17 +343,17 @@ def _radio(name: str, labels: Mapping[str, str], title: str | None = None) -> al
     return alt.param(name=name, value=next(iter(labels)), bind=bind)
 
 
-def _finished(chart: alt.Chart | alt.LayerChart, *, height: int) -> Spec:
+def _finished(chart: alt.TopLevelMixin, *, height: int) -> Spec:
     """Return the specification of a chart as wide as its place, in the colours of the page."""
-    ink = {"labelColor": "currentColor", "titleColor": "currentColor"}
+    ink = {"labelColor": _INK, "titleColor": _INK}
     spec: Spec = (
         chart.properties(width="container", height=height)
         .configure(background="transparent", font="system-ui, sans-serif")
         .configure_axis(
             **ink,
-            domainColor="currentColor",
-            tickColor="currentColor",
-            gridColor="currentColor",
+            domainColor=_INK,
+            tickColor=_INK,
+            gridColor=_INK,
             gridOpacity=0.13,
             labelFontSize=11,
             titleFontSize=12,
@@ -356,11 +365,11 @@ def _finished(chart: alt.Chart | alt.LayerChart, *, height: int) -> Spec:
             direction="horizontal",
             columns=alt.ExprRef("width < 480 ? 2 : 5"),
             symbolOpacity=1,
-            symbolBaseFillColor="currentColor",
-            symbolBaseStrokeColor="currentColor",
+            symbolBaseFillColor=_INK,
+            symbolBaseStrokeColor=_INK,
             titleLimit=0,
         )
-        .configure_title(color="currentColor", fontSize=13, fontWeight="normal")
+        .configure_title(color=_INK, fontSize=13, fontWeight="normal")
         .configure_view(stroke=None)
         .to_dict()
     )

@@ -1,6 +1,6 @@
 """What each view of the explorer draws: rows of the tables, with names as people write them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from stages.cells.medians import effective_share
 from stages.drawing import style
 from stages.heads.components import shown
 from stages.measurement import effects
-from stages.measurement.effects import Effects
+from stages.measurement.effects import Effects, Floats
 from stages.measurement.metrics import REGISTRY, measure
 from stages.plane.tables import SCALES
 
@@ -27,7 +27,10 @@ EVIDENCE = {
 }
 """What numbers rest on, as the page names it."""
 
-SIGNS = {"absolute": np.abs, "positive": lambda mean: np.maximum(mean, 0.0)}
+SIGNS: dict[str, Callable[[Floats], Floats]] = {
+    "absolute": np.abs,
+    "positive": lambda mean: np.maximum(mean, 0.0),
+}
 """Which effects of heads count: of either sign, or only those that raise the loss."""
 _SAMPLE = ["arm", "tissue", "evidence", "animal", "sex", "age_months"]
 
