@@ -15,8 +15,9 @@ from stages.report import programs
 from stages.report.source import Source, format_options
 
 ASSETS = Path(__file__).parent / "assets"
-METADATA_FILE = "_metadata.json"
 FIGURE_FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
+"""Of the text in figures, which is text in SVG; those of the page come with typst."""
+METADATA_FILE = "_metadata.json"
 # Keys of _quarto.yml that are Quarto's or a command line option of pandoc, not metadata.
 NOT_METADATA = frozenset({"project", "format", "css", "filters", "include-in-header", "minimal"})
 
