@@ -19,6 +19,8 @@ from stages.report.comparisons import (
 )
 from stages.report.reading import Tables
 
+# Of a reconstruction, in the order in which they are shown.
+FAULTS = ("merge", "split", "exchange_0.1", "exchange_0.5", "several")
 # A direction that at least this share of all analyses gives, and one that fewer than that give.
 FIRM, LOOSE = 0.9, 0.5
 
@@ -190,12 +192,19 @@ def _comparators(table: pd.DataFrame) -> Row:
 
 
 def _reconstruction(table: pd.DataFrame) -> Row:
+    """Return the share of each kind of fault that keeps the direction of an arm."""
     if table.empty:
         return {}
+    wide = table.pivot(index=TISSUE, columns="fault", values="keeps_direction")
+    kinds = [name for name in FAULTS if name in wide]
     return {
-        "rows": records(table),
-        "n_arms": len(table.drop_duplicates(TISSUE)),
-        "keeps": ends(table["keeps_direction"]),
+        "kinds": [name.replace("_", " ") for name in kinds],
+        "rows": [
+            dict(zip(TISSUE, key, strict=True)) | {"keeps": [float(row[kind]) for kind in kinds]}
+            for key, row in zip(wide.index, records(wide), strict=True)
+        ],
+        "n_arms": len(wide),
+        "keeps": {kind: ends(wide[kind].dropna()) for kind in kinds},
     }
 
 
