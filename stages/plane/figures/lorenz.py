@@ -125,8 +125,7 @@ def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> None:
         zorder=3,
         label=f"median of {len(moved)} tissues",
     )
-    if evidence.has_reconstructed(moved, about):
-        axes.plot([], [], linestyle="", label=evidence.MEANING)
+    evidence.explain(axes.get_figure(), list(moved), about)
     axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
     # Room for the names, above and below.
     axes.margins(y=0.12)
