@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pypandoc
 import typst
 
@@ -14,6 +15,8 @@ from stages.report import programs
 from stages.report.source import Source, format_options
 
 ASSETS = Path(__file__).parent / "assets"
+FIGURE_FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
+"""Of the text in figures, which is text in SVG; those of the page come with typst."""
 METADATA_FILE = "_metadata.json"
 # Keys of _quarto.yml that are Quarto's or a command line option of pandoc, not metadata.
 NOT_METADATA = frozenset({"project", "format", "css", "filters", "include-in-header", "minimal"})
@@ -127,8 +130,8 @@ def _render_pdf(source: Source, *, folder: Path) -> Path:
         compiler = typst.Compiler(
             input=str(document),
             root=str(folder),
-            # Fonts that typst brings along: the same pages on every machine.
-            font_paths=typst.Fonts(include_system_fonts=False),
+            # Fonts that typst brings along, and those of the figures: the same pages everywhere.
+            font_paths=typst.Fonts(include_system_fonts=False, font_paths=[FIGURE_FONTS]),
             ignore_system_fonts=True,
             package_path=str(folder),
             package_cache_path=str(folder),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages.base.errors import RenderError
 from stages.report import programs
+from stages.report.pandoc import FIGURE_FONTS
 from stages.report.source import Source
 
 # Quarto only warns of these and prints a question mark; here they stop the render, should
@@ -72,5 +73,6 @@ def render_with_quarto(source: Source, *, folder: Path) -> tuple[Path, Path]:
 def _run(command: list[str], *, folder: Path) -> str:
     """Run Quarto and return its output and messages together."""
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "NO_COLOR": "1"}
+    environment["TYPST_FONT_PATHS"] = str(FIGURE_FONTS)
     done = programs.run(command, folder=folder, environment=environment)
     return done.stdout + done.stderr

@@ -11,6 +11,7 @@ import matplotlib.figure
 import pypdf
 import pytest
 import typst
+from playwright.sync_api import sync_playwright
 
 from stages.base.errors import RenderError
 from stages.base.settings import load
@@ -104,7 +105,8 @@ A table whose caption stands apart.
 
 SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="60" height="60">
-<rect width="60" height="60" fill="teal"/></svg>
+<rect width="60" height="60" fill="teal"/>
+<text x="5" y="30" style="font-size: 7px; font-family: 'DejaVu Sans'">Kidney</text></svg>
 """
 
 
@@ -235,8 +237,10 @@ def _each_begins_with_the_notice(pdf: Path) -> None:
 
 def test_notice_stands_above_the_title_and_on_every_page(rendered: tuple[Path, Path]) -> None:
     page = rendered[0].read_text("utf-8")
-    notice = f'<div class="notice" role="note">{NOTICE}</div>'
-    assert re.search(rf"<body[^>]*>\s*{re.escape(notice)}", page)
+    first, colon, rest = NOTICE.partition(":")
+    notice = f'<summary>{first}<span class="rest">{colon}{rest}</span></summary></details></div>'
+    above = r'<body[^>]*>\s*<div class="bar"><div class="notice" role="note"><details>'
+    assert re.search(above + re.escape(notice), page)
     assert page.index(notice) < page.index("<h1")
     _each_begins_with_the_notice(rendered[1])
 
@@ -255,6 +259,67 @@ def test_notice_is_on_every_page_that_a_browser_prints(
     # 4 s were seen; a style with :has() on the page's body took minutes.
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     _each_begins_with_the_notice(printed)
+
+
+def test_text_in_a_figure_is_text_in_both_pages(rendered: tuple[Path, Path]) -> None:
+    assert re.search(
+        r"<svg[^>]*>(?:(?!</svg>).)*>Kidney</text>", rendered[0].read_text("utf-8"), re.S
+    )
+    assert "Kidney" in _pdf_text(rendered[1])
+    # In the figure's own font, which is not the page's.
+    fonts = {
+        str(font.get_object()["/BaseFont"])
+        for page in pypdf.PdfReader(rendered[1]).pages
+        for font in page["/Resources"].get("/Font", {}).values()
+    }
+    assert any(name.endswith("+DejaVuSans") for name in fonts), fonts
+
+
+def test_the_page_has_a_description_and_a_link_at_every_heading(
+    rendered: tuple[Path, Path],
+) -> None:
+    page = rendered[0].read_text("utf-8")
+    assert '<meta name="description" content="The change was +0.145' in page
+    assert 'lang="en-GB"' in page
+    for target in ("sec-intro", "sec-methods", "sec-data", "sec-deep", "sec-results"):
+        assert (
+            f'<a href="#{target}" class="anchor" aria-label="Link to this section"></a></h' in page
+        )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed on this machine")
+def test_the_page_on_a_phone_at_night(rendered: tuple[Path, Path]) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        page.goto(rendered[0].as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        # The notice is its first words until it is opened: 36 of 844 pixels, and 22% before.
+        rest, bar = page.locator(".notice .rest"), page.locator(".bar")
+        assert not rest.is_visible()
+        assert bar.bounding_box()["height"] < 0.1 * 844
+        page.click(".notice summary")
+        assert rest.is_visible()
+        # The contents lie over the text from the bar's link until one of theirs is taken.
+        contents = page.locator("#TOC")
+        assert not contents.is_visible()
+        page.click(".to-contents")
+        assert contents.is_visible()
+        page.click("#TOC a >> text=Methods")
+        assert not contents.is_visible()
+        assert page.url.endswith("#sec-methods")
+        page.click(".to-contents")
+        page.click("a.close")
+        assert not contents.is_visible()
+        # A figure fills the window, and goes back by the escape key.
+        plate = page.locator(".plate").last
+        plate.locator("button").click()
+        assert plate.bounding_box() == {"x": 0, "y": 0, "width": 390, "height": 844}
+        page.keyboard.press("Escape")
+        assert plate.bounding_box()["height"] < 844
+        red = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert int(re.findall(r"\d+", red)[0]) < 60
+        browser.close()
 
 
 def test_the_page_says_who_rendered_it(rendered: tuple[Path, Path], renderer: Renderer) -> None:

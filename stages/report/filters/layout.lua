@@ -77,6 +77,12 @@ end
 local function lay_table(tbl)
   widths(tbl)
   if FORMAT:match("^html") then
+    -- The caption's words stay in sight while the table under them scrolls.
+    tbl.caption.long = tbl.caption.long:walk {
+      Plain = function(plain)
+        return pandoc.Plain { pandoc.Span(plain.content, { class = "stay" }) }
+      end,
+    }
     return pandoc.Div(tbl, { class = "table-scroll" })
   end
   return tbl

@@ -1,0 +1,171 @@
+"""Write the explorer: one page to play with the tables, which fetches nothing.
+
+Vega-Lite draws; its libraries come out of a Python wheel, so that the page is whole. A policy in
+its head forbids the browser every request.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from stages.base import cli, study, tables
+from stages.base.files import write_text
+from stages.base.settings import load
+from stages.base.study import Study
+from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.metrics import METRICS
+from stages.cells.tables.proportions import PROPORTIONS
+from stages.drawing import style
+from stages.measurement import effects
+from stages.plane.tables import PLANE
+from stages.report.explorer import charts, data
+from stages.report.explorer.data import Rows
+
+HERE = Path(__file__).parent
+TABLES = {
+    "proportions": PROPORTIONS,
+    "metrics": METRICS,
+    "plane": PLANE,
+    "granularity_curve": CLUSTER_AGING,
+}
+CURVE = "granularity_curve"
+
+
+def page(views: Mapping[str, Any], *, notice: str, css: str) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    views
+        What :func:`views` returns.
+    notice
+        What it must say of its inputs; empty where they are real.
+    css
+        The paper's style sheet.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    own = {name: (HERE / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    label, colon, rest = notice.partition(":")
+    return environment.get_template("page.html.j2").render(
+        views,
+        notice=(label, colon + rest) if notice else None,
+        css=_code(css + own["css"], "style"),
+        script=_code(own["js"], "script"),
+        bundle=_code(vl_convert.javascript_bundle(None), "script"),
+    )
+
+
+def _code(text: str, element: str) -> Markup:
+    """Return code as it stands in an element, which it must not close."""
+    if f"</{element}" in text.lower():
+        msg = f"the page's code holds </{element}"
+        raise ValueError(msg)
+    return Markup(text)  # noqa: S704 - our own, or of the pinned wheel
+
+
+def views(
+    found: Mapping[str, Any], systems: data.Systems, about: Study, evidence: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what the page's template draws; a view that the inputs have nothing of is left out.
+
+    Parameters
+    ----------
+    found
+        The tables, by name.
+    systems
+        By the name of its model, the effects of its heads in each state.
+    about
+        The atlas.
+    evidence
+        Of each model.
+
+    Returns
+    -------
+    dict
+        ``samples``; by name the ``charts`` with their data; and the ``evidence`` of each.
+    """
+    tissues, animals = data.tissues(found["plane"], about), data.animals(found["metrics"], about)
+    states, heads = data.states(systems, evidence), data.heads(systems, evidence)
+    curve = data.resolutions(found[CURVE], about)
+    arms = style.series(found[CURVE])
+    steps = {model: [part.state.name for part in parts] for model, parts in systems.items()}
+    made: dict[str, Any] = {
+        "lorenz": _chart(charts.lorenz(), controls=False, curve=[], sample=[]),
+    }
+    if tissues or states:
+        made["plane"] = _chart(
+            charts.plane(tissues, states), tissues=tissues, animals=animals, states=states
+        )
+    if heads:
+        made["heads"] = _chart(charts.heatmap(heads, steps), heads=heads)
+    if curve:
+        made["granularity"] = _chart(charts.granularity(curve, arms), resolutions=curve)
+    return {
+        "samples": data.samples(found["proportions"], about),
+        "charts": made,
+        "evidence": {
+            "plane": _rests(tissues, "arm") | _rests(states, "model"),
+            "heads": _rests(heads, "model"),
+            "granularity": _rests(curve, "arm"),
+        },
+    }
+
+
+def _chart(spec: charts.Spec, *, controls: bool = True, **rows: Rows) -> dict[str, Any]:
+    return {"spec": spec, "data": rows, "controls": controls}
+
+
+def _rests(rows: Iterable[Mapping[str, Any]], name: str) -> dict[str, list[str]]:
+    """Return by kind of evidence what rests on it."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        of = found.setdefault(row["evidence"], [])
+        if row[name] not in of:
+            of.append(row[name])
+    return found
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    found = {
+        name: tables.read(args.tables / f"{name}.csv", schema) for name, schema in TABLES.items()
+    }
+    systems, evidence = {}, {}
+    about, model = study.read(args.cells), study.read(args.heads)
+    for system in settings.systems.values():
+        parts = effects.read_states(system.effects, system.states)
+        systems[system.group] = data.shown_effects(parts, system.kinds)
+        made_here = model.simulated and system.group == model.name
+        evidence[system.group] = data.EVIDENCE["simulated" if made_here else "effects"]
+    text = page(
+        views(found, systems, about, evidence),
+        notice=study.joined(about, model).notice,
+        css=args.css.read_text(encoding="utf-8"),
+    )
+    write_text(args.out, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    study.add_arguments(parser)
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--css", type=Path, required=True, help="the paper's style sheet")
+    parser.add_argument("--out", type=Path, required=True, help="the page")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
