@@ -24,7 +24,7 @@ def run(
     numbers: Mapping[str, str] = NONE,
     both: bool = False,
     real: bool = False,
-    arms: evidence.ArmsOf = evidence.arms,
+    arms: evidence.ArmsOf | None = evidence.arms,
 ) -> int:
     """Run the stage of a figure and return its exit status.
 
@@ -47,7 +47,8 @@ def run(
         Whether it leaves out simulated arms where there are others; `draw` then takes the study
         too, as `about`.
     arms
-        What names the arms that the tables show, by which the notice goes: those of the first.
+        What names the arms that the tables show, by which the notice goes: those of the first; None
+        where they show no cells.
     """
 
     def stage(args: argparse.Namespace) -> None:
@@ -59,7 +60,8 @@ def run(
             shown = [evidence.real(table, about) for table in shown]
             options["about"] = about
         figure = draw(*shown, **options)
-        about = about.about(arms(*shown))
+        if arms is not None:
+            about = about.about(arms(*shown))
         if both:
             about = study.joined(about, study.read(args.study_heads))
         style.save(figure, args.out, name, about)

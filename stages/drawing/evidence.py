@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from stages.base.study import RECONSTRUCTED, SIMULATED, Study
 from stages.drawing import style
@@ -45,6 +46,7 @@ def label(tissue: str, shown: Arms, about: Study) -> str:
     return f"{name} ({', '.join(style.name(platform) + DAGGER for _, platform, _ in found)})"
 
 
-def has_reconstructed(shown: Arms, about: Study) -> bool:
-    """Say whether a figure has daggers to explain."""
-    return any(about.evidence(*arm) == RECONSTRUCTED for arm in shown)
+def explain(drawn: Figure, shown: Arms, about: Study) -> None:
+    """Say at the foot of a figure, left of the notice, what the dagger means, if it has one."""
+    if any(about.evidence(*arm) == RECONSTRUCTED for arm in shown):
+        style.footnote(drawn, MEANING)

@@ -67,12 +67,6 @@ MARKERS: dict[str, Any] = {"crystallize": "D", "disperse": "o", "mixed": BAR}
 """A filled diamond, a ring, a bar: none of them points up or down."""
 SIZES = {"crystallize": 14.0, "disperse": 18.0, "mixed": 22.0}
 """Of the markers, in square points: they look equally large."""
-SYMBOLS = {
-    "crystallize": "\N{BLACK DIAMOND}",
-    "disperse": "\N{WHITE CIRCLE}",
-    "mixed": "\N{BLACK RECTANGLE}",
-}
-"""The same where they stand in text."""
 PALE = 0.42
 """How much of its colour a doubtful direction keeps."""
 MEANINGS = {
@@ -221,6 +215,7 @@ def point(
     direction: str,
     *,
     colour: str = "",
+    face: str = "white",
     scale: float = 1.0,
     **looks: Any,
 ) -> None:
@@ -230,6 +225,8 @@ def point(
     ----------
     colour
         That of the direction unless given.
+    face
+        What is in a ring.
     """
     colour = colour or COLOURS[direction]
     ring = direction == "disperse"
@@ -238,7 +235,7 @@ def point(
         [y],
         s=SIZES[direction] * scale,
         marker=MARKERS[direction],
-        facecolors="white" if ring else colour,
+        facecolors=face if ring else colour,
         edgecolors=colour,
         linewidths=1.4 * math.sqrt(scale) if ring else 0.4,
         **{"zorder": 4} | looks,
@@ -503,10 +500,12 @@ def short_notice(about: study.Study) -> str:
 
 
 def _stamp(drawn: Figure, notice: str) -> None:
-    if not notice or any(text.get_gid() == "notice" for text in drawn.texts):
-        return
+    if notice and not any(text.get_gid() == "notice" for text in drawn.texts):
+        footnote(drawn, notice, right=True).set_gid("notice")
+
+
+def footnote(drawn: Figure, words: str, *, right: bool = False) -> Text:
+    """Write words at the foot of a figure, left or right, and return them."""
     width, height = drawn.get_size_inches() * MM_PER_INCH
-    stamp: Text = drawn.text(
-        1 - 1.5 / width, 1.2 / height, notice, ha="right", va="bottom", color=QUIET
-    )
-    stamp.set_gid("notice")
+    x, align = (1 - 1.5 / width, "right") if right else (1.5 / width, "left")
+    return drawn.text(x, 1.2 / height, words, ha=align, va="bottom", color=QUIET)

@@ -1,10 +1,12 @@
 r"""Fit the distribution of the effects in each state, and set the sizes of removal side by side.
 
-Three families are fitted to all effects by maximum likelihood and compared by Akaike's criterion
-[1]_, :math:`2 k - 2 \ln L` with k parameters: normal (2), Laplace (2) and Student's t (3). A gamma
-distribution is fitted to the harmful tail, the effects above zero, and to the cut tail, those above
-a share of the loss, as the companion study does; its shape says how the tail begins: below 1 it is
-crowded at zero, at 1 it is exponential. Intervals of the shape come from resampled components.
+Families are fitted to all effects by maximum likelihood and compared by Akaike's criterion [1]_,
+:math:`2 k - 2 \ln L` with k parameters: normal (2), Laplace (2) and Student's t (3), and where all
+effects are positive also gamma and lognormal (2 each), from which no other effect could come: only
+fits to the same data are compared. A gamma distribution is also fitted to the harmful tail, the
+effects above zero, and to the cut tail, those above a share of the loss, as the companion study
+does; its shape says how the tail begins: below 1 it is crowded at zero, at 1 it is exponential.
+Intervals of the shape come from resampled components.
 
 The fits describe measured effects, which hold noise: in a state where noise makes most of them, so
 does the fit.
@@ -111,6 +113,25 @@ def fit_student_t(x: Floats) -> Fit:
     )
 
 
+def fit_gamma(x: Floats) -> Fit:
+    """Return the gamma distribution that starts at zero; `x` is positive."""
+    shape = float(gamma_shape(x))
+    scale = float(x.mean()) / shape
+    likelihood = float(stats.gamma.logpdf(x, shape, scale=scale).sum())
+    return Fit("gamma", math.nan, scale, shape, likelihood, 2)
+
+
+def fit_lognormal(x: Floats) -> Fit:
+    """Return the lognormal distribution that starts at zero; `x` is positive.
+
+    Its scale is the median, its shape the standard deviation of the logarithm.
+    """
+    log = np.log(x)
+    shape, scale = float(log.std()), math.exp(log.mean())
+    likelihood = float(stats.lognorm.logpdf(x, shape, scale=scale).sum())
+    return Fit("lognormal", math.nan, scale, shape, likelihood, 2)
+
+
 def _t_log_likelihood(z: Floats, location: float, log_scale: float, log_freedom: float) -> float:
     freedom, scale = math.exp(log_freedom), math.exp(log_scale)
     # betaln stays exact where the difference of two large gammaln would not.
@@ -193,10 +214,11 @@ def _gamma_row(
 
 
 def fits(effects: Floats) -> list[Fit]:
-    """Return the three families fitted to all effects; none for too few or equal effects."""
+    """Return the families fitted to all effects; none for too few or equal effects."""
     if effects.size < MIN_COMPONENTS or np.unique(effects).size < 3:
         return []
-    return [fit(effects) for fit in (fit_normal, fit_laplace, fit_student_t)]
+    positive = [fit_gamma, fit_lognormal] if effects.min() > 0 else []
+    return [fit(effects) for fit in (fit_normal, fit_laplace, fit_student_t, *positive)]
 
 
 def _family_rows(effects: Floats) -> list[dict[str, object]]:

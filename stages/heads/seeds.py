@@ -1,7 +1,7 @@
 r"""Follow the heads' concentration along trainings that differ in their seed alone.
 
-An interval over sequences says how well the text fixes the number of one training; that over seeds
-says what another training would give. It is Student's, :math:`\bar x \pm t_{K-1} s / \sqrt K` over K
+An interval over sequences says how well the text fixes the number of one training; one over seeds
+what another training would give. It is Student's, :math:`\bar x \pm t_{K-1} s / \sqrt K` over K
 trainings, of a value and of a change between two states.
 
 Four numbers stand side by side, since the direction of a change rests on the choice: of all effects
@@ -10,8 +10,8 @@ by independent halves of the sequences (:mod:`stages.measurement.halves`), so th
 add. The change is given from every state to every later one: a first state of noise is a baseline
 that decides the sign.
 
-The model of ``make reproduce`` is one of the trainings; the others are in ``reports/seeds``, made by
-``make seeds``, and those of another recipe are left out. A model that was not trained here stands
+The model of ``make reproduce`` is one of the trainings; ``make seeds`` makes the others, which lie
+in ``reports/seeds``. Those of another recipe are left out. A model that was not trained here stands
 alone, without an interval over seeds.
 """
 

@@ -98,6 +98,7 @@ def make(seed: int, params: dict[str, Any], *, out: Path, scratch: Path) -> None
         for state in states:
             shutil.copyfile(effects / f"{state}.parquet", fresh / f"{state}.parquet")
         statement = {
+            "seed": seed,
             "recipe": recipe(parse(params)),
             "train_log_sha256": file_hash(checkpoints / "train_log.csv"),
             **_made_by(),
@@ -118,11 +119,8 @@ def _made_by() -> dict[str, Any]:
     """Return code, commit, machine and versions that this process runs."""
     root = Path.cwd()
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    code = {
-        name: md5
-        for name, md5 in record.code_hashes(root).items()
-        if str(root / name) in loaded
-    }
+    hashes = record.code_hashes(root).items()
+    code = {name: md5 for name, md5 in hashes if str(root / name) in loaded}
     commit, changed = record.checkout(root)
     return {
         "code": code,

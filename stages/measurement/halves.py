@@ -9,12 +9,12 @@ one half says the sign of each effect and its rank among all, the other the effe
     w_i = \operatorname{sign}(\bar\delta_i^A) \, \bar\delta_i^B, \qquad
     G = \frac{\sum_i (2 r_i^A - n - 1) \, w_i}{n \sum_i w_i},
 
-with :math:`r_i^A` the rank of :math:`|\bar\delta_i^A|`. It is the concentration index of the effects
-in the other half over the ranks in the first [2]_, which is the Gini coefficient where both rank
-alike. Of harmful effects the sign is 1 where :math:`\bar\delta_i^A > 0` and 0 elsewhere. Numerator
-and denominator are averaged over random halvings, and over which half is A.
+with :math:`r_i^A` the rank of :math:`|\bar\delta_i^A|`. It is the concentration index of effects in
+one half over their ranks in the other [2]_, which is the Gini coefficient where both rank alike. Of
+harmful effects the sign is 1 where :math:`\bar\delta_i^A > 0` and 0 elsewhere. Numerator and
+denominator are averaged over random halvings, and over which half is A.
 
-Heads without effect leave both sums alone in expectation; heads whose sign or rank half of the
+Components without effect leave both sums alone in expectation; those whose sign or rank half of the
 replicates does not settle lower both. Over simulated effects of known size (48 components on 64
 replicates, heavy-tailed; lognormal, half of them zero, or nearly equal) the bias was at most 0.02
 while noise made up to 0.3 of the sum of absolute effects, where that of the plain coefficient
@@ -72,7 +72,9 @@ class SplitHalf(NamedTuple):
     """Sum of the effects in one half by their signs in the other."""
 
 
-def split_half(effects: Floats, side: Side, *, halvings: int, rng: np.random.Generator) -> SplitHalf:
+def split_half(
+    effects: Floats, side: Side, *, halvings: int, rng: np.random.Generator
+) -> SplitHalf:
     """Return the estimate from random halvings.
 
     Parameters

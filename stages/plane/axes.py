@@ -183,13 +183,16 @@ def correlation(x: "pd.Series[float]", y: "pd.Series[float]") -> float:
 def explained(axes_: Floats, curves: Floats) -> float:
     """Return the share of the variance of curves that lies in their linear fit on some axes.
 
+    It is nan where all curves are the same, as where there is one.
+
     Parameters
     ----------
     axes_ : shape (n, n_axes)
     curves : shape (n, n_points)
     """
+    whole = ((curves - curves.mean(axis=0)) ** 2).sum()
     left = ((curves - _fit(axes_, curves)) ** 2).sum()
-    return float(1 - left / ((curves - curves.mean(axis=0)) ** 2).sum())
+    return float(1 - left / whole) if whole else float("nan")
 
 
 def _fit(x: Floats, y: Floats) -> Floats:

@@ -33,6 +33,7 @@ import pandas as pd
 
 from stages.base import cli, tables
 from stages.base.settings import load
+from stages.heads.tables.seeds import HEAD_SEEDS
 from stages.measurement.concentration import quadrant
 from stages.plane import directions
 from stages.plane.directions import Floats
@@ -111,9 +112,13 @@ def _angle(vector: Floats, draws: Floats, settings: Plane, *, mirrored: bool) ->
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     names = sorted({*settings.systems, *settings.plane.beside})
-    found = trails(read(names, args.measured, args.changes, args.draws), settings.plane)
+    found = trails(
+        read(names, args.measured, args.changes, args.draws),
+        settings.plane,
+        untrained={name: system.untrained for name, system in settings.systems.items()},
+    )
     tables.write(plane(found, settings.plane), PLANE, args.out)
-    trainings = None if args.trainings is None else pd.read_csv(args.trainings)
+    trainings = None if args.trainings is None else tables.read(args.trainings, HEAD_SEEDS)
     compared = same_direction(found, settings.plane, trainings)
     tables.write(compared, PLANE_DIRECTIONS, args.directions)
 
@@ -125,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--measured", type=Path, required=True, help="folder of one CSV a system")
     parser.add_argument("--changes", type=Path, required=True, help="the like of changes")
     parser.add_argument("--draws", type=Path, required=True, help="the like of draws (.parquet)")
-    parser.add_argument("--trainings", type=Path, help="metrics of other trainings (.csv)")
+    parser.add_argument("--trainings", type=Path, help="the table head_seeds")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--directions", type=Path, required=True)
     return cli.run(parser, _run, argv)

@@ -73,8 +73,7 @@ def same_direction(
     found
         From :func:`stages.plane.vectors.trails`.
     trainings
-        Metrics of independent trainings of the group that the settings name: `seed`, `state`,
-        `metric`, `value`.
+        ``HEAD_SEEDS``: independent trainings of the group that the settings name.
 
     Returns
     -------

@@ -10,15 +10,17 @@ completeness; the statement rests on the corrected ones.
 Gini and effective number almost mirror each other: the plane of both is nearly a line. On the
 *shape* scales the second axis is the effective excess, which is what the effective number over n
 says beside the Gini coefficient: the difference from that of a lognormal distribution of the same
-Gini (:func:`stages.measurement.metrics.lognormal_share`). It is negative where a few components
-hold more than a lognormal's would, positive where the whole is rather unequal by components that
-hold next to nothing. :mod:`stages.plane.axes` shows why this one and no other.
+Gini (:func:`stages.measurement.metrics.lognormal_share`). It is negative where inequality lies at
+the ends, a few components that hold much or many that hold next to nothing, and positive where it
+goes by degrees: the entropy minds the ends, the Gini coefficient the middle.
+:mod:`stages.plane.axes` shows why this second axis and no other.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ import pandas as pd
 
 from stages.base import cli, tables
 from stages.base.errors import TableError
+from stages.measurement.metrics import lognormal_share
 from stages.measurement.tables import CHANGES, MEASURED, SERIES
 from stages.plane.directions import Floats
 from stages.plane.settings import Plane
@@ -112,10 +115,23 @@ def read(names: Sequence[str], measured: Path, changes: Path, draws: Path) -> di
     }
 
 
-def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
-    """Return the path of every series with two states that have a place, on all scales."""
+def trails(
+    systems: dict[str, System],
+    settings: Plane,
+    *,
+    untrained: Mapping[str, str | None] = MappingProxyType({}),
+) -> list[Trail]:
+    """Return the path of every series with two states that have a place, on all scales.
+
+    Parameters
+    ----------
+    untrained
+        By system the state that has learnt nothing: no path begins there.
+    """
     found = []
     for name, system in systems.items():
+        learnt = system.measured["state"] != untrained.get(name)
+        system = system._replace(measured=system.measured[learnt])
         asked = settings.conditions.get(name)
         changes, draws = _by_series(system.changes), _by_series(system.draws)
         for key, rows in system.measured.groupby(KEY, sort=False):
@@ -138,20 +154,37 @@ def training_vectors(trainings: pd.DataFrame, reference: Trail) -> Floats:
     Parameters
     ----------
     trainings
-        `seed`, `state`, `metric`, `value`; other columns are ignored.
+        ``HEAD_SEEDS``; absolute effects as they were measured count, of models trained here.
 
     Returns
     -------
     array of shape (n_trainings, 2)
-        Of the trainings that were measured in both states.
+        Of the trainings that have a place in both states.
     """
-    ends = [reference.states[0], reference.states[-1]]
-    metrics = SCALES[reference.scale]
-    wide = trainings.pivot(index="seed", columns=["state", "metric"], values="value")
-    of_ends = [
-        wide.reindex(columns=[(state, name) for name in metrics]).to_numpy(float) for state in ends
+    rows = trainings[
+        (trainings["effects"] == "absolute")
+        & (trainings["estimator"] == "plug_in")
+        & trainings["seed"].notna()
     ]
-    vectors: Floats = of_ends[1] - of_ends[0]
+    wide = rows.pivot(index=["seed", "state", "n_heads"], columns="metric", values="value")
+    n = wide.index.get_level_values("n_heads").to_numpy(float)
+    gini, number = wide["gini"].to_numpy(float), wide["effective_number"].to_numpy(float)
+    known = {
+        "gini": gini,
+        "gini_corrected": gini * n / (n - 1),
+        "effective_number": number,
+        "effective_share": number / n,
+        "effective_excess": number / n - lognormal_share(gini),
+    }
+    places = pd.DataFrame(
+        {axis: known[metric] for axis, metric in zip(AXES, SCALES[reference.scale], strict=True)},
+        wide.index.droplevel("n_heads"),
+    ).unstack("state")
+    first, last = (
+        places.reindex(columns=[(axis, state) for axis in AXES]).to_numpy(float)
+        for state in (reference.states[0], reference.states[-1])
+    )
+    vectors: Floats = last - first
     return vectors[np.isfinite(vectors).all(axis=1)]
 
 

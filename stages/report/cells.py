@@ -14,12 +14,13 @@ from stages.report.comparisons import (
     Row,
     compared,
     ends,
-    over_types,
     records,
     spread,
 )
 from stages.report.reading import Tables
 
+# Of a reconstruction, in the order in which they are shown.
+FAULTS = ("merge", "split", "exchange_0.1", "exchange_0.5", "several")
 # A direction that at least this share of all analyses gives, and one that fewer than that give.
 FIRM, LOOSE = 0.9, 0.5
 
@@ -44,12 +45,11 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
     return {
         "data": {
             "arms": [_arm(rows) for _, rows in kept.groupby(ARM)],
-            "ages": _ages(settings),
+            "ages": _ages(settings, kept),
             "n_cells": int(kept["n_cells"].sum()),
             "n_cells_read": int(found.samples["n_cells"].sum()),
             "n_samples": len(kept.drop_duplicates([*TISSUE, "animal"])),
             "n_animals": len(kept.drop_duplicates([*ARM, "animal"])),
-            "types": [_types(rows, found) for _, rows in kept.groupby(TISSUE)],
             "confounding": confounding,
             "n_confounded": sum(bool(row["sex_confounded"]) for row in confounding),
             "excluded": {
@@ -93,14 +93,14 @@ def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
     """Say which arms are annotated, reconstructed and simulated."""
     arms = kept.drop_duplicates(TISSUE)
     named = pd.Series(evidence(arms, about), arms.index, dtype="object")
-    young, old = next(iter((row["young"], row["old"]) for row in _ages(settings)))
+    first = _ages(settings, kept)[0]
     of_old = kept[(kept["age_group"] == "old") & kept["sex"].notna()]
     simulated = [arm.cohort for arm in about.arms if arm.evidence == SIMULATED]
     if not about.arms and about.simulated:
         simulated = sorted(kept["cohort"].unique())
     return {
-        "young": young,
-        "old": old,
+        "young": first["young"],
+        "old": first["old"],
         "real": bool((named != SIMULATED).any()),
         "annotated": [
             f"{text.arm(row['cohort'], row['platform'])} {text.tissue_name(row['tissue']).lower()}"
@@ -192,12 +192,19 @@ def _comparators(table: pd.DataFrame) -> Row:
 
 
 def _reconstruction(table: pd.DataFrame) -> Row:
+    """Return the share of each kind of fault that keeps the direction of an arm."""
     if table.empty:
         return {}
+    wide = table.pivot(index=TISSUE, columns="fault", values="keeps_direction")
+    kinds = [name for name in FAULTS if name in wide]
     return {
-        "rows": records(table),
-        "n_arms": len(table.drop_duplicates(TISSUE)),
-        "keeps": ends(table["keeps_direction"]),
+        "kinds": [name.replace("_", " ") for name in kinds],
+        "rows": [
+            dict(zip(TISSUE, key, strict=True)) | {"keeps": [float(row[kind]) for kind in kinds]}
+            for key, row in zip(wide.index, records(wide), strict=True)
+        ],
+        "n_arms": len(wide),
+        "keeps": {kind: ends(wide[kind].dropna()) for kind in kinds},
     }
 
 
@@ -211,21 +218,12 @@ def _arm(rows: pd.DataFrame) -> Row:
     }
 
 
-def _types(rows: pd.DataFrame, found: Tables) -> Row:
-    """Return how many types a tissue has, in all and in a sample, and where they go with age."""
-    tissue = records(rows[TISSUE])[0]
-    in_sample = rows.groupby("animal")["cell_type"].nunique()
-    return {
-        **tissue,
-        "n_types": int(rows["cell_type"].nunique()),
-        "in_sample": (int(in_sample.min()), int(in_sample.max())),
-        "quadrant": over_types(found, tuple(tissue.values())).get("quadrant"),
-    }
-
-
-def _ages(settings: Settings) -> list[Row]:
+def _ages(settings: Settings, kept: pd.DataFrame) -> list[Row]:
     """Return which cohorts share which ages of young and old animals."""
+    there = set(kept["cohort"])
     found: dict[tuple[float, float], dict[str, None]] = {}
     for spec in settings.atlas.cells.values():
+        if spec.cohort not in there:
+            continue
         found.setdefault((spec.young_max_months, spec.old_min_months), {})[spec.cohort] = None
     return [{"young": ages[0], "old": ages[1], "cohorts": list(of)} for ages, of in found.items()]

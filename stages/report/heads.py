@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from stages.base.settings import Settings
 from stages.heads.components import perturbation
 from stages.heads.tables.classes import HEAD_CLASS_NAMES
 from stages.measurement.concentration import quadrant
@@ -9,7 +10,6 @@ from stages.plane.tables import AMONG
 from stages.report.comparisons import Row, ends, records, spread
 from stages.report.reading import Tables, along_training
 
-FAMILIES = ("normal", "laplace", "student_t")
 # Above this share of noise in the sum of effects no interval of a concentration is to be believed:
 # in simulated trainings, intervals over sequences held the truth in 0.92 to 0.97 of cases at a
 # noise share of 0.20 at the first checkpoint, and in 0.58 to 0.78 at 0.41 (stages.plane.plane).
@@ -18,13 +18,14 @@ MOSTLY_NOISE = 0.4
 MIN_SEEDS = 2
 
 
-def context(found: Tables) -> Row:
+def context(found: Tables, settings: Settings) -> Row:
     """Return what the templates need on heads, by topic; a topic without inputs is empty."""
     shown = perturbation(found.head_importance)
     return {
-        "heads": _heads(found, shown),
+        "heads": _heads(found, shown, settings),
         "screen": _screen(_shown(found.head_screen, shown)),
         "companion": _companion(found.companion_agreement),
+        "removals": _removals(found.head_removals),
         "seeds": _seeds(found),
         "published_heads": _published(found),
         "plane": plane(found),
@@ -36,7 +37,15 @@ def _shown(table: pd.DataFrame, by: str) -> pd.DataFrame:
     return rows
 
 
-def _heads(found: Tables, shown: str) -> Row:
+def _is_silent(found: Tables, shown: str, state: str, settings: Settings) -> bool:
+    """Say whether no head of a state could count as anything but silent."""
+    rows = _shown(found.head_importance, shown)
+    rows = rows[(rows["unit"] == "head") & (rows["state"] == state)]
+    relative = rows["delta_loss_nats"].abs() / rows["loss_base"]
+    return bool((relative < settings.classes.silent_relative).all())
+
+
+def _heads(found: Tables, shown: str, settings: Settings) -> Row:
     trajectory, change = along_training(found), along_training(found, "head_change")
     over = {f"sequences_{end}": f"value_{end}" for end in ("low", "high")}
     states = spread(trajectory.rename(columns=over), ["position", "state"])
@@ -45,12 +54,11 @@ def _heads(found: Tables, shown: str) -> Row:
     classes = _shown(found.head_classes, shown)["head_class"].value_counts()
     at_last = {
         name: rows[(rows["state"] == last["state"]) & (rows["unit"] == "head")]
-        for name in ("head_importance", "head_distribution", "head_granularity")
+        for name in ("head_importance", "head_granularity")
         if len(rows := _shown(getattr(found, name), shown))
     }
     largest = records(at_last["head_importance"].sort_values("rank").head(1))[0]
     effects = at_last["head_importance"]["delta_loss_nats"].abs()
-    fits = {row["family"]: row for row in records(at_last["head_distribution"])}
     exact = found.head_control_variate
     exact = exact[exact["unit"] == "head"]
     units = found.head_granularity
@@ -65,12 +73,9 @@ def _heads(found: Tables, shown: str) -> Row:
         "n_layers": int(found.head_importance["layer"].max()) + 1,
         "change": changes,
         "quadrant": _quadrant(changes),
+        "first_is_silent": _is_silent(found, shown, first["state"], settings),
         "classes": {name: int(classes.get(name, 0)) for name in HEAD_CLASS_NAMES},
         "largest": largest | {"share": abs(largest["delta_loss_nats"]) / float(effects.sum())},
-        "best_family": min(
-            (name for name in FAMILIES if name in fits), key=lambda name: float(fits[name]["aic"])
-        ),
-        "fits": fits,
         "share_deleterious": float(at_last["head_granularity"]["share_deleterious"].iloc[0]),
         "estimated": records(exact)[0] | {"r2": ends(exact["r2_median"])} if len(exact) else {},
         "units": records(
@@ -112,6 +117,20 @@ def _seeds(found: Tables) -> Row:
         "late": told[-1],
         "peaks": peaks,
     }
+
+
+def _removals(table: pd.DataFrame) -> list[Row]:
+    """Return what each way of removal gives, with its rank correlation with the first way."""
+    if table.empty:
+        return []
+    first = table["perturbation"].iloc[0]
+    rows = []
+    for _, part in table.groupby(["position", "perturbation"], sort=False):
+        shown = part[part["beside"].isna() | (part["beside"] == first)]
+        row = spread(shown, ["position", "perturbation"])[0]
+        # The first way agrees with itself.
+        rows.append({"spearman": None, "first": first} | row)
+    return rows
 
 
 def _published(found: Tables) -> Row:

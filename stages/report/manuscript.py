@@ -1,9 +1,7 @@
-"""Write the source of the paper and the summaries: templates, filled from the tables of the study.
+"""Write the source of the paper: templates, filled from the tables of the study.
 
 ``reports/paper.qmd`` is the paper with plain numbers and tables in it; `render` makes pages of it.
-Of the summaries, ``components.md`` says what the two numbers are taken over, types and clusters,
-and which way each goes; ``kimmel_validation.md`` and ``substates.md`` are about those two analyses;
-``results.md`` has all findings on one page. What the inputs have nothing of, the templates say.
+What the inputs have nothing of, the templates say.
 """
 
 import argparse
@@ -12,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.base import cli, study
-from stages.base.files import atomic_folder, write_text
+from stages.base.files import write_text
 from stages.base.settings import Settings, load
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report import cells, clusters, heads, planted
 from stages.report.claims import printed
-from stages.report.comparisons import Row
+from stages.report.comparisons import TISSUE, Row
 from stages.report.reading import Tables
 from stages.report.writing import Templates
-
-SUMMARIES = ("components", "kimmel_validation", "substates", "results")
 
 
 def context(
@@ -44,6 +40,10 @@ def context(
         Settings that were changed for this run, and to what.
     """
     of_clusters = clusters.context(found, settings)
+    if kidney := of_clusters["kidney"]:
+        arms = found.kidney.drop_duplicates(TISSUE)
+        named = cells.evidence(arms, what[0])
+        kidney["simulated"] = all(one == study.SIMULATED for one in named)
     return {
         "settings": settings,
         "notice": study.joined(*what).notice,
@@ -52,7 +52,7 @@ def context(
         **cells.context(found, settings, what[0]),
         **of_clusters,
         "planted": planted.context(found, of_clusters, settings),
-        **heads.context(found),
+        **heads.context(found, settings),
         "claims": printed.context(found.claims),
     }
 
@@ -62,13 +62,7 @@ def _run(args: argparse.Namespace) -> None:
     found = Tables(args.tables, args.planted)
     what = study.read(args.cells), study.read(args.heads)
     values = context(found, load(args.params), what, overrides)
-    templates = Templates()
-    paper = templates.fill("paper.qmd.j2", values)
-    with atomic_folder(args.summaries) as folder:
-        for name in SUMMARIES:
-            markdown = templates.fill(f"summaries/{name}.md.j2", values)
-            # Strikes the index through, wherever Markdown is not pandoc's.
-            write_text(folder / f"{name}.md", markdown.replace("~eff~", "<sub>eff</sub>"))
+    paper = Templates().fill("paper.qmd.j2", values)
     write_text(args.paper, paper)
 
 
@@ -81,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--planted", type=Path, required=True, help="what was simulated")
     parser.add_argument("--paper", type=Path, required=True, help="the source of the paper")
-    parser.add_argument("--summaries", type=Path, required=True, help="folder of the summaries")
     return cli.run(parser, _run, argv)
 
 

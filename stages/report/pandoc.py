@@ -130,7 +130,7 @@ def _render_pdf(source: Source, *, folder: Path) -> Path:
         compiler = typst.Compiler(
             input=str(document),
             root=str(folder),
-            # Fonts that the wheels bring along: the same pages on every machine.
+            # Fonts that typst brings along, and those of the figures: the same pages everywhere.
             font_paths=typst.Fonts(include_system_fonts=False, font_paths=[FIGURE_FONTS]),
             ignore_system_fonts=True,
             package_path=str(folder),

@@ -47,6 +47,9 @@ def _kidney(found: Tables) -> Row:
     over = [_planted(found, components) for components in ("types", "substates")]
     counts = Counter({"n": 0})
     for key, rows in directions(found.kidney).groupby(TISSUE):
+        # Real arms have nothing planted.
+        if (*key, ALL_TYPES) not in over[0]:
+            continue
         coarse, fine = (of[(*key, ALL_TYPES)] for of in over)
         types = over_types(found, key)
         counts["n"] += 1

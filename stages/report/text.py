@@ -129,6 +129,8 @@ def percent(share: float, digits: int | None = None) -> str:
     >>> percent(0.95), percent(0.0005), percent(0.1878, 0)
     ('95%', '0.05%', '19%')
     """
+    if math.isnan(share):
+        return DASH
     return f"{100 * share:g}%" if digits is None else f"{100 * share:.{digits}f}%"
 
 

@@ -63,7 +63,7 @@ SYSTEM = """  toy:
     untrained: null
 """
 # What is said of the settings, and what must show every measured system.
-AGGREGATES = {"study", "plane"}
+AGGREGATES = {"study", "plane", "axes"}
 ROOMS_OF_BEFORE = re.compile(
     r"acquire|cells|describe|proportions|metrics|aging|medians|concordance|drivers|neighbours|"
     r"stability|trained|downloaded|tokens|attribution|ablate|control_variate|importance|classes|"

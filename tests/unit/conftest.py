@@ -4,7 +4,7 @@ import copy
 import itertools
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -19,15 +19,18 @@ from matplotlib.text import Text
 from stages.base import study, tables
 from stages.cells import (
     aging,
+    calibration,
+    comparators,
     concordance,
     describe,
-    drivers,
     medians,
     metrics,
+    multiverse,
     over_clusters,
     proportions,
     restriction,
     stability,
+    trend,
 )
 from stages.cells import truth as truth_stage
 from stages.cells.recovery import recovery
@@ -47,7 +50,9 @@ from stages.heads import (
     covariates,
     distribution,
     importance,
+    removal_kinds,
     screen,
+    seeds,
 )
 from stages.heads.components import components
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE
@@ -59,7 +64,7 @@ from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.measurement.states import step_of
 from stages.measurement.tables import CHANGES, MEASURED
-from stages.plane import plane
+from stages.plane import axes, plane, splits
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
 
@@ -241,6 +246,51 @@ def _cells(platforms, tissue="Limb_Muscle"):
     return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
+def _argued(settings, counted, shares, measured, aged):
+    """Return the tables of what chance, other choices and other methods would have said."""
+    few = settings.calibration.model_copy(
+        update={"studies": 20, "designs": [(4, 4)], "gini_shifts": [0.1]}
+    )
+    simulated = calibration.calibration(
+        settings.model_copy(update={"calibration": few}), calibration.arms(shares, ["tms"])
+    )
+    quick = settings.comparators.model_copy(update={"max_permutations": 20})
+    return {
+        "calibration": pd.DataFrame(simulated, columns=list(SCHEMAS["calibration"].columns)),
+        "multiverse": multiverse.multiverse(counted, settings)[0],
+        "trend": trend.trend(measured, settings.trend),
+        "comparators": comparators.comparators(shares, aged, quick),
+        "reconstruction": tables.empty(SCHEMAS["reconstruction"]),
+    }
+
+
+def _write_seeds(folder, settings, states, trainings):
+    """Measure as many trainings, the others being the first with other noise."""
+    first = effects.series(effects.read_states(Path("effects"), list(states)), ["head"])
+    first = first[("head", "zero")]
+    rng = np.random.default_rng(1)
+    others = {
+        seed: [
+            replace(part, draws=part.draws + rng.normal(0, 0.01, part.draws.shape))
+            for part in first
+        ]
+        for seed in range(1, trainings)
+    }
+    few = settings.seeds.model_copy(update={"halvings": 20, "draws": 20})
+    quick = settings.measured.model_copy(update={"draws": 50})
+    _, over, baselines = seeds.seeds({0: first} | others, quick, few)
+    for name, table in (("head_over_seeds", over), ("head_baselines", baselines)):
+        tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
+
+
+def _removals(settings, states):
+    """Set the heads of the last state, removed in two ways, side by side."""
+    [part] = effects.read_states(Path("effects"), list(states))[-1:]
+    other = replace(part, condition="mean", draws=part.draws[:, ::-1])
+    few = settings.removal_kinds.model_copy(update={"draws": 20})
+    return removal_kinds.removal_kinds([part, other], few, last=part.state.name)
+
+
 def _measured_words(folder, system):
     """Return the options of a stage that measures a system."""
     words = ["--out", f"{folder}/measured/{system}.csv"]
@@ -345,16 +395,54 @@ def companion_tables(settings, repository, tmp_path_factory):
     ):
         tables.write(table, schema, folder / "tables" / name / "companion.csv")
     measured.write_draws(made[2], folder / "draws" / "companion.parquet")
+    for part in parts:
+        effects.write(folder / f"data/interim/companion/{part.state.name}.parquet", [part])
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_studies():
+    """Return the studies that were made: their folder and tables by what they are of."""
+    return {}
 
 
 @pytest.fixture
 def study_folder(
-    settings, params, repository, tmp_path, monkeypatch, cluster_tables, companion_tables
+    settings,
+    few_draws,
+    params,
+    repository,
+    tmp_path,
+    tmp_path_factory,
+    monkeypatch,
+    cluster_tables,
+    companion_tables,
+    made_studies,
 ):
-    """Return what writes all that the last stages read of a study, and works there."""
+    """Return what writes all that the last stages read of a study, and works there.
 
-    def go(
+    The same study is made once, and then copied.
+    """
+
+    def go(platforms, **options):
+        parts = {key: value for key, value in options.items() if key not in ("clusters", "states")}
+        filled = options.get("clusters", cluster_tables.empty)
+        known = {id(cluster_tables.empty): "empty", id(cluster_tables.filled): "filled"}
+        key = repr((platforms, sorted(parts.items()), options.get("states"), known.get(id(filled))))
+        if "summary" in parts or id(filled) not in known:
+            return make(platforms, **options)
+        if key not in made_studies:
+            made = make(platforms, **options)
+            kept = tmp_path_factory.mktemp("study")
+            shutil.copytree(tmp_path, kept, dirs_exist_ok=True)
+            made_studies[key] = kept, made
+            return made
+        kept, made = made_studies[key]
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        return {name: table.copy() for name, table in made.items()}
+
+    def make(
         platforms,
         *,
         simulated,
@@ -363,6 +451,7 @@ def study_folder(
         clusters=cluster_tables.empty,
         tissue="Limb_Muscle",
         states=STATES,
+        trainings=1,
     ):
         folder = tmp_path / "tables"
         counted = _cells(platforms, tissue)
@@ -384,13 +473,14 @@ def study_folder(
             "aging": aged,
             "concordance": both,
             "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
-            "drivers": drivers.drivers(measured, shares, settings.drivers),
             "recovery": recovery(truth, aged),
+            **_argued(few_draws, counted, shares, measured, aged),
         }
         for name, table in made.items():
             tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
         cluster_tables.write(folder, clusters)
         planted = truth_stage.planted(settings.atlas) if simulated else tables.empty(PLANTED)
+        planted = planted.replace({"cohort": {"tms-simulated": "tms"}})
         tables.write(planted, PLANTED, tmp_path / "planted.csv")
         notice = "Simulated demo data: no finding." if simulated else ""
         cells = study.Study("x", "demo", simulated, notice)
@@ -420,6 +510,7 @@ def study_folder(
         monkeypatch.chdir(tmp_path)
         _write_head_tables(folder, states)
         shutil.copytree(companion_tables, tmp_path, dirs_exist_ok=True)
+        _write_seeds(folder, settings, states, trainings)
         if summary is not None:
             out = folder / "head_control_variate.csv"
             tables.write(summary, HEAD_CONTROL_VARIATE, out)
@@ -427,10 +518,12 @@ def study_folder(
         if published:
             agreement = _published_effects(folder, moved=-0.125)
         tables.write(agreement, COMPANION_AGREEMENT, folder / "companion_agreement.csv")
+        name = "head_removals"
+        tables.write(_removals(settings, states), SCHEMAS[name], folder / f"{name}.csv")
         made["companion_agreement"] = agreement
         tables.write(measured, METRICS, folder / "metrics.csv")
         if clusters is cluster_tables.empty:
-            for name in ("plane", "plane_directions"):
+            for name in ("plane", "plane_directions", "splits", "axes"):
                 tables.write(
                     tables.empty(SCHEMAS[name]),
                     SCHEMAS[name],
@@ -441,7 +534,12 @@ def study_folder(
             assert medians.main([*words, *_measured_words(folder, "cells")]) == 0
             words = ["--measured", f"{folder}/measured", "--changes", f"{folder}/changes"]
             words += ["--draws", "draws", "--out", f"{folder}/plane.csv"]
-            assert plane.main([*words, "--directions", f"{folder}/plane_directions.csv"]) == 0
+            directions = f"{folder}/plane_directions.csv"
+            assert plane.main([*words, "--directions", directions]) == 0
+            words = ["--study", "cells.json", "--out"]
+            assert splits.main([*words, f"{folder}/splits.csv", "--directions", directions]) == 0
+            words += [f"{folder}/axes.csv", "--proportions", f"{folder}/proportions.csv"]
+            assert axes.main(words) == 0
         words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
         words += ["--cells", "cells.json", "--heads", "heads.json"]
         assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0

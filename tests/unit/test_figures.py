@@ -320,25 +320,29 @@ def test_sums_of_drivers_are_stated(drawn_texts):
         assert style.signed(rows["effective_number_contribution"].sum(), 2) in words
 
 
-def test_many_tissues_show_those_that_change_most():
+def test_many_tissues_show_those_in_most_arms_and_of_these_those_that_change_most():
     table = drivers_table(23)
-    shown = driver_contributions.most_changed(table)
+    shown = driver_contributions.compared(table)
     assert len(shown) == driver_contributions.MAX_TISSUES
     sums = table.groupby(["cohort", "platform", "tissue"])["gini_contribution"].sum().abs()
     largest = sums.groupby("tissue").max()
-    assert largest[shown].min() >= largest.drop(shown).max()
+    everywhere = TISSUES[:3]  # also in the third cohort
+    assert set(everywhere) <= set(shown)
+    others = [tissue for tissue in shown if tissue not in everywhere]
+    assert largest[others].min() >= largest.drop(shown).max()
 
 
-def test_heatmap_is_bold_where_the_interval_excludes_zero(drawn_texts):
+def test_heatmap_is_bold_where_the_direction_is_emphasised_and_nowhere_else(drawn_texts):
     table = aging_table(1, (("my_lab", "droplet"),))
-    table["change_low"], table["change_high"] = -1.0, 1.0
-    table.loc[table["metric"] == "gini", "change_low"] = 1e-6
+    # What decided it once: an interval or q of one metric alone.
+    table[["change_low", "change_high", "mann_whitney_q"]] = [0.1, 0.2, 0.001]
+    table["emphasised"] = table["cells"] == "all"
     words = drawn_texts(direction_heatmap.draw(table, about=REAL))
-    for metric, digits, weight in (("gini", 3, "bold"), ("effective_number", 2, "normal")):
-        changes = table.loc[table["metric"] == metric, "change"]
-        numbers = [style.signed(change, digits) for change in changes]
-        weights = [text.get_weight() for text, _ in words if text.get_text() in numbers]
-        assert weights == [weight, weight]
+    for metric, digits in (("gini", 3), ("effective_number", 2)):
+        for cells, weight in (("all", "bold"), ("rarefied", "normal")):
+            row = table[(table["metric"] == metric) & (table["cells"] == cells)].iloc[0]
+            number = style.signed(row["change"], digits)
+            assert [t.get_weight() for t, _ in words if t.get_text() == number] == [weight]
 
 
 def test_heatmap_colours_differ_in_grey():

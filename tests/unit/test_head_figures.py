@@ -75,7 +75,9 @@ class Inputs:
     def __init__(self, case):
         parts = head_parts(*CASES[case])
         self.importance = HEAD_IMPORTANCE.validate(importance(parts))
-        system = System(group="m", effects="effects", states=list(map(name_of, CASES[case][2])))
+        system = System(
+            room="heads", group="m", effects="effects", states=list(map(name_of, CASES[case][2]))
+        )
         params = Measured(confidence=0.95, draws=50, seed=1)
         self.trajectory = MEASURED.validate(measured.measured(parts, system, METRICS, params)[0])
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
@@ -100,7 +102,7 @@ DRAW = {
     "head_trajectories": lambda t: head_trajectories.draw(t.importance, t.trajectory),
     "head_effects": lambda t: head_effects.draw(t.importance, t.distribution),
     "head_heatmap": lambda t: head_heatmap.draw(t.importance),
-    "lorenz": lambda t: lorenz.draw(t.proportions, t.importance),
+    "lorenz": lambda t: lorenz.draw(t.proportions, t.importance, about=REAL),
 }
 OPTIONS = {
     "head_trajectories": ["importance", "trajectory"],
@@ -212,7 +214,7 @@ def test_heatmap_cells_are_the_effects(inputs):
 
 def test_lorenz_curves_have_the_gini_of_what_they_show(inputs):
     t = inputs("mini")
-    figure = lorenz.draw(t.proportions, t.importance)
+    figure = lorenz.draw(t.proportions, t.importance, about=REAL)
     lines = {line.get_label(): line for line in figure.axes[1].lines}
     n_checked = 0
     for state, group in t.importance.groupby("state"):
@@ -228,13 +230,38 @@ def test_lorenz_curves_have_the_gini_of_what_they_show(inputs):
     assert 1 - 2 * area == pytest.approx(2**0.5 - 1, abs=1e-3)
 
 
-def test_lorenz_of_cells_has_a_line_a_tissue_and_leaves_the_middle_aged_out():
+def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
     table = proportions(4)
-    assert lorenz.tissue_curves(table, "young").shape == (4, lorenz.GRID.size)
-    one = table[(table["tissue"] == "T0") & (table["animal"] == "m0")]
-    alone = lorenz.tissue_curves(one, "young")[0]
-    assert alone == pytest.approx(lorenz.curve(one["n_cells"].to_numpy(float)))
-    assert lorenz.tissue_curves(one, "old").shape == (0, lorenz.GRID.size)
+    moved = lorenz.changes(table)
+    assert len(moved) == 4
+    n_checked = 0
+    for (cohort, platform, tissue), line in moved.items():
+        arm = (table["cohort"] == cohort) & (table["platform"] == platform)
+        of = table[arm & (table["tissue"] == tissue)]
+        curves = {
+            group: [
+                np.interp(lorenz.GRID, *concentration.lorenz_curve(n))
+                for _, n in rows.groupby("animal")["n_cells"]
+            ]
+            for group, rows in of.groupby("age_group")
+        }
+        expected = np.median(curves["old"], axis=0) - np.median(curves["young"], axis=0)
+        assert line == pytest.approx(expected)
+        n_checked += 1
+    assert n_checked == 4
+    # One animal each, of which only the types are told: the area is half the change of Gini.
+    young, old = [1.0, 1.0, 2.0], [1.0, 4.0, 5.0]
+    rows = [
+        ("tms", "facs", "T", group, "male", 3.0, group, f"type {i}", int(n), n / sum(counts))
+        for group, counts in (("young", young), ("old", old))
+        for i, n in enumerate(counts)
+    ]
+    one = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
+    [line] = lorenz.changes(one).values()
+    change = concentration.gini(old) - concentration.gini(young)
+    # Read off at 401 points: observed within 1e-6.
+    assert -2 * np.trapezoid(line, lorenz.GRID) == pytest.approx(change, abs=1e-4)
+    assert lorenz.changes(one[one["age_group"] == "old"]) == {}
 
 
 def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
@@ -305,15 +332,15 @@ def test_tables_without_heads_are_refused_in_words(name, inputs):
 
 def test_cells_without_young_and_old_are_refused(inputs):
     table = proportions().assign(age_group="middle")
-    with pytest.raises(FigureError, match="no young and no old sample"):
-        lorenz.draw(table, inputs("mini").importance)
+    with pytest.raises(FigureError, match="no tissue with young and old samples"):
+        lorenz.draw(table, inputs("mini").importance, about=REAL)
 
 
 def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
     t = inputs("mini")
     nothing = t.importance.assign(delta_loss_nats=0.0, standard_error_nats=0.0)
     with pytest.raises(FigureError, match="no head has an effect in any state"):
-        lorenz.draw(t.proportions, nothing)
+        lorenz.draw(t.proportions, nothing, about=REAL)
     head_heatmap.draw(nothing)
     head_trajectories.draw(nothing, t.trajectory)
     head_effects.draw(nothing, t.distribution)
@@ -338,8 +365,8 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, 
         )
         options.append(f"--study-heads={tmp_path}/study.json")
     for folder in ("a", "b"):
-        study = tmp_path / ("cells.json" if name == "lorenz" else "study.json")
-        words = [*options, f"--study={study}", f"--out={tmp_path / folder}"]
+        about = tmp_path / ("cells.json" if name == "lorenz" else "study.json")
+        words = [*options, f"--study={about}", f"--out={tmp_path / folder}"]
         assert module.main(words) == 0
     for suffix in ("png", "svg"):
         one, other = (tmp_path / folder / f"fig_{name}.{suffix}" for folder in ("a", "b"))

@@ -12,6 +12,7 @@ from stages.cells import aging, counts, metrics, multiverse, proportions
 from stages.cells.figures import multiverse_directions
 from stages.cells.multiverse import KINDS, OF_NUMBERS, PUBLISHED
 from stages.cells.tables.multiverse import MULTIVERSE, MULTIVERSE_CHOICES
+from stages.drawing import evidence
 from stages.measurement.concentration import QUADRANTS
 
 # Of the reference's README: medians, types present, old minus young, by who is young and old.
@@ -188,7 +189,7 @@ class TestFigure:
         boxes = legible(multiverse_directions.draw(*found, about), "Simulated demo data")
         said = [text.get_text() for text, _ in boxes]
         assert not any("_" in text for text in said)
-        assert said.count("Kidney \N{DAGGER}") == 2
+        assert said.count("Kidney\N{DAGGER}") == 2
         assert said.count("Marrow") == 2
         assert "old from 30 mo" in said
         assert "cells \N{GREATER-THAN OR EQUAL TO} 100" in said
@@ -221,8 +222,8 @@ class TestFigure:
         table, _ = found
         simulated = table.assign(cohort="tms-simulated")
         both = pd.concat([simulated, table])
-        pd.testing.assert_frame_equal(multiverse_directions.shown(both, about), table)
-        pd.testing.assert_frame_equal(multiverse_directions.shown(simulated, about), simulated)
+        pd.testing.assert_frame_equal(evidence.real(both, about), table)
+        pd.testing.assert_frame_equal(evidence.real(simulated, about), simulated)
 
 
 def test_tables_follow_their_schemas(found):

@@ -103,6 +103,5 @@ def test_a_doubtful_direction_is_apart_from_the_sure_one_and_from_the_other(sigh
 
 def test_directions_differ_in_shape_and_heads_in_darkness():
     assert len({str(marker) for marker in style.MARKERS.values()}) == len(QUADRANTS)
-    assert len(set(style.SYMBOLS.values())) == len(QUADRANTS)
     light = [lab(heads.SHADES(at)[:3], "all cones")[0] for at in np.linspace(0, 1, 11)]
     assert np.diff(light).max() < -5

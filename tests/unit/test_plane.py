@@ -2,11 +2,13 @@
 
 import itertools
 import json
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from stages.base import study, tables
 from stages.cells import aging, medians
@@ -15,13 +17,15 @@ from stages.cells.tables.metrics import METRICS
 from stages.drawing import style
 from stages.heads.components import components
 from stages.heads.metrics import METRICS as OF_HEADS
+from stages.heads.tables.seeds import HEAD_SEEDS
 from stages.measurement import measured, nulls
 from stages.measurement.effects import Effects, State
-from stages.measurement.metrics import measure
+from stages.measurement.metrics import REGISTRY, measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import CHANGES, MEASURED
+from stages.plane import axes as second_axis
 from stages.plane import directions, plane, same_direction, splits, vectors
-from stages.plane.figures import overlay, shown
+from stages.plane.figures import overlay
 from stages.plane.settings import Plane
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS, SCALES, SPLITS
 
@@ -428,21 +432,23 @@ def test_signs_of_steps_are_those_of_a_loop():
     assert one["steps_p"] == one["steps_p_smallest"] == 0.25
 
 
-def trainings(vectors_of, states=("step0", "step1")):
-    """Return the table of trainings whose vectors are these, on the raw scales."""
-    return pd.DataFrame(
-        [
-            (seed, state, float(at), metric, value)
-            for seed, vector in enumerate(vectors_of)
-            for at, state in enumerate(states)
-            for metric, value in zip(SCALES["raw"], at * np.array(vector), strict=True)
-        ],
-        columns=["seed", "state", "position", "metric", "value"],
-    )
+def trainings(vectors_of, n_heads=16):
+    """Return the table of trainings that start at one place and have these raw vectors."""
+    rows = [
+        {"seed": seed, "effects": effects, "estimator": "plug_in", "metric": metric}
+        | {"state": f"step{at}", "position": at, "value": sign * (start + at * moved)}
+        | {"n_heads": n_heads, "n_sequences": 5, "is_peak": False}
+        for seed, vector in enumerate(vectors_of)
+        for at in (0, 1)
+        # Harmful effects alone are another matter.
+        for effects, sign in (("absolute", 1), ("harmful", -1))
+        for metric, start, moved in zip(SCALES["raw"], (0.4, 12.0), vector, strict=True)
+    ]
+    return HEAD_SEEDS.validate(pd.DataFrame(rows).reindex(columns=list(HEAD_SEEDS.columns)))
 
 
 def test_signs_of_trainings_are_those_of_a_loop():
-    found = [(1.0, -10.0), (2.0, -5.0), (-0.5, 4.0), (0.2, -0.1), (1.5, -7.0)]
+    found = [(0.1, -10.0), (0.2, -5.0), (-0.05, 4.0), (0.02, -0.1), (0.15, -7.0)]
     young = np.array([[0.3, 5.0]] * 3)
     vector = np.array([0.1, -1.0])
     moved = [tissue(young, young + vector), heads_at((0, 0), (1, -10))]
@@ -458,8 +464,24 @@ def test_signs_of_trainings_are_those_of_a_loop():
     assert (row["n_trainings"], row["n_trainings_close"]) == (5, 4)
     assert row["p_trainings"] == max(row["own_p"], row["trainings_p"])
     # A training that was not measured in both states is none.
-    part = trainings(found).query("not (seed == 2 and state == 'step1')")
+    whole = trainings(found)
+    part = whole[(whole["seed"] != 2) | (whole["state"] != "step1")]
     assert same_direction.same_direction(moved, SETTINGS, part)["n_trainings"].tolist() == [4]
+    # On every scale they are placed as the heads are measured.
+    effects = np.random.default_rng(3).exponential(size=(2, 16))
+    at = {name: measure(effects, [REGISTRY[name]])[:, 0] for name in set().union(*SCALES.values())}
+    start = np.array([0.4, 12.0])
+    begun = measure(np.abs(effects), [REGISTRY[name] for name in SCALES["raw"]])
+    table = trainings([tuple(begun[1] - begun[0])])
+    table["value"] += np.where(table["metric"] == "gini", *(begun[0] - start))
+    n_checked = 0
+    for scale, names in SCALES.items():
+        of = heads_at((0, 0), (1, 1), scale=scale)
+        [vector] = vectors.training_vectors(table[table["effects"] == "absolute"], of)
+        expected = [at[name][1] - at[name][0] for name in names]
+        assert vector == pytest.approx(np.array(expected), rel=1e-9)
+        n_checked += 1
+    assert n_checked == 3
     # Without trainings, or with those of another model, there is nothing to say.
     other = SETTINGS.model_copy(update={"trainings": "other"})
     for alone in (
@@ -629,7 +651,7 @@ def test_a_system_that_is_added_needs_no_change_here(both):
     assert beside["split_quadrant"].isna().all(), "nothing that can be split"
     others = same[same["system"] != "toy"].reset_index(drop=True)
     pd.testing.assert_frame_equal(others, both.same, check_dtype=False)
-    legend = overlay.draw(rows, both.splits).legends[0]
+    legend = overlay.draw(rows, both.splits, about=REAL).legends[0]
     assert "box toys since step 1" in [text.get_text() for text in legend.get_texts()]
 
 
@@ -700,7 +722,7 @@ def test_text_is_legible_inside_the_page_and_names_do_not_cover_one_another(case
     rows, counted = of.plane, of.splits
     if case in ("cells", "heads"):
         rows, counted = rows[rows["system"] == case], counted.iloc[:0]
-    figure = overlay.draw(rows, counted)
+    figure = overlay.draw(rows, counted, about=REAL)
     figure.draw_without_rendering()
     texts = [text for axes in figure.axes[:2] for text in axes.texts]
     boxes = [text.get_tightbbox() for text in texts]
@@ -734,12 +756,12 @@ def test_the_furthest_state_is_named_where_it_is_not_the_last(both):
     back = both.plane.copy()
     last = (back["system"] == "heads") & (back["state"] == "step1024")
     back.loc[last, ["d_gini", "d_effective"]] *= 0.5
-    names = [text.get_text() for text in overlay.draw(back, both.splits).axes[0].texts]
+    names = [text.get_text() for text in overlay.draw(back, both.splits, about=REAL).axes[0].texts]
     assert {"step 256", "step 1024"} <= set(names)
 
 
 def test_crosses_points_and_path_are_those_of_the_table(both):
-    figure = overlay.draw(both.plane, both.splits)
+    figure = overlay.draw(both.plane, both.splits, about=REAL)
     n_checked = 0
     for axes, scale in zip(figure.axes, ("corrected", "shape"), strict=False):
         rows = both.plane[both.plane["scale"] == scale]
@@ -760,7 +782,7 @@ def test_crosses_points_and_path_are_those_of_the_table(both):
 
 
 def test_counts_of_the_figure_are_those_of_the_table(both):
-    axes = overlay.draw(both.plane, both.splits).axes[2]
+    axes = overlay.draw(both.plane, both.splits, about=REAL).axes[2]
     said = [text.get_text() for text in axes.texts]
     rows = both.splits.set_index(["among", "scale", "criterion"]).loc["real"]
     expected = []
@@ -772,16 +794,22 @@ def test_counts_of_the_figure_are_those_of_the_table(both):
     assert labels == ["a: less than 90° from mini", "b: in the quadrant of mini"]
 
 
-def test_simulated_tissues_are_drawn_only_where_no_real_one_is():
-    arms = (study.Arm("tms", "facs", None, "annotation"),)
-    arms += (study.Arm("made", "facs", None, "simulated"),)
+def test_real_arms_alone_are_drawn_and_reconstructed_ones_bear_a_dagger(both):
+    arms = (study.Arm("tms", "facs", None, "reconstructed"),)
+    arms += (study.Arm("tms", "droplet", None, "simulated"),)
     about = study.Study("x", "demo", simulated=True, notice="Simulated: x", arms=arms)
-    names = [("tms", "facs", "Lung"), ("made", "facs", "Lung"), ("made", "facs", "Liver")]
-    assert shown.real_first(names, about).tolist() == [True, False, True]
+    figure = overlay.draw(both.plane, both.splits, about=about)
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(name for name in names if "Tissue" in name) == [
+        f"FACS Tissue {i}\N{DAGGER}" for i in range(4)
+    ]
+    assert "\N{DAGGER} animals reconstructed" in [
+        text.get_text() for text in figure.legends[0].get_texts()
+    ]
 
 
 def test_an_empty_plane_is_said_in_words():
-    figure = overlay.draw(tables.empty(PLANE), tables.empty(SPLITS))
+    figure = overlay.draw(tables.empty(PLANE), tables.empty(SPLITS), about=REAL)
     assert "No tissue was compared" in figure.texts[0].get_text()
 
 
@@ -801,3 +829,83 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     svg = (tmp_path / "a" / "fig_pythia_overlay_v2.svg").read_text(encoding="utf-8")
     assert svg.count("Demo model") == 1
+
+
+# The second axis
+
+
+def test_the_excess_is_zero_for_a_lognormal_and_negative_where_the_ends_are_unequal():
+    rng = np.random.default_rng(4)
+    excess = REGISTRY["effective_excess"]
+    for spread in (0.5, 1.0, 1.5):
+        drawn = np.exp(rng.normal(0, spread, 200_000))
+        # Of a sample this large: observed below 0.002.
+        assert abs(excess.of(drawn, "all")) < 0.005
+    # A few that hold most, or many that hold next to nothing; and inequality by degrees.
+    by_largest, by_smallest = np.array([60.0] + [1.0] * 99), np.array([1.0] * 60 + [0.001] * 40)
+    assert excess.of(by_largest, "all") < -0.1
+    assert excess.of(by_smallest, "all") < -0.1
+    assert excess.of(np.arange(1.0, 101) ** 5, "all") > 0.02
+    assert excess.of(np.full(7, 3.0), "all") == pytest.approx(0, abs=1e-12)
+    # Neither scale nor order counts, and a whole that is copied stays what it is.
+    other = rng.permutation(5 * by_largest)
+    assert excess.of(other, "all") == pytest.approx(excess.of(by_largest, "all"))
+    assert excess.of(np.tile(by_largest, 2), "all") == pytest.approx(excess.of(by_largest, "all"))
+
+
+def test_medians_of_the_excess_are_those_of_the_animals():
+    rng = np.random.default_rng(5)
+    young, old = animals(rng, 5, (0.4, 6)), animals(rng, 4, (0.5, 5))
+    table = medians.medians(samples(young, old), MEDIANS)[0]
+    found = table[table["metric"] == "effective_excess"].set_index("state")["value"]
+    for state, of in (("young", young), ("old", old)):
+        sigma = np.array([2**0.5 * NormalDist().inv_cdf((1 + gini) / 2) for gini in of[:, 0]])
+        expected = np.median(of[:, 1] / 10 - np.exp(-(sigma**2) / 2))
+        assert found[state] == pytest.approx(expected)
+
+
+def test_candidates_of_a_vector_by_hand():
+    found = second_axis.described(np.array([50.0, 30.0, 15.0, 5.0]))
+    share = np.array([0.5, 0.3, 0.15, 0.05])
+    number = np.exp(-(share * np.log(share)).sum())
+    tail = share[1:] / 0.5
+    assert found["gini_corrected"] == pytest.approx(0.5)
+    assert found["effective_share"] == pytest.approx(number / 4)
+    assert found["top_share"] == 0.5
+    assert found["hill_ratio_2"] == pytest.approx(1 / (share**2).sum() / number)
+    assert found["hill_ratio_inf"] == pytest.approx(2 / number)
+    assert found["tail_evenness"] == pytest.approx(-(tail * np.log(tail)).sum() / np.log(3))
+    # The mean of 25 is two thirds of the way from 15 to 30.
+    assert found["lorenz_asymmetry"] == pytest.approx((2 + 2 / 3) / 4 + 0.2 + 2 / 3 * 0.3)
+
+
+def test_what_an_axis_says_by_other_implementations():
+    rng = np.random.default_rng(6)
+    names = [
+        {"cohort": "c", "platform": platform, "tissue": tissue, "age_group": age}
+        for platform in ("facs", "droplet")
+        for tissue in "ABC"
+        for age in ("young", "old")
+        for _ in range(3)
+    ]
+    table = second_axis.samples((name, rng.exponential(size=8) ** 2) for name in names)
+    found = second_axis.axes(table, {}).set_index("candidate").loc["top_share"]
+    assert found["n"] == 36
+    assert found["r"] == pytest.approx(
+        stats.pearsonr(table["gini_corrected"], table["top_share"])[0]
+    )
+    # Equal groups: the intraclass correlation from the F ratio of a one-way analysis of variance.
+    keys = ["platform", "tissue", "age_group"]
+    ratio = stats.f_oneway(*(of["top_share"] for _, of in table.groupby(keys)))[0]
+    assert found["intraclass"] == pytest.approx((ratio - 1) / (ratio + 2))
+    middle = table.groupby(keys)[["gini_corrected", "top_share"]].median()
+    moved = middle.xs("old", level=2) - middle.xs("young", level=2)
+    assert found["r_change"] == pytest.approx(stats.pearsonr(*moved.to_numpy().T)[0])
+    sides = [middle.loc[name, "top_share"] for name in ("droplet", "facs")]
+    assert found["r_platforms"] == pytest.approx(stats.pearsonr(*sides)[0])
+    # A curve is explained by itself, and no worse by two axes than by one.
+    assert (
+        second_axis.explained(np.stack(list(table["curve"])), np.stack(list(table["curve"])))
+        > 1 - 1e-9
+    )
+    assert 0 < found["curves_gini"] < found["curves_both"] < 1

@@ -28,8 +28,8 @@ HEADER_MM = 3 * LINE_MM + 1.5
 HALVES = {"all": "all cells", "rarefied": "equal cells"}
 # How much of the role's colour a cell takes: numbers stay readable, and the three differ in grey.
 TINT = {"crystallize": 0.42, "disperse": 0.24, "mixed": 0.10}
-# Where the symbol and the right ends of the two numbers stand in a cell.
-SYMBOL_MM, GINI_MM, NUMBER_MM = 1.0, 13.6, 23.6
+# Where the middle of the marker and the right ends of the two numbers stand in a cell.
+SYMBOL_MM, GINI_MM, NUMBER_MM = 2.0, 13.6, 23.6
 
 
 @style.styled
@@ -59,8 +59,6 @@ def draw(aging: pd.DataFrame, *, about: Study) -> Figure:
     names_mm = max(map(style.text_width_mm, names)) + 3
     group_mm = 2 * CELL_MM[0] + GROUP_GAP_MM
     legend = _legend()
-    if evidence.has_reconstructed(arms, about):
-        legend.append(("", evidence.MEANING))
     wanted = MARGIN_MM * 2 + names_mm + len(shown) * group_mm
     legend_mm = max(style.text_width_mm(line) for _, line in legend) + 8
     width = max(wanted, legend_mm, style.SINGLE_MM)
@@ -81,6 +79,7 @@ def draw(aging: pd.DataFrame, *, about: Study) -> Figure:
                 _cell(canvas, corner, part[part["tissue"] == tissue].set_index("metric"))
     for line, (quadrant, text) in enumerate(legend):
         _legend_line(canvas, foot + (line + 0.5) * LINE_MM, quadrant, text)
+    evidence.explain(figure, arms, about)
     return figure
 
 
@@ -115,23 +114,12 @@ def _cell(canvas: Axes, corner: tuple[float, float], changes: pd.DataFrame) -> N
     canvas.add_patch(
         Rectangle(corner, *CELL_MM, facecolor=tint(quadrant), edgecolor="white", linewidth=1)
     )
-    canvas.text(
-        x + SYMBOL_MM,
-        middle,
-        style.SYMBOLS[quadrant],
-        ha="left",
-        va="center",
-        color=style.COLOURS[quadrant] if quadrant != "mixed" else style.QUIET,
-    )
+    style.point(canvas, x + SYMBOL_MM, middle, quadrant)
     for metric, right, digits in (("gini", GINI_MM, 3), ("effective_number", NUMBER_MM, 2)):
         change = changes.loc[metric]
-        sure = change["change_low"] > 0 or change["change_high"] < 0
-        text, weight = style.signed(float(change["change"]), digits), "bold" if sure else "normal"
+        text = style.signed(float(change["change"]), digits)
+        weight = "bold" if change["emphasised"] else "normal"
         canvas.text(x + right, middle, text, ha="right", va="center", weight=weight)
-        if change["mann_whitney_q"] < SIGNIFICANT:
-            wide = style.text_width_mm(text, weight=weight)
-            line = y + 0.88 * CELL_MM[1]
-            canvas.plot([x + right - wide, x + right], [line, line], color=style.INK, linewidth=0.7)
 
 
 def tint(quadrant: str) -> tuple[float, float, float]:
@@ -149,7 +137,7 @@ def _legend() -> list[tuple[str, str]]:
             "",
             "Δ: old \N{MINUS SIGN} young, difference of medians; N: effective number of cell types",
         ),
-        ("", f"bold: bootstrap interval excludes zero; underlined: Mann-Whitney q < {SIGNIFICANT}"),
+        ("", f"bold: of both, the interval leaves out zero and Mann-Whitney p ≤ {SIGNIFICANT}"),
     ]
 
 
@@ -159,10 +147,7 @@ def _legend_line(canvas: Axes, middle: float, quadrant: str, text: str) -> None:
         return
     box = (MARGIN_MM, middle - 1.5)
     canvas.add_patch(Rectangle(box, 4, 3, facecolor=tint(quadrant), edgecolor="none"))
-    colour = style.COLOURS[quadrant] if quadrant != "mixed" else style.QUIET
-    canvas.text(
-        MARGIN_MM + 2, middle, style.SYMBOLS[quadrant], ha="center", va="center", color=colour
-    )
+    style.point(canvas, MARGIN_MM + 2, middle, quadrant)
     canvas.text(MARGIN_MM + 5.5, middle, text, va="center")
 
 

@@ -30,7 +30,7 @@ TITLE_MM = 8.0
 TICKS_MM = 6.0
 MARGIN_MM = 1.5
 LINE_MM = 3.8
-GAP_MM = 3.0
+GAP_MM = 8.0
 WORD_GAP_MM = 1.2
 NAMES_MM = 78.0
 """The most room for names of cell types: about 58 characters."""
@@ -69,7 +69,7 @@ def draw(drivers: pd.DataFrame, *, about: Study) -> Figure:
     if drivers.empty:
         msg = "the drivers table holds no tissue. Check the not_compared table."
         raise FigureError(msg)
-    tissues = most_changed(drivers)
+    tissues = compared(drivers)
     n_tissues = drivers["tissue"].nunique()
     left_out = n_tissues > len(tissues)
     drivers = drivers[drivers["tissue"].isin(tissues)]
@@ -78,10 +78,9 @@ def draw(drivers: pd.DataFrame, *, about: Study) -> Figure:
     words = ["Δ: old \N{MINUS SIGN} young, difference of means; N: effective number of cell types"]
     if left_out:
         words.append(
-            f"{len(tissues)} of {n_tissues} tissues: those whose mean Gini coefficient changes most"
+            f"{len(tissues)} of {n_tissues} tissues: of those on most platforms, those whose mean "
+            "Gini coefficient changes most"
         )
-    if evidence.has_reconstructed(arms, about):
-        words.append(evidence.MEANING)
     head = MARGIN_MM + LINE_MM * (1 + len(words)) + 1
     frame = TITLE_MM + TICKS_MM
     room = (style.PAGE_MM - head - style.STRIP_MM) / len(tissues) - frame
@@ -99,17 +98,19 @@ def draw(drivers: pd.DataFrame, *, about: Study) -> Figure:
         title = evidence.label(tissue, arms, about)
         _tissue(figure, canvas, top, names, title, panel, looks)
         top += len(panel) * ROW_MM + frame
+    evidence.explain(figure, arms, about)
     return figure
 
 
-def most_changed(drivers: pd.DataFrame) -> list[str]:
+def compared(drivers: pd.DataFrame) -> list[str]:
     """Return the tissues to show, in alphabetical order.
 
-    All of them, or those whose mean Gini coefficient changes most in any cohort on any platform.
+    All of them, or those in most cohorts and on most platforms; of these, those whose mean
+    Gini coefficient changes most in any.
     """
     change = drivers.groupby(["cohort", "platform", "tissue"])["gini_contribution"].sum().abs()
-    largest = change.groupby("tissue").max().sort_values(ascending=False, kind="stable")
-    return sorted((str(tissue) for tissue in largest.index[:MAX_TISSUES]), key=str.casefold)
+    order = change.groupby("tissue").agg(["size", "max"]).sort_values(["size", "max"])
+    return sorted((str(tissue) for tissue in order.index[-MAX_TISSUES:]), key=str.casefold)
 
 
 def rows(tissue: pd.DataFrame, n_types: int) -> list[Row]:
@@ -181,7 +182,7 @@ def _tissue(
         axes.set_ylim(len(panel) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(style.ticks(5))
+        axes.xaxis.set_major_locator(style.ticks(4))
         _sums(canvas, (start, top + TITLE_MM), width, panel, metric, shown)
     canvas.text(
         left,

@@ -65,7 +65,7 @@ def draw(metrics: pd.DataFrame, *, about: Study) -> Figure:
     columns = math.ceil(len(tissues) / pairs)
     wide = columns > 2
     width = style.DOUBLE_MM if wide else style.SINGLE_MM
-    handles = _legend(samples, shown, about, wide=wide)
+    handles = _legend(samples, shown, wide=wide)
     legend_mm = LEGEND_MM if wide else 3 + 3.6 * len(handles)
     room = (style.PAGE_MM - legend_mm - style.STRIP_MM) / (2 * pairs)
     height = 2 * pairs * min(ROW_MM, room) + legend_mm + style.STRIP_MM
@@ -103,6 +103,7 @@ def draw(metrics: pd.DataFrame, *, about: Study) -> Figure:
         labelspacing=0.35,
     )
     style.freeze(figure)
+    evidence.explain(figure, arms, about)
     return figure
 
 
@@ -179,16 +180,12 @@ def _medians(
         )
 
 
-def _legend(
-    samples: pd.DataFrame, shown: list[style.Series], about: Study, *, wide: bool
-) -> list[Line2D]:
+def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> list[Line2D]:
     """Return what the legend shows; if it is wide, the series fill the upper of two lines."""
     lines = [
         Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.4, label=f"{s.label}, median")
         for s in shown
     ]
-    if evidence.has_reconstructed(evidence.arms(samples), about):
-        lines.append(Line2D([], [], linestyle="", label=evidence.MEANING))
     sexes = sorted(samples["sex"].fillna("unknown").unique())
     handles = [style.mark(sex, MARKERS.get(sex, OTHER_SEX)) for sex in sexes]
     if (samples["age_group"] == "middle").any():

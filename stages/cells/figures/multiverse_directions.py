@@ -1,25 +1,22 @@
 """Draw the direction of every arm under each choice of analysis, and its share of all of them."""
 
-import argparse
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stages.base import cli, study, tables
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells.tables.multiverse import (
     KINDS,
     MULTIVERSE,
     MULTIVERSE_CHOICES,
     PUBLISHED,
 )
-from stages.drawing import style
-from stages.inputs.tables import TISSUE
+from stages.drawing import command, evidence, style
 from stages.measurement.concentration import QUADRANTS
 
 NAME = "multiverse"
@@ -52,12 +49,10 @@ LEGEND = (
     "full: by the published choices, and where one other choice turns it; pale: where it holds; "
     "dot: no such choice"
 )
-MARK = "\N{DAGGER}"
-FOOTNOTE = f"{MARK} animals reconstructed"
 
 
 @style.styled
-def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: study.Study) -> Figure:
+def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figure:
     """Return a grid of arms by single choices, and beside it the share of all analyses.
 
     Parameters
@@ -77,14 +72,14 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: study.Study) ->
         raise FigureError(msg)
     columns = _columns(choices)
     labels = [_words(kind, choice) for kind, choice in columns]
-    names = [f"{style.name(tissue)} {MARK}" for tissue in multiverse["tissue"].unique()]
+    names = [evidence.label(arm[2], [arm], about) for arm in evidence.arms(multiverse)]
     series = style.series(multiverse)
     names_mm = max(map(style.text_width_mm, [*names, *(one.label for one in series)])) + 3
     lefts = _lefts(columns, MARGIN_MM + names_mm)
     shares_mm = lefts[-1] + COLUMN_MM + GROUP_GAP_MM
     width = shares_mm + BAR_MM + NUMBER_MM + MARGIN_MM
     body = MARGIN_MM + max(map(style.text_width_mm, labels)) + 2
-    legend = [*(f"{name}: {style.MEANINGS[name]}" for name in QUADRANTS), LEGEND, FOOTNOTE]
+    legend = [*(f"{name}: {style.MEANINGS[name]}" for name in QUADRANTS), LEGEND, evidence.MEANING]
     n_rows = len(multiverse) + len(series)
     rest = body + (len(legend) + 0.5) * LINE_MM + style.STRIP_MM
     row_mm = min(ROW_MM, (style.PAGE_MM - rest) / n_rows)
@@ -100,11 +95,11 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: study.Study) ->
         arms = style.of_series(multiverse, one)
         made = style.of_series(choices, one)
         for arm in arms.sort_values("tissue", key=lambda x: x.str.casefold()).itertuples():
+            name = (str(arm.cohort), str(arm.platform), str(arm.tissue))
             middle = top + row_mm / 2
             edge = MARGIN_MM + names_mm - 2
-            evidence = about.evidence(arm.cohort, arm.platform, arm.tissue)
-            mark = f" {MARK}" if evidence == study.RECONSTRUCTED else ""
-            canvas.text(edge, middle, style.name(arm.tissue) + mark, ha="right", va="center")
+            label = evidence.label(name[2], [name], about)
+            canvas.text(edge, middle, label, ha="right", va="center")
             of = made[made["tissue"] == arm.tissue]
             found = of.assign(choice=of["choice"].fillna("")).set_index(["kind", "choice"])[
                 "direction"
@@ -120,6 +115,7 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: study.Study) ->
             top += row_mm
     for line, text in enumerate(legend):
         _legend_line(canvas, top + (line + 0.9) * LINE_MM, QUADRANTS[line : line + 1], text)
+    evidence.explain(figure, evidence.arms(multiverse), about)
     return figure
 
 
@@ -164,7 +160,7 @@ def _cell(
     look = {"facecolor": colour, "alpha": alpha, "edgecolor": "white", "linewidth": 0.8}
     canvas.add_patch(Rectangle((x, y), width, height, **look))  # type: ignore[arg-type]
     ink = colour if alpha < 1 else "white"
-    canvas.text(*middle, style.SYMBOLS[direction], ha="center", va="center", color=ink)
+    style.point(canvas, *middle, direction, colour=ink, face="none", scale=0.6)
 
 
 def _bar(canvas: Axes, box: tuple[float, float, float, float], shares: Sequence[float]) -> None:
@@ -179,34 +175,14 @@ def _legend_line(canvas: Axes, middle: float, quadrant: Sequence[str], text: str
     for name in quadrant:
         box = Rectangle((MARGIN_MM, middle - 1.5), 4, 3, facecolor=style.COLOURS[name])
         canvas.add_patch(box)
-        where = (MARGIN_MM + 2, middle)
-        canvas.text(*where, style.SYMBOLS[name], ha="center", va="center", color="white")
+        style.point(canvas, MARGIN_MM + 2, middle, name, colour="white", face="none", scale=0.6)
     canvas.text(MARGIN_MM + 5.5, middle, text, va="center")
-
-
-def shown(multiverse: pd.DataFrame, about: study.Study) -> pd.DataFrame:
-    """Return the arms that are not simulated; all, if all are."""
-    keys = multiverse[list(TISSUE)].itertuples(index=False, name=None)
-    real = [about.evidence(*key) != study.SIMULATED for key in keys]
-    return multiverse[real] if any(real) else multiverse
-
-
-def _run(args: argparse.Namespace) -> None:
-    about = study.read(args.study)
-    arms = shown(tables.read(args.multiverse, MULTIVERSE), about)
-    choices = tables.read(args.choices, MULTIVERSE_CHOICES).merge(arms[list(TISSUE)])
-    of = about.about(arms[list(TISSUE)].itertuples(index=False, name=None))
-    style.save(draw(arms, choices, about), args.out, NAME, of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--multiverse", type=Path, required=True)
-    parser.add_argument("--choices", type=Path, required=True)
-    parser.add_argument("--study", type=Path, required=True, help="what the inputs are")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
-    return cli.run(parser, _run, argv)
+    inputs = {"multiverse": MULTIVERSE, "choices": MULTIVERSE_CHOICES}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True)
 
 
 if __name__ == "__main__":

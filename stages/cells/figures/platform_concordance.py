@@ -20,6 +20,8 @@ from stages.drawing import command, evidence, labels, style
 NAME = "platform_concordance"
 
 PANEL_MM = 88
+REACH = 1.35
+"""Of the axes, in the largest change; an interval that reaches farther ends in an arrowhead."""
 Lines = NDArray[np.float64]  # (n, 4): x, y of both ends
 SIDES = ("first", "second")
 
@@ -52,10 +54,9 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame, *, about: Study) -> F
     for axes in list(grid)[len(panels) :]:
         axes.set_visible(False)
     shown = arms(concordance, summary)
-    if evidence.has_reconstructed(shown, about):
-        figure.supxlabel(evidence.MEANING, x=0.01, ha="left", size=style.SMALLEST_PT)
     # Names can be placed only where the panels stay.
     style.freeze(figure)
+    evidence.explain(figure, shown, about)
     for axes, changes in drawn:
         labels.place(
             axes,
@@ -82,8 +83,8 @@ def _nothing(summary: pd.DataFrame) -> str:
 
 
 def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
-    bounds = changes[[f"change_{side}_{end}" for side in SIDES for end in ("low", "high")]]
-    reach = 1.08 * max(float(bounds.abs().to_numpy().max()), 1e-9)
+    points = changes[[f"change_{side}" for side in SIDES]]
+    reach = REACH * max(float(points.abs().to_numpy().max()), 1e-9)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")
@@ -97,7 +98,12 @@ def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     for same, colour, marker in ((True, style.INK, "o"), (False, style.QUIET, "X")):
         part = changes[changes["same_sign"] == same]
         for line in _whiskers(part):
-            axes.plot(line[[0, 2]], line[[1, 3]], color=style.GREY, linewidth=0.6, zorder=2)
+            x, y = line[[0, 2]], line[[1, 3]]
+            axes.plot(x, y, color=style.GREY, linewidth=0.6, zorder=2)
+            if x[0] == x[1]:
+                style.beyond(axes, x[0], y, colour=style.GREY, upright=True)
+            else:
+                style.beyond(axes, y[0], x, colour=style.GREY)
         axes.scatter(
             part["change_first"],
             part["change_second"],

@@ -24,13 +24,13 @@ ROW_MM, LEGEND_MM = 52, 9
 SIDE_MM, GAP_MM = 11, 14
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 RULES = {
-    "direction": ("quadrant not mixed", style.GREY, "D"),
+    "direction": ("quadrant not mixed", style.GREY, "X"),
     "gini_interval": ("interval of Gini leaves out zero", style.GREY, "s"),
     "gini_ranks": ("rank test of Gini", style.GREY, "^"),
-    "emphasised": ("emphasised", style.INK, "o"),
+    "emphasised": ("emphasised", style.INK, "P"),
 }
 """Of studies without a change."""
-MARKERS = ("o", "s", "^", "D")
+MARKERS = ("v", "s", "^", "P")
 """Of planted changes, from the smallest, and again for more than these."""
 APART = 0.16
 """Between the marks of a design, as a share of the distance to the next."""
@@ -61,16 +61,16 @@ def draw(calibration: pd.DataFrame) -> Figure:
         emphasised = part[part["rule"] == "emphasised"]
         panels = (
             ("no change", RULES, "rule", part[part["gini_shift"] == 0]),
-            ("planted change, emphasised", planted, "gini_shift", emphasised),
+            ("planted, emphasised", planted, "gini_shift", emphasised),
         )
         for column, (title, looks, by, rows) in enumerate(panels):
             left, top = SIDE_MM + column * (width + GAP_MM), row * ROW_MM + 7
             axes = style.add_axes(figure, left=left, top=top, width=width, height=ROW_MM - 19)
-            heading = f"{LETTERS[2 * row + column]}  {style.name(cohort)}: {title}"
+            heading = f"{LETTERS[2 * row + column]}  Like {style.name(cohort)}: {title}"
             axes.set_title(heading, loc="left", weight="bold")
             _panel(axes, rows, looks, by)
             if column == 0:
-                axes.set_ylabel("Share of studies")
+                axes.set_ylabel("Share of simulated studies")
             if row == 0:
                 _legend(figure, looks.values(), left, len(cohorts) * ROW_MM, width)
     return figure
@@ -104,7 +104,8 @@ def _legend(figure: Figure, looks: Iterable[Look], left: float, top: float, widt
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    return command.run(__doc__, draw, NAME, argv, inputs={"calibration": CALIBRATION})
+    inputs = {"calibration": CALIBRATION}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A panel shows the share of heads whose absolute effect is at least the value below it, both on
 logarithmic scales, where a heavy tail falls slowly and a normal one drops. The grey curve is what
 the heads would show if none had an effect: the mean over the heads of normal distributions with
-their standard errors.
+their standard errors. Beside the normal fit stands the one of the least Akaike criterion.
 """
 
 import math
@@ -31,11 +31,16 @@ MAX_PANELS = 8
 COLUMNS = 4
 PANEL_MM = 41
 HEADS = style.COLOURS["heads"]
-FITS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
-    "normal": ("normal", style.INK, (1, 1.2)),
-    "laplace": ("Laplace", style.INK, (4, 1.5)),
-    "student_t": ("Student's t", style.INK, None),
+NU, SIGMA = "\N{GREEK SMALL LETTER NU}", "\N{GREEK SMALL LETTER SIGMA}"
+FITS = {
+    "normal": "normal",
+    "laplace": "Laplace",
+    "student_t": f"t, {NU} = {{:.2g}}",
+    "gamma": "gamma, k = {:.2g}",
+    "lognormal": f"lognormal, {SIGMA} = {{:.2g}}",
 }
+"""Families of all effects, as a title names them; the shape of each is that of its fit."""
+NORMAL, BEST = (style.INK, (1, 1.2)), (style.INK, None)
 
 
 @style.styled
@@ -99,7 +104,7 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
     """Return powers of ten about what is of interest: from below the noise to the largest."""
     size = rows["delta_loss_nats"].abs()
     present = size[size > 0]
-    low = heads.noise_level(rows) / 5
+    low = heads.noise_levels(rows).min() / 5
     if len(present):
         low = min(low, float(present.quantile(0.1)))
     high = max(float(size.max()), 100 * low)
@@ -118,9 +123,14 @@ def _panel(axes: Axes, rows: pd.DataFrame, fits: pd.DataFrame, limits: tuple[flo
     x = np.geomspace(*limits, 241)
     if rows["standard_error_nats"].notna().all():
         axes.fill_between(x, exceedance(rows, x), 1e-9, color=style.FAINT, linewidth=0, zorder=0)
-    for _, fit in fits[fits["family"].isin(list(FITS))].iterrows():
-        _, colour, dashes = FITS[fit["family"]]
-        line = axes.plot(x, _share_above(fit, x), color=colour, linewidth=0.9, zorder=2)[0]
+    for which, (colour, dashes) in (
+        (fits["family"] == "normal", NORMAL),
+        (fits["delta_aic"] == 0, BEST),
+    ):
+        if not which.any():
+            continue
+        above = _share_above(fits[which].iloc[0], x)
+        line = axes.plot(x, above, color=colour, linewidth=0.9, zorder=2)[0]
         if dashes:
             line.set_dashes(dashes)
     ordered = rows.assign(size=rows["delta_loss_nats"].abs()).sort_values("size", ascending=False)
@@ -143,14 +153,18 @@ def _panel(axes: Axes, rows: pd.DataFrame, fits: pd.DataFrame, limits: tuple[flo
 
 def _share_above(fit: pd.Series, x: Floats) -> Floats:
     """Return the probability of an absolute effect of at least `x`."""
-    place = {"loc": fit["location_nats"], "scale": fit["scale_nats"]}
+    scale, shape = fit["scale_nats"], fit["shape"]
     match fit["family"]:
         case "normal":
-            family = stats.norm(**place)
+            family = stats.norm(fit["location_nats"], scale)
         case "laplace":
-            family = stats.laplace(**place)
+            family = stats.laplace(fit["location_nats"], scale)
+        case "gamma":
+            family = stats.gamma(shape, scale=scale)
+        case "lognormal":
+            family = stats.lognorm(shape, scale=scale)
         case _:
-            family = stats.t(fit["shape"], **place)
+            family = stats.t(shape, fit["location_nats"], scale)
     share: Floats = family.sf(x) + family.cdf(-x)
     return share
 
@@ -160,10 +174,7 @@ def _best(fits: pd.DataFrame) -> str:
     best = fits[fits["delta_aic"] == 0]
     if best.empty:
         return ""
-    family, shape = str(best["family"].iloc[0]), float(best["shape"].iloc[0])
-    return (
-        f"t, \N{GREEK SMALL LETTER NU} = {shape:.2g}" if family == "student_t" else FITS[family][0]
-    )
+    return FITS[str(best["family"].iloc[0])].format(float(best["shape"].iloc[0]))
 
 
 def _legend() -> list[Line2D | Patch]:
@@ -172,7 +183,7 @@ def _legend() -> list[Line2D | Patch]:
         style.mark("removal helps", "o", colour=HEADS, face="white", size=3, width=0.5),
     ]
     lines = []
-    for label, colour, dashes in FITS.values():
+    for label, (colour, dashes) in (("normal fit", NORMAL), ("best fit, named above", BEST)):
         line = Line2D([], [], color=colour, linewidth=0.9, label=label)
         if dashes:
             line.set_dashes(dashes)
@@ -183,7 +194,7 @@ def _legend() -> list[Line2D | Patch]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"importance": HEAD_IMPORTANCE, "distribution": HEAD_DISTRIBUTION}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

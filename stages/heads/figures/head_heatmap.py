@@ -1,6 +1,7 @@
 """Draw where the effects lie: layer by checkpoint, and head by head at each checkpoint.
 
-Colour is logarithmic and starts at the size of the noise: what is pale cannot be told from nothing.
+Colour is logarithmic. What is below the size of the noise in its own state is pale: it cannot be
+told from nothing.
 """
 
 import math
@@ -55,7 +56,7 @@ def draw(importance: pd.DataFrame) -> Figure:
     layers = sorted({int(layer) for layer in wide.index.get_level_values("layer")})
     states = heads.States.of(rows)
     chosen = heads.spread(states.names, MAX_STATES)
-    level = heads.noise_level(rows)
+    level = heads.noise_levels(rows)
     columns = min(COLUMNS, len(chosen))
     n_rows = math.ceil(len(chosen) / columns)
     row = float(np.clip(len(layers) * CELL_MM, MIN_ROW_MM, MAX_ROW_MM))
@@ -70,19 +71,20 @@ def draw(importance: pd.DataFrame) -> Figure:
     bottom = TOP_MM + TITLE_MM + body + gap
 
     by_layer = wide.groupby(level="layer").sum().loc[layers]
-    n_in_layer = len(wide) / len(layers)
-    norm = _norm(by_layer.to_numpy(float), level * math.sqrt(n_in_layer))
+    # The sum that noise alone would give: a normal effect has this mean absolute value.
+    alone = level[states.names] * math.sqrt(2 / math.pi) * len(wide) / len(layers)
+    norm = _norm(by_layer.to_numpy(float), float(alone.min()))
     axes = style.add_axes(
         figure, left=LEFT_MM, top=TOP_MM + TITLE_MM, width=SUM_WIDTH_MM, height=body
     )
-    _mesh(axes, by_layer.to_numpy(float), norm)
+    _mesh(axes, by_layer.to_numpy(float), norm, alone.to_numpy(float))
     _layer_axis(axes, layers, body)
     axes.set_ylabel("Layer")
     _state_labels(axes, states)
     _bar(figure, norm, f"Sum of |{heads.DELTA} loss| (nats)", LEFT_MM, SUM_WIDTH_MM, bottom)
     _title(figure, "a", "Sum over each layer", LEFT_MM, height)
 
-    norm = _norm(wide[chosen].to_numpy(float), level)
+    norm = _norm(wide[chosen].to_numpy(float), float(level[chosen].min()))
     for i, state in enumerate(chosen):
         at_row, at_column = divmod(i, columns)
         axes = style.add_axes(
@@ -92,7 +94,7 @@ def draw(importance: pd.DataFrame) -> Figure:
             width=each,
             height=row,
         )
-        _mesh(axes, _grid(wide[state], layers), norm)
+        _mesh(axes, _grid(wide[state], layers), norm, level[state])
         _layer_axis(axes, layers, row, labels=at_column == 0)
         _head_axis(axes, wide, labels=i + columns >= len(chosen))
         axes.set_title(heads.title(state), size=style.SMALLEST_PT, weight="normal", pad=2)
@@ -112,9 +114,10 @@ def _norm(values: Floats, low: float) -> LogNorm:
     return LogNorm(vmin=min(low, high / 10) if high > 0 else low, vmax=max(high, low * 10))
 
 
-def _mesh(axes: Axes, values: Floats, norm: LogNorm) -> None:
-    # A heat map of zeros is pale, not empty; what was not measured is empty.
-    shown = np.ma.masked_invalid(np.maximum(values, float(norm.vmin or 0)))
+def _mesh(axes: Axes, values: Floats, norm: LogNorm, noise: Floats | float) -> None:
+    """Draw values; `noise` is the level of all, or that of each column."""
+    # What is of the size of noise is pale, what was not measured is empty.
+    shown = np.ma.masked_invalid(np.where(values < noise, norm.vmin, values))
     axes.pcolormesh(
         shown, cmap=heads.SHADES, norm=norm, edgecolors="face", linewidth=0.05, zorder=1
     )
@@ -181,7 +184,7 @@ def _title(figure: Figure, letter: str, text: str, left: float, height: float) -
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     inputs = {"importance": HEAD_IMPORTANCE}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

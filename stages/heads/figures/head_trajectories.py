@@ -1,7 +1,9 @@
 """Draw the effect of removing each head from state to state, and the concentration of all of them.
 
-One line a head; the heads with the largest effect in any state have names. The scale is linear near
-zero, where effects are of the size of the noise, and logarithmic beyond.
+One line a head; the heads with the largest effect in any state have names. The grey band is the
+size of the noise in each state; the scale is linear about zero, up to where that is least, and
+logarithmic beyond. Beside it the concentration of all heads' effects and of the harmful ones, in
+every training that differs in its seed alone, with their mean.
 """
 
 import math
@@ -19,10 +21,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from stages.drawing import command, style
-from stages.heads.components import head_name, perturbation
+from stages.heads.components import head_name
 from stages.heads.figures import heads
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.measurement.tables import MEASURED
+from stages.heads.tables.seeds import HEAD_OVER_SEEDS, HEAD_SEEDS
 
 NAME = "head_trajectories"
 Floats = NDArray[np.float64]
@@ -30,34 +32,35 @@ Floats = NDArray[np.float64]
 N_NAMED = 10
 HEIGHT_MM = 104
 TOP_MM, FOOT_MM = 6, 15
-LINES_LEFT_MM, LINES_WIDTH_MM = 14, 86
-SIDE_LEFT_MM, SIDE_WIDTH_MM = 121, 59
-GAP_MM = 4.5
+LINES_LEFT_MM, LINES_WIDTH_MM = 14, 76
+SIDE_LEFT_MM, SIDE_WIDTH_MM = 107, 36
+GAP_MM = 3
 # Beyond the last state: room for names, as a share of the (logarithmic) axis.
-NAMES_SHARE = 0.17
+NAMES_SHARE = 0.19
 NAME_LINE_PT = 8.6
 LOOKS: tuple[tuple[str, style.LineStyle], ...] = tuple(
     (colour, line)
     for line in ("-", "--")
     for colour in map(to_hex, heads.SHADES(np.linspace(0.4, 0.95, 5)))
 )
-METRICS = {
-    "gini": "Gini coefficient",
-    "effective_number": "Effective number\nof heads",
-    "sum_abs": f"Sum of |{heads.DELTA} loss|\n(nats per token)",
+METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number of heads"}
+EFFECTS = {
+    "absolute": f"|{heads.DELTA} loss|",
+    "harmful": f"{heads.DELTA} loss where above 0",
 }
 
 
 @style.styled
-def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
-    """Return the lines of all heads, and beside them the metrics with intervals and noise floor.
+def draw(importance: pd.DataFrame, seeds: pd.DataFrame, over: pd.DataFrame) -> Figure:
+    """Return the lines of all heads, and beside them the metrics of every training and their mean.
 
     Parameters
     ----------
     importance
         ``HEAD_IMPORTANCE``; zero ablation is drawn where there is one.
-    trajectory
-        ``MEASURED`` of the same effects.
+    seeds, over
+        ``HEAD_SEEDS`` and ``HEAD_OVER_SEEDS`` of the same model. One training alone has its
+        interval over sequences, several that over seeds.
 
     Raises
     ------
@@ -72,36 +75,54 @@ def draw(importance: pd.DataFrame, trajectory: pd.DataFrame) -> Figure:
     lines = style.add_axes(
         figure, left=LINES_LEFT_MM, top=TOP_MM, width=LINES_WIDTH_MM, height=height
     )
-    _lines(lines, wide, states, heads.noise_level(rows), height)
-    of_shown = trajectory[
-        (trajectory["series"] == "head") & (trajectory["condition"] == perturbation(rows))
-    ]
-    each = (height - (len(METRICS) - 1) * GAP_MM) / len(METRICS)
+    _lines(lines, wide, states, heads.noise_levels(rows), height)
+    each = (height - GAP_MM) / 2
+    n_seeds = seeds["seed"].nunique(dropna=False)
     for i, (metric, label) in enumerate(METRICS.items()):
-        axes = style.add_axes(
-            figure,
-            left=SIDE_LEFT_MM,
-            top=TOP_MM + i * (each + GAP_MM),
-            width=SIDE_WIDTH_MM,
-            height=each,
-        )
-        part = of_shown[of_shown["metric"] == metric].sort_values("position")
-        _metric(axes, part, label, states, last=i == len(METRICS) - 1)
-    _legend(figure)
+        beside: Axes | None = None
+        for j, (effects, title) in enumerate(EFFECTS.items()):
+            axes = style.add_axes(
+                figure,
+                left=SIDE_LEFT_MM + j * (SIDE_WIDTH_MM + GAP_MM),
+                top=TOP_MM + i * (each + GAP_MM),
+                width=SIDE_WIDTH_MM,
+                height=each,
+            )
+            if beside is not None:
+                axes.sharey(beside)
+                axes.tick_params(labelleft=False)
+            of = [part[_of(part, effects, metric)] for part in (seeds, over)]
+            _metric(axes, *of, states, last=i == len(METRICS) - 1)
+            if i == 0:
+                axes.set_title(title, size=style.SMALLEST_PT, weight="normal", pad=3)
+            if beside is None:
+                axes.set_ylabel(label)
+            beside = axes
+    _legend(figure, n_seeds)
     return figure
 
 
+def _of(table: pd.DataFrame, effects: str, metric: str) -> "pd.Series[bool]":
+    return (table["effects"] == effects) & (table["metric"] == metric)
+
+
 def _lines(
-    axes: Axes, wide: pd.DataFrame, states: heads.States, level: float, height: float
+    axes: Axes,
+    wide: pd.DataFrame,
+    states: heads.States,
+    noise: "pd.Series[float]",
+    height: float,
 ) -> None:
     x = states.at
     # A state alone is a point and not a line.
     marker = "" if len(x) > 1 else "."
-    linear = 10.0 ** math.floor(math.log10(2 * level))
+    linear = 10.0 ** math.floor(math.log10(2 * float(noise.min())))
     largest = wide.abs().max(axis=1).sort_values(ascending=False, kind="stable")
     named = list(largest.index[:N_NAMED])
     axes.set_yscale("symlog", linthresh=linear, linscale=0.6)
-    axes.axhspan(-linear, linear, color="#f3f3f3", linewidth=0, zorder=0)
+    level = noise[states.names].to_numpy(float)
+    at, level = (x, level) if len(x) > 1 else (_widened(states), level.repeat(2))
+    axes.fill_between(at, -level, level, color=style.FAINT, linewidth=0, zorder=0)
     axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
     rest = wide.drop(index=named)
     # So many lines as lie over one another, so much fainter each.
@@ -194,54 +215,83 @@ def apart(wanted: Floats, gap: float, low: float, high: float) -> Floats:
     return found
 
 
+def _widened(states: heads.States) -> Floats:
+    """Return the ends of a band about a state alone, which is a point."""
+    return np.array(states.limits(0.2, 0.2))
+
+
 def _metric(
-    axes: Axes, part: pd.DataFrame, label: str, states: heads.States, *, last: bool
+    axes: Axes, seeds: pd.DataFrame, over: pd.DataFrame, states: heads.States, *, last: bool
 ) -> None:
-    x, along = states.at, part
+    """Draw one metric: noise, every training, their mean, and that by halves of the sequences."""
     colour = style.COLOURS["heads"]
-    if len(part) == 1:
-        # Of a state alone, bands have the width that a point has not.
-        x, along = np.array(states.limits(0.2, 0.2)), part.loc[part.index.repeat(2)]
+    measured = seeds[seeds["estimator"] == "plug_in"]
+    each = [rows.sort_values("position") for _, rows in measured.groupby("seed", dropna=False)]
+    x = states.at if len(states.names) > 1 else _widened(states)
+
+    def along(values: "pd.Series[float]") -> Floats:
+        found = values.to_numpy(float)
+        return found if len(states.names) > 1 else found.repeat(2)
+
+    floor = measured.groupby("position")[["floor", "floor_low", "floor_high"]].mean()
     axes.fill_between(
-        x, along["floor_low"], along["floor_high"], color=style.FAINT, linewidth=0, zorder=0
+        x,
+        along(floor["floor_low"]),
+        along(floor["floor_high"]),
+        color=style.FAINT,
+        linewidth=0,
+        zorder=0,
     )
-    axes.plot(x, along["floor"], color=style.QUIET, linewidth=0.8, dashes=(3, 2), zorder=1)
-    for end in ("components_low", "components_high"):
-        axes.plot(x, along[end], color=colour, linewidth=0.6, dashes=(1, 1.5), zorder=2)
+    axes.plot(x, along(floor["floor"]), color=style.QUIET, linewidth=0.8, dashes=(3, 2), zorder=1)
+    if len(each) > 1:
+        for rows in each:
+            axes.plot(states.at, rows["value"], color=colour, linewidth=0.5, alpha=0.6, zorder=2)
+        mean = over[over["estimator"] == "plug_in"].sort_values("position")
+        value = mean["mean"]
+    else:
+        mean = each[0]
+        value = mean["value"]
     axes.fill_between(
-        x, along["replicates_low"], along["replicates_high"], color=colour, alpha=0.3, linewidth=0
+        x, along(mean["low"]), along(mean["high"]), color=colour, alpha=0.3, linewidth=0
     )
-    axes.plot(
-        states.at, part["value"], color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3
-    )
+    axes.plot(states.at, value, color=colour, marker="o", markersize=2.6, linewidth=1.2, zorder=3)
+    halves = over[over["estimator"] == "split_half"].sort_values("position")
+    # Where only some trainings have a value, their mean is that of others.
+    halves = halves[halves["n_seeds"] == len(each)]
+    if len(halves):
+        at = dict(zip(states.names, states.at, strict=True))
+        axes.plot(
+            halves["state"].map(at),
+            halves["mean"],
+            color=style.INK,
+            marker="_",
+            markersize=5,
+            linewidth=0,
+            zorder=4,
+        )
     span = min(SIDE_WIDTH_MM * 0.92, SIDE_WIDTH_MM - states.widest_mm)
     states.axis(axes, span, labels=last)
     axes.margins(x=max(0.04, states.widest_mm / 2 / span))
-    if part["metric"].iloc[0] == "sum_abs" and (part["replicates_low"] > 0).all():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_power))
-        axes.minorticks_off()
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-    # The page's middle for all labels of the column, whatever the width of the numbers.
-    axes.set_ylabel(label)
-    axes.yaxis.set_label_coords(-0.17, 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
     if last:
         axes.set_xlabel(states.label)
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, n_seeds: int) -> None:
     colour = style.COLOURS["heads"]
     observed = Line2D([], [], color=colour, marker="o", markersize=2.6, linewidth=1.2)
     band = Patch(color=colour, alpha=0.3, linewidth=0)
     floor = Line2D([], [], color=style.QUIET, linewidth=0.8, dashes=(3, 2))
-    handles: dict[str, Any] = {
-        "a head": Line2D([], [], color=style.GREY, linewidth=0.6),
-        "size of noise (linear scale)": Patch(color="#f3f3f3"),
-        "all heads, interval over sequences": (band, observed),
-        "over heads": Line2D([], [], color=colour, linewidth=0.6, dashes=(1, 1.5)),
-        "noise alone": (Patch(color=style.FAINT, linewidth=0), floor),
-    }
+    handles: dict[str, Any] = {"a head": Line2D([], [], color=style.GREY, linewidth=0.6)}
+    if n_seeds > 1:
+        handles["a training"] = Line2D([], [], color=colour, linewidth=0.5, alpha=0.6)
+        handles[f"mean of {n_seeds}, interval over seeds"] = (band, observed)
+    else:
+        handles["all heads, interval over sequences"] = (band, observed)
+    handles["by halves, without noise"] = Line2D(
+        [], [], color=style.INK, marker="_", markersize=5, linewidth=0
+    )
+    handles["noise alone"] = (Patch(color=style.FAINT, linewidth=0), floor)
     strip = style.STRIP_MM / (HEIGHT_MM + style.STRIP_MM)
     figure.legend(
         list(handles.values()),
@@ -256,8 +306,8 @@ def _legend(figure: Figure) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"importance": HEAD_IMPORTANCE, "trajectory": MEASURED}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs)
+    inputs = {"importance": HEAD_IMPORTANCE, "seeds": HEAD_SEEDS, "over": HEAD_OVER_SEEDS}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

@@ -150,13 +150,14 @@ class States:
         return [name if i in kept else "" for i, name in enumerate(names)]
 
 
-def noise_level(rows: pd.DataFrame) -> float:
-    """Return the typical size of a measured effect that is only noise.
+def noise_levels(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Return the typical size, by state, of a measured effect that is only noise.
 
-    The median standard error; where there is none, a hundredth of the median absolute effect.
+    The median standard error of the state; where there is none, a hundredth of the median absolute
+    effect.
     """
-    errors = rows["standard_error_nats"].dropna()
-    level = float(errors.median()) if len(errors) else 0.0
-    if level <= 0:
-        level = float(rows["delta_loss_nats"].abs().median()) / 100
-    return level if level > 0 else 1e-6
+    by_state = rows.groupby("state")
+    level = by_state["standard_error_nats"].median()
+    instead = by_state["delta_loss_nats"].agg(lambda effects: effects.abs().median() / 100)
+    level = level.where(level > 0, instead)
+    return level.where(level > 0, 1e-6)

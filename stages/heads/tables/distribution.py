@@ -3,7 +3,15 @@
 from stages.base.columns import count, number, schema, text
 from stages.heads.components import CONDITIONS, KINDS
 
-FAMILIES = ("normal", "laplace", "student_t", "gamma_tail", "gamma_tail_cut")
+FAMILIES = (
+    "normal",
+    "laplace",
+    "student_t",
+    "gamma",
+    "lognormal",
+    "gamma_tail",
+    "gamma_tail_cut",
+)
 
 
 _COMPONENTS = {
@@ -30,8 +38,10 @@ HEAD_DISTRIBUTION = schema(
     },
     ["state", *_COMPONENTS, "family"],
 )
-"""Maximum-likelihood fits to the effects in a state. `shape`: degrees of freedom of Student's t,
-shape of the gamma tails; `delta_aic`: above the best of the three families of all effects."""
+"""Maximum-likelihood fits to the effects in a state; gamma and lognormal, which start at zero, only
+where every effect is positive. `shape`: degrees of freedom of Student's t, shape of gamma, standard
+deviation of the logarithm; `delta_aic`: above the best of the families of all effects, of which the
+tails are none."""
 
 
 HEAD_GRANULARITY = schema(

@@ -5,9 +5,7 @@ share of all components. Twice the area between it and the diagonal is its Gini 
 twice the area under a change, turned about, is a change of Gini.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,15 +14,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages.base import cli, study, tables
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells import counts
 from stages.cells.tables.proportions import PROPORTIONS
-from stages.drawing import labels, style
+from stages.drawing import command, evidence, labels, style
 from stages.heads.figures import heads
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.measurement.concentration import lorenz_curve
-from stages.plane.figures.shown import real_first
 
 NAME = "lorenz"
 Floats = NDArray[np.float64]
@@ -40,7 +37,7 @@ NAMED = 2
 
 
 @style.styled
-def draw(proportions: pd.DataFrame, importance: pd.DataFrame) -> Figure:
+def draw(proportions: pd.DataFrame, importance: pd.DataFrame, *, about: Study) -> Figure:
     """Return cells on the left, old minus young, a thin line a tissue; heads on the right.
 
     Parameters
@@ -49,6 +46,8 @@ def draw(proportions: pd.DataFrame, importance: pd.DataFrame) -> Figure:
         ``PROPORTIONS`` of the tissues to draw; samples of neither age group are left out.
     importance
         ``HEAD_IMPORTANCE``; zero ablation is drawn where there is one.
+    about
+        What the cells rest on.
 
     Raises
     ------
@@ -60,14 +59,15 @@ def draw(proportions: pd.DataFrame, importance: pd.DataFrame) -> Figure:
         style.add_axes(figure, left=start, top=TOP_MM, width=PANEL_MM, height=PANEL_MM)
         for start in LEFTS_MM
     )
-    _cells(left, proportions)
+    evidence.explain(figure, _cells(left, proportions, about), about)
     _heads(right, heads.shown(importance))
     right.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.6, zorder=1)
     right.set_ylim(0, 1)
     for axes, of in ((left, "cell types"), (right, "heads")):
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"Share of {of}, smallest first")
-        axes.legend(loc="upper left", handlelength=2.2, labelspacing=0.3)
+    left.legend(loc="lower left", handlelength=2.2)
+    right.legend(loc="upper left", handlelength=2.2, labelspacing=0.3)
     left.set_ylabel("Change of the share of cells that they hold, old \N{MINUS SIGN} young")
     right.set_ylabel("Share of the whole that they hold")
     left.set_title("a  Cells", loc="left", weight="bold")
@@ -87,16 +87,14 @@ def curve(weights: Floats) -> Floats:
     return np.interp(GRID, share, held)
 
 
-def changes(proportions: pd.DataFrame) -> dict[tuple[str, ...], Floats]:
+def changes(proportions: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
     """Return old minus young of the median curves over animals, of each tissue that has both."""
-    curves: dict[tuple[str, ...], Floats] = {}
+    curves: dict[tuple[str, str, str], dict[str, Floats]] = {}
     for key, of in proportions.groupby([*counts.TISSUE, "age_group"], sort=True):
         of_animals = [curve(n.to_numpy(float)) for _, n in of.groupby("animal")["n_cells"]]
-        curves[key] = np.median(of_animals, axis=0)
+        curves.setdefault(key[:3], {})[key[3]] = np.median(of_animals, axis=0)
     return {
-        key[:3]: old - curves[(*key[:3], "young")]
-        for key, old in curves.items()
-        if key[3] == "old" and (*key[:3], "young") in curves
+        arm: of["old"] - of["young"] for arm, of in curves.items() if {"old", "young"} <= of.keys()
     }
 
 
@@ -109,7 +107,8 @@ def half_normal() -> Floats:
     return held
 
 
-def _cells(axes: Axes, proportions: pd.DataFrame) -> None:
+def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> list[tuple[str, str, str]]:
+    """Draw the tissues and return their arms."""
     moved = changes(proportions)
     if not moved:
         msg = (
@@ -134,9 +133,10 @@ def _cells(axes: Axes, proportions: pd.DataFrame) -> None:
     ends = list(dict.fromkeys([*ordered[:NAMED], *ordered[-NAMED:]]))
     at = [int(np.argmax(np.abs(moved[key]))) for key in ends]
     y = np.array([moved[key][i] for key, i in zip(ends, at, strict=True)])
-    names = [f"{style.name(platform)} {style.name(tissue)}" for _, platform, tissue in ends]
+    names = [f"{style.name(arm[1])} {evidence.label(arm[2], [arm], about)}" for arm in ends]
     axes.set_xlim(0, 1)
     labels.place(axes, GRID[at], y, names)
+    return list(moved)
 
 
 def _heads(axes: Axes, rows: pd.DataFrame) -> None:
@@ -170,26 +170,10 @@ def _heads(axes: Axes, rows: pd.DataFrame) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
-    of_cells, of_heads = study.read(args.study), study.read(args.study_heads)
-    proportions = tables.read(args.proportions, PROPORTIONS)
-    names = zip(*(proportions[name] for name in counts.TISSUE), strict=True)
-    kept = real_first(list(names), of_cells)
-    proportions = proportions[kept]
-    drawn = proportions[counts.TISSUE].drop_duplicates().itertuples(index=False, name=None)
-    figure = draw(proportions, tables.read(args.importance, HEAD_IMPORTANCE))
-    style.save(figure, args.out, NAME, study.joined(of_cells.about(drawn), of_heads))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--proportions", type=Path, required=True)
-    parser.add_argument("--importance", type=Path, required=True)
-    parser.add_argument("--study", type=Path, required=True, help="what the inputs are")
-    parser.add_argument("--study-heads", type=Path, required=True, help="what the model is")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
-    return cli.run(parser, _run, argv)
+    inputs = {"proportions": PROPORTIONS, "importance": HEAD_IMPORTANCE}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, both=True, real=True)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from stages.base import cli, study, tables
-from stages.cells import counts
-from stages.drawing import labels, style
+from stages.drawing import evidence, labels, style
 from stages.heads.figures import heads
-from stages.plane.figures.shown import real_first
 from stages.plane.tables import AMONG, PLANE, SPLITS
 
 NAME = "pythia_overlay_v2"
@@ -39,7 +37,7 @@ PANELS = {
     "corrected": ("a", "effective number / number of components"),
     "shape": ("b", "effective excess"),
 }
-SAYS = ("unequal by the smallest", "unequal by the largest")
+SAYS = ("unequal by degrees", "unequal at the ends")
 """What the ends of panel b mean, above and below."""
 COUNTED = {"corrected": "right_angle", "shape": "quadrant"}
 """By which criterion a panel's tissues agree with the heads."""
@@ -52,19 +50,22 @@ LINES: tuple[style.LineStyle, ...] = ("-", "--", "-.", ":")
 
 
 @style.styled
-def draw(plane: pd.DataFrame, splits: pd.DataFrame) -> Figure:
+def draw(plane: pd.DataFrame, splits: pd.DataFrame, *, about: study.Study) -> Figure:
     """Return both planes, and the counts of tissues.
 
     Parameters
     ----------
     plane
-        ``PLANE``, of the tissues to draw. Without rows, the figure says so in words.
+        ``PLANE``; simulated tissues are drawn where none is real. Without rows, the figure says so
+        in words.
     splits
         ``SPLITS``.
+    about
+        What the cells rest on.
     """
     if plane.empty:
         return style.message("No tissue was compared and no two states were measured.")
-    cells, paths = named(plane), plane[plane["system"] != "cells"]
+    cells, paths = evidence.real(named(plane), about), plane[plane["system"] != "cells"]
     counted, lines = _counted(splits), _lines(paths)
     tops, top = {}, HEAD_MM
     for scale, height in HEIGHTS_MM.items():
@@ -81,7 +82,7 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame) -> Figure:
         axes.set_ylabel(f"{heads.DELTA} {along}")
         if scale == "shape":
             _says(axes)
-        _names(axes, of_cells, of_paths)
+        _names(axes, of_cells, of_paths, about)
     if rows:
         width = style.DOUBLE_MM - NAMES_MM - COUNTS_MM
         _counts(style.add_axes(figure, left=NAMES_MM, top=top, width=width, height=rows), counted)
@@ -92,6 +93,7 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame) -> Figure:
         handlelength=2.4,
         columnspacing=1.4,
     )
+    evidence.explain(figure, evidence.arms(cells), about)
     return figure
 
 
@@ -225,7 +227,9 @@ def _counts(axes: Axes, counted: pd.DataFrame) -> None:
 
 
 def _legend(
-    cells: pd.DataFrame, paths: pd.DataFrame, lines: dict[tuple[str, ...], style.LineStyle]
+    cells: pd.DataFrame,
+    paths: pd.DataFrame,
+    lines: dict[tuple[str, ...], style.LineStyle],
 ) -> list[Line2D]:
     arms = [
         Line2D([], [], color=which.colour, linestyle=which.line, linewidth=0.8, label=which.label)
@@ -239,7 +243,7 @@ def _legend(
     return [*style.direction_marks(cells["direction"]), *arms]
 
 
-def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame) -> None:
+def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame, about: study.Study) -> None:
     """Name the tissues that move most with their arm, and of each path the furthest and the last.
 
     What lies about the origin, where no name has room, hardly moves.
@@ -249,10 +253,9 @@ def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame) -> None:
     far = cells.iloc[np.argsort(-moved, kind="stable")[:MOST_NAMED]]
     several = cells["cohort"].nunique() > 1
     places, names, lines = [], [], [np.array([[low[0], 0, high[0], 0], [0, low[1], 0, high[1]]])]
-    for which in style.series(far):
-        rows = style.of_series(far, which)
+    for which, tissue, rows in style.arms(far):
         arm = which.label if several else style.name(which.platform)
-        names += [f"{arm} {style.name(tissue)}" for tissue in rows["tissue"]]
+        names.append(f"{arm} {evidence.label(tissue, evidence.arms(rows), about)}")
         places.append(rows[PLACE].to_numpy(float))
     for _, of in paths.groupby(SERIES, sort=False):
         path = along(of)
@@ -267,14 +270,11 @@ def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    of_cells, of_heads = study.read(args.study), study.read(args.study_heads)
+    about, of_heads = study.read(args.study), study.read(args.study_heads)
     plane = tables.read(args.plane, PLANE)
-    cells = named(plane)
-    names = list(zip(*(cells[name] for name in counts.TISSUE), strict=True))
-    kept = real_first(names, of_cells)
-    figure = draw(plane.drop(index=cells.index[~kept]), tables.read(args.splits, SPLITS))
-    about = of_cells.about(name for name, stays in zip(names, kept, strict=True) if stays)
-    style.save(figure, args.out, NAME, study.joined(about, of_heads))
+    figure = draw(plane, tables.read(args.splits, SPLITS), about=about)
+    drawn = about.about(evidence.arms(evidence.real(named(plane), about)))
+    style.save(figure, args.out, NAME, study.joined(drawn, of_heads))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
