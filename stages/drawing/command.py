@@ -59,7 +59,8 @@ def run(
             shown = [evidence.real(table, about) for table in shown]
             options["about"] = about
         figure = draw(*shown, **options)
-        about = about.about(arms(*shown))
+        if named := arms(*shown):
+            about = about.about(named)
         if both:
             about = study.joined(about, study.read(args.study_heads))
         style.save(figure, args.out, name, about)

@@ -119,9 +119,7 @@ def _made_by() -> dict[str, Any]:
     root = Path.cwd()
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     code = {
-        name: md5
-        for name, md5 in record.code_hashes(root).items()
-        if str(root / name) in loaded
+        name: md5 for name, md5 in record.code_hashes(root).items() if str(root / name) in loaded
     }
     commit, changed = record.checkout(root)
     return {

@@ -72,7 +72,9 @@ class SplitHalf(NamedTuple):
     """Sum of the effects in one half by their signs in the other."""
 
 
-def split_half(effects: Floats, side: Side, *, halvings: int, rng: np.random.Generator) -> SplitHalf:
+def split_half(
+    effects: Floats, side: Side, *, halvings: int, rng: np.random.Generator
+) -> SplitHalf:
     """Return the estimate from random halvings.
 
     Parameters

@@ -262,9 +262,7 @@ def measure_resampled(
         As of :func:`measure_weighted`.
     """
     starts = range(0, len(chosen), _CHUNK)
-    return np.concatenate(
-        [measure(size(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts]
-    )
+    return np.concatenate([measure(size(effects[chosen[i : i + _CHUNK]]), metrics) for i in starts])
 
 
 def bounds(metrics: Sequence[Metric], n: int) -> tuple[Floats, Floats]:
