@@ -102,8 +102,9 @@ def draw(importance: pd.DataFrame, seeds: pd.DataFrame, over: pd.DataFrame) -> F
     return figure
 
 
-def _of(table: pd.DataFrame, effects: str, metric: str) -> "pd.Series[bool]":
-    return (table["effects"] == effects) & (table["metric"] == metric)
+def _of(table: pd.DataFrame, effects: str, metric: str) -> NDArray[np.bool_]:
+    which = (table["effects"] == effects) & (table["metric"] == metric)
+    return which.to_numpy(bool)
 
 
 def _lines(
