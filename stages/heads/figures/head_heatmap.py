@@ -118,11 +118,7 @@ def _mesh(axes: Axes, values: Floats, norm: LogNorm, noise: Floats | float) -> N
     """Draw values; `noise` is the level of all, or that of each column."""
     least = float(norm.vmin or 0.0)
     # What is of the size of noise is pale, what was not measured is empty.
-<<<<<<< HEAD
     shown = np.ma.masked_invalid(np.where(values < noise, least, values))
-=======
-    shown = np.ma.masked_invalid(np.where(values < noise, float(norm.vmin or 0), values))
->>>>>>> h-heads
     axes.pcolormesh(
         shown, cmap=heads.SHADES, norm=norm, edgecolors="face", linewidth=0.05, zorder=1
     )
