@@ -63,6 +63,8 @@ def page(page_file) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+        # A busy machine is no failure.
+        page.set_default_timeout(300_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: raised.append(str(error)))
         page.on("console", lambda message: raised.append(message.text))
