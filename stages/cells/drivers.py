@@ -7,7 +7,7 @@ type :math:`i` is credited with
 .. math:: c_i = (p_i(1) - p_i(0)) \int_0^1 \frac{\partial M}{\partial x_i}(p(t))\, dt,
 
 where the derivative is that of :math:`M` as a function of counts, so that growth of one type is
-shrinkage of all the others. This is the Aumann-Shapley value of the types [1]_: the only
+shrinkage of all the others. This is the Aumann-Shapley value of the types [1]_: an
 attribution that sums to the whole change, does not depend on the order of types and gives nothing
 to a type that does not change. For the Gini coefficient the integral has a closed form (ranks
 change only where two shares cross); for the effective number it is done by double-exponential

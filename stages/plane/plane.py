@@ -112,7 +112,11 @@ def _angle(vector: Floats, draws: Floats, settings: Plane, *, mirrored: bool) ->
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     names = sorted({*settings.systems, *settings.plane.beside})
-    found = trails(read(names, args.measured, args.changes, args.draws), settings.plane)
+    found = trails(
+        read(names, args.measured, args.changes, args.draws),
+        settings.plane,
+        untrained={name: system.untrained for name, system in settings.systems.items()},
+    )
     tables.write(plane(found, settings.plane), PLANE, args.out)
     trainings = None if args.trainings is None else tables.read(args.trainings, HEAD_SEEDS)
     compared = same_direction(found, settings.plane, trainings)

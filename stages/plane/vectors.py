@@ -17,9 +17,10 @@ goes by degrees: the entropy minds the ends, the Gini coefficient the middle.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -114,10 +115,23 @@ def read(names: Sequence[str], measured: Path, changes: Path, draws: Path) -> di
     }
 
 
-def trails(systems: dict[str, System], settings: Plane) -> list[Trail]:
-    """Return the path of every series with two states that have a place, on all scales."""
+def trails(
+    systems: dict[str, System],
+    settings: Plane,
+    *,
+    untrained: Mapping[str, str | None] = MappingProxyType({}),
+) -> list[Trail]:
+    """Return the path of every series with two states that have a place, on all scales.
+
+    Parameters
+    ----------
+    untrained
+        By system the state that has learnt nothing: no path begins there.
+    """
     found = []
     for name, system in systems.items():
+        learnt = system.measured["state"] != untrained.get(name)
+        system = system._replace(measured=system.measured[learnt])
         asked = settings.conditions.get(name)
         changes, draws = _by_series(system.changes), _by_series(system.draws)
         for key, rows in system.measured.groupby(KEY, sort=False):

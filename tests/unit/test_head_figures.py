@@ -75,7 +75,9 @@ class Inputs:
     def __init__(self, case):
         parts = head_parts(*CASES[case])
         self.importance = HEAD_IMPORTANCE.validate(importance(parts))
-        system = System(group="m", effects="effects", states=list(map(name_of, CASES[case][2])))
+        system = System(
+            room="heads", group="m", effects="effects", states=list(map(name_of, CASES[case][2]))
+        )
         params = Measured(confidence=0.95, draws=50, seed=1)
         self.trajectory = MEASURED.validate(measured.measured(parts, system, METRICS, params)[0])
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)

@@ -61,7 +61,7 @@ def draw(calibration: pd.DataFrame) -> Figure:
         emphasised = part[part["rule"] == "emphasised"]
         panels = (
             ("no change", RULES, "rule", part[part["gini_shift"] == 0]),
-            ("planted change, emphasised", planted, "gini_shift", emphasised),
+            ("planted, emphasised", planted, "gini_shift", emphasised),
         )
         for column, (title, looks, by, rows) in enumerate(panels):
             left, top = SIDE_MM + column * (width + GAP_MM), row * ROW_MM + 7
@@ -70,7 +70,7 @@ def draw(calibration: pd.DataFrame) -> Figure:
             axes.set_title(heading, loc="left", weight="bold")
             _panel(axes, rows, looks, by)
             if column == 0:
-                axes.set_ylabel("Share of studies")
+                axes.set_ylabel("Share of simulated studies")
             if row == 0:
                 _legend(figure, looks.values(), left, len(cohorts) * ROW_MM, width)
     return figure

@@ -63,10 +63,11 @@ def draw(proportions: pd.DataFrame, importance: pd.DataFrame, *, about: Study) -
     _heads(right, heads.shown(importance))
     right.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.6, zorder=1)
     right.set_ylim(0, 1)
-    for axes, of, free in ((left, "cell types", "lower left"), (right, "heads", "upper left")):
+    for axes, of in ((left, "cell types"), (right, "heads")):
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"Share of {of}, smallest first")
-        axes.legend(loc=free, handlelength=2.2, labelspacing=0.3)
+    left.legend(loc="lower left", handlelength=2.2)
+    right.legend(loc="upper left", handlelength=2.2, labelspacing=0.3)
     left.set_ylabel("Change of the share of cells that they hold, old \N{MINUS SIGN} young")
     right.set_ylabel("Share of the whole that they hold")
     left.set_title("a  Cells", loc="left", weight="bold")
