@@ -1,7 +1,7 @@
 """Draw the effect of removing each head from state to state, and the concentration of all of them.
 
-One line a head; the heads with the largest effect in any state have names. The grey band is the size
-of the noise in each state; the scale is linear about zero, up to where that is least, and
+One line a head; the heads with the largest effect in any state have names. The grey band is the
+size of the noise in each state; the scale is linear about zero, up to where that is least, and
 logarithmic beyond. Beside it the concentration of all heads' effects and of the harmful ones, in
 every training that differs in its seed alone, with their mean.
 """
