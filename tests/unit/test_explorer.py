@@ -63,6 +63,8 @@ def page(page_file) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+        # A busy machine is no failure.
+        page.set_default_timeout(300_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: raised.append(str(error)))
         page.on("console", lambda message: raised.append(message.text))
@@ -134,8 +136,9 @@ def test_controls_move_the_marks_of_every_view(page, settings):
     baseline.select_option(states[3])
     # A line begins where its baseline is: three states fewer.
     assert len(_drawn(page, points)) == len(before) - 3
-    page.locator("#plane-controls input[name=cohorts]").nth(1).check()
-    assert len(_drawn(page, points)) > len(before) - 3
+    # One arm has one tissue here, and models stand beside all arms only.
+    page.select_option("#plane-controls select[name=arm]", "TMS FACS")
+    assert len(_drawn(page, points)) == 1
 
     heads = "#heads-chart .mark-rect"
     page.select_option("#heads-controls select", MODEL)

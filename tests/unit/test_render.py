@@ -292,6 +292,8 @@ def test_the_page_on_a_phone_at_night(rendered: tuple[Path, Path]) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        # A busy machine is no failure.
+        page.set_default_timeout(300_000)
         page.goto(rendered[0].as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         # The notice is its first words until it is opened: 36 of 844 pixels, and 22% before.

@@ -103,8 +103,10 @@ def draw(importance: pd.DataFrame, seeds: pd.DataFrame, over: pd.DataFrame) -> F
 
 
 def _of(table: pd.DataFrame, effects: str, metric: str) -> NDArray[np.bool_]:
-    which = (table["effects"] == effects) & (table["metric"] == metric)
-    return which.to_numpy(bool)
+    which: NDArray[np.bool_] = (
+        (table["effects"] == effects) & (table["metric"] == metric)
+    ).to_numpy()
+    return which
 
 
 def _lines(
