@@ -10,7 +10,8 @@ than ``silent_relative``. Of the states that there are:
 * transient: not critical in the last, but in an earlier one;
 * never critical: critical in none.
 
-Where there is one state, it is the first and the last.
+Where there is one state, it is the first and the last. Where every head is silent in the first,
+none can be born critical: the class is empty in advance, and says nothing.
 
 With the thresholds 5e-4 and 1e-4, and without standard errors, the first three are the classes of
 the companion study; it counts the last two together as never critical.

@@ -15,6 +15,7 @@ References
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,9 @@ def removal_kinds(parts: Sequence[Effects], params: RemovalKinds, *, last: str) 
         for name, part in ways.items():
             values = measure(means[name], OF)
             over = measure_weighted(weights, part.values, OF)
-            found = [(metric.name, None, values[m], over[:, m]) for m, metric in enumerate(OF)]
+            found: list[tuple[str, str | None, Any, Any]] = [
+                (metric.name, None, values[m], over[:, m]) for m, metric in enumerate(OF)
+            ]
             found += [
                 (
                     "spearman",

@@ -92,9 +92,9 @@ def split_half(
     first = _halves(len(effects), halvings, rng)
     n_first = len(effects) // 2
     means = first @ effects / n_first, (1 - first) @ effects / (len(effects) - n_first)
-    weighted, total = (part.mean() for part in _sums(*means, side))
+    weighted, total = _sums(*means, side)
     least = LEAST_FOUND_AGAIN * side.size(effects.mean(axis=0)).sum()
-    return _ratio(weighted, total, effects.shape[1], least=float(least))
+    return _ratio(weighted.mean(), total.mean(), effects.shape[1], least=float(least))
 
 
 def resampled(effects: Floats, side: Side, *, draws: int, rng: np.random.Generator) -> SplitHalf:
@@ -113,8 +113,11 @@ def resampled(effects: Floats, side: Side, *, draws: int, rng: np.random.Generat
     for half in (first, 1 - first):
         size = int(half[0].sum())
         means.append(rng.multinomial(size, half / size) @ effects / size)
-    each = [part.reshape(draws, PER_RESAMPLE).mean(axis=1) for part in _sums(*means, side)]
-    return _ratio(*each, effects.shape[1], least=0.0)
+    one, other = means
+    above, below = (
+        part.reshape(draws, PER_RESAMPLE).mean(axis=1) for part in _sums(one, other, side)
+    )
+    return _ratio(above, below, effects.shape[1], least=0.0)
 
 
 def _halves(n: int, draws: int, rng: np.random.Generator) -> Floats:
@@ -136,7 +139,9 @@ def _sums(one: Floats, other: Floats, side: Side) -> tuple[Floats, Floats]:
     return weighted, total
 
 
-def _ratio(weighted: Floats, total: Floats, n: int, *, least: float) -> SplitHalf:
+def _ratio(
+    weighted: Floats | np.float64, total: Floats | np.float64, n: int, *, least: float
+) -> SplitHalf:
     with np.errstate(invalid="ignore", divide="ignore"):
         gini = np.where((total > 0) & (total >= least), weighted / (n * total), np.nan)
     return SplitHalf(np.asarray(gini), np.asarray(total))

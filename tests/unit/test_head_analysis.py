@@ -132,6 +132,28 @@ def test_fits_are_those_of_scipy_and_find_what_was_drawn(scale):
     assert student.log_likelihood > max(normal.log_likelihood, laplace.log_likelihood)
 
 
+def test_families_are_compared_on_the_same_effects():
+    """Student's t was said to fit best where all effects were positive and a gamma did better."""
+    rng = np.random.default_rng(9)
+    x = rng.lognormal(-5, 1.2, size=300)
+    fitted = {fit.family: fit for fit in distribution.fits(x)}
+    shape, _, scale = stats.lognorm.fit(x, floc=0)
+    assert fitted["lognormal"].shape == pytest.approx(shape, rel=1e-6)
+    assert fitted["lognormal"].scale == pytest.approx(scale, rel=1e-6)
+    at = stats.lognorm.logpdf(x, shape, scale=scale).sum()
+    assert fitted["lognormal"].log_likelihood == pytest.approx(at, rel=1e-9)
+    at = stats.gamma.logpdf(x, fitted["gamma"].shape, scale=fitted["gamma"].scale).sum()
+    assert fitted["gamma"].log_likelihood == pytest.approx(at, rel=1e-9)
+    table = distribution.distribution(of_effects([x], [8]), FITS).set_index("family")
+    assert table.loc["lognormal", "delta_aic"] == 0
+    assert table.loc["gamma", "aic"] < table.loc["student_t", "aic"]
+    assert {fit.family for fit in distribution.fits(np.append(x, -1e-6))} == {
+        "normal",
+        "laplace",
+        "student_t",
+    }
+
+
 def test_normal_effects_choose_the_normal_family():
     # Quantiles, not draws: a sample of normal numbers may well look like another family's.
     x = stats.norm.ppf((np.arange(200) + 0.5) / 200)

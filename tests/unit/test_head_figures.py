@@ -12,18 +12,17 @@ from stages.base import tables
 from stages.base.errors import FigureError
 from stages.base.study import Study
 from stages.cells.tables.proportions import PROPORTIONS
-from stages.heads import distribution
+from stages.heads import distribution, seeds
 from stages.heads.components import components, head_name
 from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
 from stages.heads.importance import importance
-from stages.heads.metrics import METRICS
-from stages.heads.settings import Distribution
+from stages.heads.settings import Distribution, Seeds
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.measurement import concentration, measured
+from stages.heads.tables.seeds import HEAD_OVER_SEEDS, HEAD_SEEDS
+from stages.measurement import concentration
 from stages.measurement.effects import Effects, State
-from stages.measurement.settings import Measured, System
-from stages.measurement.tables import MEASURED
+from stages.measurement.settings import Measured
 from stages.plane.figures import lorenz
 
 DEMO = Study(
@@ -49,9 +48,9 @@ def name_of(state):
     return state if isinstance(state, str) else f"step{state}"
 
 
-def head_parts(n_layers, n_heads, steps):
+def head_parts(n_layers, n_heads, steps, seed=0):
     """Simulate heads that wake at different times; one becomes far larger than all others."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     n = n_layers * n_heads
     size = np.exp(rng.normal(-6.5, 1.3, n)) * np.where(rng.random(n) < 0.85, 1, -1)
     size[rng.integers(n)] = 0.3
@@ -75,11 +74,13 @@ class Inputs:
     def __init__(self, case):
         parts = head_parts(*CASES[case])
         self.importance = HEAD_IMPORTANCE.validate(importance(parts))
-        system = System(
-            room="heads", group="m", effects="effects", states=list(map(name_of, CASES[case][2]))
-        )
+        trained = {0: parts}
+        if case == "mini":
+            trained |= {seed: head_parts(*CASES[case], seed=seed) for seed in (1, 2)}
         params = Measured(confidence=0.95, draws=50, seed=1)
-        self.trajectory = MEASURED.validate(measured.measured(parts, system, METRICS, params)[0])
+        own = Seeds(others=[1, 2], halvings=40, draws=20, seed=2)
+        each, over, _ = seeds.seeds(trained, params, own)
+        self.seeds, self.over = HEAD_SEEDS.validate(each), HEAD_OVER_SEEDS.validate(over)
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
         fitted = distribution.distribution(self.importance, fits)
         self.distribution = HEAD_DISTRIBUTION.validate(fitted)
@@ -99,20 +100,21 @@ def proportions(n_tissues=4):
 
 
 DRAW = {
-    "head_trajectories": lambda t: head_trajectories.draw(t.importance, t.trajectory),
+    "head_trajectories": lambda t: head_trajectories.draw(t.importance, t.seeds, t.over),
     "head_effects": lambda t: head_effects.draw(t.importance, t.distribution),
     "head_heatmap": lambda t: head_heatmap.draw(t.importance),
     "lorenz": lambda t: lorenz.draw(t.proportions, t.importance, about=REAL),
 }
 OPTIONS = {
-    "head_trajectories": ["importance", "trajectory"],
+    "head_trajectories": ["importance", "seeds", "over"],
     "head_effects": ["importance", "distribution"],
     "head_heatmap": ["importance"],
     "lorenz": ["proportions", "importance"],
 }
 SCHEMAS = {
     "importance": HEAD_IMPORTANCE,
-    "trajectory": MEASURED,
+    "seeds": HEAD_SEEDS,
+    "over": HEAD_OVER_SEEDS,
     "distribution": HEAD_DISTRIBUTION,
     "proportions": PROPORTIONS,
 }
@@ -140,7 +142,7 @@ def test_strongest_heads_are_named_once_and_no_name_covers_another(
     inputs, drawn_texts, overlapping
 ):
     t = inputs("published")
-    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory))
+    boxes = drawn_texts(head_trajectories.draw(t.importance, t.seeds, t.over))
     size = t.importance.assign(size=t.importance["delta_loss_nats"].abs())
     largest = size.groupby(["layer", "head"])["size"].max().nlargest(head_trajectories.N_NAMED)
     expected = sorted(head_name(*index) for index in largest.index)
@@ -166,20 +168,47 @@ def test_names_keep_the_order_of_their_lines_and_their_distance():
 
 def test_every_head_has_its_line(inputs):
     t = inputs("mini")
-    lines = head_trajectories.draw(t.importance, t.trajectory).axes[0].lines
+    lines = head_trajectories.draw(t.importance, t.seeds, t.over).axes[0].lines
     wide = heads.effects(t.importance)
     drawn = {tuple(line.get_ydata()) for line in lines if len(line.get_ydata()) == wide.shape[1]}
     assert {tuple(values) for values in wide.to_numpy()} <= drawn
 
 
-def test_metrics_are_drawn_with_interval_and_floor(inputs):
+def test_every_training_its_mean_and_the_noise_are_drawn(inputs):
     t = inputs("mini")
-    axes = head_trajectories.draw(t.importance, t.trajectory).axes[1]
-    gini = t.trajectory[t.trajectory["metric"] == "gini"]
-    drawn = [tuple(line.get_ydata()) for line in axes.lines]
-    for column in ("value", "floor", "components_low", "components_high"):
-        assert tuple(gini[column]) in drawn
-    assert len(axes.collections) == 2
+    panels = head_trajectories.draw(t.importance, t.seeds, t.over).axes[1:]
+    n_checked = 0
+    for (metric, effects), axes in zip(
+        itertools.product(head_trajectories.METRICS, head_trajectories.EFFECTS), panels, strict=True
+    ):
+        drawn = [tuple(line.get_ydata()) for line in axes.lines]
+        each, over = (
+            part[(part["metric"] == metric) & (part["effects"] == effects)]
+            for part in (t.seeds, t.over)
+        )
+        each = each[each["estimator"] == "plug_in"]
+        for _, rows in each.groupby("seed"):
+            assert tuple(rows["value"]) in drawn
+            n_checked += 1
+        for estimator, rows in over.groupby("estimator"):
+            known = rows if estimator == "plug_in" else rows[rows["n_seeds"] == 3]
+            assert tuple(known["mean"]) in drawn
+        assert tuple(each.groupby("position")["floor"].mean()) in drawn
+        assert len(axes.collections) == 2
+    assert n_checked == 12
+
+
+def test_noise_is_shown_by_state(inputs):
+    """One level for all states was 12 times too small at the last."""
+    rows = inputs("mini").importance
+    level = heads.noise_levels(rows)
+    for state, part in rows.groupby("state"):
+        assert level[state] == part["standard_error_nats"].median()
+    band = head_trajectories.draw(rows, inputs("mini").seeds, inputs("mini").over)
+    corners = band.axes[0].collections[0].get_paths()[0].vertices
+    for name, at in zip(heads.States.of(rows).names, heads.States.of(rows).at, strict=True):
+        ends = corners[corners[:, 0] == at, 1]
+        assert [ends.min(), ends.max()] == pytest.approx([-level[name], level[name]])
 
 
 def test_effects_panel_shows_every_head_once_with_its_sign(inputs):
@@ -205,11 +234,15 @@ def test_heatmap_cells_are_the_effects(inputs):
     meshes = [m for axes in figure.axes for m in axes.collections if hasattr(m, "get_coordinates")]
     wide = heads.effects(t.importance).abs()
     by_layer = wide.groupby(level="layer").sum().to_numpy()
-    low = meshes[0].norm.vmin
-    assert np.asarray(meshes[0].get_array()) == pytest.approx(np.maximum(by_layer, low))
+    level = heads.noise_levels(t.importance)[list(wide)].to_numpy()
+    n_heads = len(wide) / len(by_layer)
+    drawn = np.where(by_layer < level * n_heads * (2 / np.pi) ** 0.5, meshes[0].norm.vmin, by_layer)
+    assert np.asarray(meshes[0].get_array()) == pytest.approx(drawn)
     last = wide["step2048"].unstack("head").to_numpy()
     grid = next(m for m in reversed(meshes) if np.asarray(m.get_array()).shape == last.shape)
-    assert np.asarray(grid.get_array()) == pytest.approx(np.maximum(last, grid.norm.vmin))
+    drawn = np.where(last < level[-1], grid.norm.vmin, last)
+    assert (drawn < level[-1]).any()
+    assert np.asarray(grid.get_array()) == pytest.approx(drawn)
 
 
 def test_lorenz_curves_have_the_gini_of_what_they_show(inputs):
@@ -266,7 +299,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
 
 def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
     t = inputs("many")
-    boxes = drawn_texts(head_trajectories.draw(t.importance, t.trajectory))
+    boxes = drawn_texts(head_trajectories.draw(t.importance, t.seeds, t.over))
     words = [text.get_text() for text, _ in boxes]
     assert "0" in words
     assert "19k" in words
@@ -276,7 +309,7 @@ def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
 
 def test_states_that_are_no_steps_stand_in_their_order_under_their_names(inputs, drawn_texts):
     t = inputs("named")
-    figure = head_trajectories.draw(t.importance, t.trajectory)
+    figure = head_trajectories.draw(t.importance, t.seeds, t.over)
     side = figure.axes[-1]
     assert (side.get_xscale(), side.get_xlabel()) == ("linear", "State")
     assert side.get_xticks().tolist() == [0, 1, 2, 3]
@@ -294,11 +327,11 @@ def test_states_that_are_no_steps_stand_in_their_order_under_their_names(inputs,
 
 def test_a_state_alone_has_its_intervals_and_its_floor(inputs):
     t = inputs("alone")
-    side = head_trajectories.draw(t.importance, t.trajectory).axes[1]
-    row = t.trajectory[t.trajectory["metric"] == "gini"].iloc[0]
+    side = head_trajectories.draw(t.importance, t.seeds, t.over).axes[1]
+    row = t.seeds[(t.seeds["metric"] == "gini") & (t.seeds["effects"] == "absolute")].iloc[0]
     bands = [band.get_datalim(side.transData) for band in side.collections]
     ends = [end for band in bands for end in band.intervaly]
-    of = ("floor_low", "floor_high", "replicates_low", "replicates_high")
+    of = ("floor_low", "floor_high", "low", "high")
     assert ends == pytest.approx([row[name] for name in of])
     assert all(band.width > 0 for band in bands)
 
@@ -317,7 +350,7 @@ def test_effects_without_standard_errors_are_drawn_without_a_floor(inputs):
     axes = head_effects.draw(bare, t.distribution).axes[0]
     assert len(axes.collections) == 2
     head_heatmap.draw(bare)
-    head_trajectories.draw(bare, t.trajectory)
+    head_trajectories.draw(bare, t.seeds, t.over)
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -342,7 +375,7 @@ def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
     with pytest.raises(FigureError, match="no head has an effect in any state"):
         lorenz.draw(t.proportions, nothing, about=REAL)
     head_heatmap.draw(nothing)
-    head_trajectories.draw(nothing, t.trajectory)
+    head_trajectories.draw(nothing, t.seeds, t.over)
     head_effects.draw(nothing, t.distribution)
 
 

@@ -33,8 +33,8 @@ N_NAMED = 10
 HEIGHT_MM = 104
 TOP_MM, FOOT_MM = 6, 15
 LINES_LEFT_MM, LINES_WIDTH_MM = 14, 76
-SIDE_LEFT_MM, SIDE_WIDTH_MM = 107, 36
-GAP_MM = 3
+SIDE_LEFT_MM, SIDE_WIDTH_MM = 106, 33
+GAP_MM = 4
 # Beyond the last state: room for names, as a share of the (logarithmic) axis.
 NAMES_SHARE = 0.19
 NAME_LINE_PT = 8.6
@@ -91,8 +91,8 @@ def draw(importance: pd.DataFrame, seeds: pd.DataFrame, over: pd.DataFrame) -> F
             if beside is not None:
                 axes.sharey(beside)
                 axes.tick_params(labelleft=False)
-            of = [part[_of(part, effects, metric)] for part in (seeds, over)]
-            _metric(axes, *of, states, last=i == len(METRICS) - 1)
+            each_seed, mean = (part[_of(part, effects, metric)] for part in (seeds, over))
+            _metric(axes, each_seed, mean, states, last=i == len(METRICS) - 1)
             if i == 0:
                 axes.set_title(title, size=style.SMALLEST_PT, weight="normal", pad=3)
             if beside is None:
@@ -102,8 +102,11 @@ def draw(importance: pd.DataFrame, seeds: pd.DataFrame, over: pd.DataFrame) -> F
     return figure
 
 
-def _of(table: pd.DataFrame, effects: str, metric: str) -> "pd.Series[bool]":
-    return (table["effects"] == effects) & (table["metric"] == metric)
+def _of(table: pd.DataFrame, effects: str, metric: str) -> NDArray[np.bool_]:
+    which: NDArray[np.bool_] = (
+        (table["effects"] == effects) & (table["metric"] == metric)
+    ).to_numpy()
+    return which
 
 
 def _lines(
@@ -230,7 +233,7 @@ def _metric(
     x = states.at if len(states.names) > 1 else _widened(states)
 
     def along(values: "pd.Series[float]") -> Floats:
-        found = values.to_numpy(float)
+        found: Floats = values.to_numpy(float)
         return found if len(states.names) > 1 else found.repeat(2)
 
     floor = measured.groupby("position")[["floor", "floor_low", "floor_high"]].mean()
