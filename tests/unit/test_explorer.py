@@ -140,7 +140,7 @@ def test_controls_move_the_marks_of_every_view(page, settings):
     page.select_option("#plane-controls select[name=arm]", "TMS FACS")
     assert len(_drawn(page, points)) == 1
 
-    heads = "#heads-chart .mark-rect"
+    heads = "#heads-chart .mark-rect.role-mark"
     page.select_option("#heads-controls select", MODEL)
     # Of 24 layers six heads each.
     assert len(_drawn(page, heads)) == 144
