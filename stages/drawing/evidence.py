@@ -17,14 +17,14 @@ ArmsOf = Callable[..., Arms]
 
 
 def arms(table: pd.DataFrame, *_: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Return the arms of the first of some tables (cohort, platform, tissue)."""
+    """Return the arms of the first of some tables (cohort, platform, tissue), if it is of any."""
+    if not set(ARM) <= set(table.columns):
+        return []
     return list(table[ARM].drop_duplicates().itertuples(index=False, name=None))
 
 
 def real(table: pd.DataFrame, about: Study) -> pd.DataFrame:
-    """Return the rows of arms that are not simulated; all rows if there are none, or no arms."""
-    if not set(ARM) <= set(table.columns):
-        return table
+    """Return the rows of arms that are not simulated; all rows if there are none."""
     kept = [arm for arm in arms(table) if about.evidence(*arm) != SIMULATED]
     if not kept:
         return table

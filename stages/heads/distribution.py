@@ -1,8 +1,8 @@
 r"""Fit the distribution of the effects in each state, and set the sizes of removal side by side.
 
 Families are fitted to all effects by maximum likelihood and compared by Akaike's criterion [1]_,
-:math:`2 k - 2 \ln L` with k parameters: normal (2), Laplace (2) and Student's t (3), and where
-every effect is positive also gamma and lognormal (2 each), from which no other could come: only
+:math:`2 k - 2 \ln L` with k parameters: normal (2), Laplace (2) and Student's t (3), and where all
+effects are positive also gamma and lognormal (2 each), from which no other effect could come: only
 fits to the same data are compared. A gamma distribution is also fitted to the harmful tail, the
 effects above zero, and to the cut tail, those above a share of the loss, as the companion study
 does; its shape says how the tail begins: below 1 it is crowded at zero, at 1 it is exponential.

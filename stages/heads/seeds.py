@@ -122,7 +122,8 @@ def _by_halves(part: Effects, side: halves.Side, own: Seeds) -> tuple[Floats, Fl
     found = halves.split_half(values, side, halvings=own.halvings, rng=rng)
     drawn = halves.resampled(values, side, draws=own.draws, rng=rng)
     whole = float(measure(side.size(values.mean(axis=0)), [REGISTRY["sum_abs"]])[0])
-    return found.gini, drawn.gini, np.asarray(found.total / whole if whole else np.nan)
+    again: Floats = np.asarray(found.total / whole if whole else np.nan)
+    return found.gini, drawn.gini, again
 
 
 def seeds(

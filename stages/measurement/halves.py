@@ -113,10 +113,11 @@ def resampled(effects: Floats, side: Side, *, draws: int, rng: np.random.Generat
     for half in (first, 1 - first):
         size = int(half[0].sum())
         means.append(rng.multinomial(size, half / size) @ effects / size)
-    weighted, total = (
-        part.reshape(draws, PER_RESAMPLE).mean(axis=1) for part in _sums(means[0], means[1], side)
+    one, other = means
+    above, below = (
+        part.reshape(draws, PER_RESAMPLE).mean(axis=1) for part in _sums(one, other, side)
     )
-    return _ratio(weighted, total, effects.shape[1], least=0.0)
+    return _ratio(above, below, effects.shape[1], least=0.0)
 
 
 def _halves(n: int, draws: int, rng: np.random.Generator) -> Floats:

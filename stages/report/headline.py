@@ -140,13 +140,14 @@ def curves(found: Tables, cells: study.Study, model: study.Study) -> dict[str, p
     trajectory = along.rename(columns=names)[["state", "position", "metric", *names.values()]]
     names = {"change_low": "low", "change_high": "high"}
     aged = all_cells(found.aging).rename(columns=names)
+    notices = _notices(aged, cells)
     aged["tissue"] = [_tissue(row) for row in records(aged)]
     changes = aged[["tissue", "metric", "change", "low", "high", "quadrant"]]
     of_model = SIMULATED if model.simulated else ""
     points = _points(found.plane, cells, of_model)
     return {
         "trajectory": trajectory.assign(notice=of_model),
-        "changes": changes.assign(notice=_notices(aged, cells)),
+        "changes": changes.assign(notice=notices),
         "plane": points,
     }
 

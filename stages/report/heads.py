@@ -25,6 +25,7 @@ def context(found: Tables, settings: Settings) -> Row:
         "heads": _heads(found, shown, settings),
         "screen": _screen(_shown(found.head_screen, shown)),
         "companion": _companion(found.companion_agreement),
+        "removals": _removals(found.head_removals),
         "seeds": _seeds(found),
         "published_heads": _published(found),
         "plane": plane(found),
@@ -116,6 +117,20 @@ def _seeds(found: Tables) -> Row:
         "late": told[-1],
         "peaks": peaks,
     }
+
+
+def _removals(table: pd.DataFrame) -> list[Row]:
+    """Return what each way of removal gives, with its rank correlation with the first way."""
+    if table.empty:
+        return []
+    first = table["perturbation"].iloc[0]
+    rows = []
+    for _, part in table.groupby(["position", "perturbation"], sort=False):
+        shown = part[part["beside"].isna() | (part["beside"] == first)]
+        row = spread(shown, ["position", "perturbation"])[0]
+        # The first way agrees with itself.
+        rows.append({"spearman": None, "first": first} | row)
+    return rows
 
 
 def _published(found: Tables) -> Row:

@@ -281,6 +281,17 @@ def tissue_name(tissue: str) -> str:
     return tissue.replace("_", " ")
 
 
+def lowered(name: str) -> str:
+    """Return a name as it stands within a sentence; one of capitals alone keeps them.
+
+    Examples
+    --------
+    >>> lowered("Limb Muscle"), lowered("GAT")
+    ('limb muscle', 'GAT')
+    """
+    return name if name.isupper() else name.lower()
+
+
 def state(name: str) -> str:
     """Return a state as a sentence says it: a step with its number, another by its name.
 

@@ -236,7 +236,7 @@ class TestKilled:
 
     def test_while_it_clusters(self, study, repro):
         study.forget("granularity@curve")
-        graph = study.folder / "data/interim/demo/graphs/tms-facs-kidney.h5ad"
+        graph = study.folder / "data/interim/demo/graphs/simulated-facs-kidney.h5ad"
         run = repro()
         run.until(lambda: _reads(run.stage(), graph.resolve()))
         run.kill()

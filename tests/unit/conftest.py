@@ -50,6 +50,7 @@ from stages.heads import (
     covariates,
     distribution,
     importance,
+    removal_kinds,
     screen,
     seeds,
 )
@@ -282,6 +283,14 @@ def _write_seeds(folder, settings, states, trainings):
         tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
 
 
+def _removals(settings, states):
+    """Set the heads of the last state, removed in two ways, side by side."""
+    [part] = effects.read_states(Path("effects"), list(states))[-1:]
+    other = replace(part, condition="mean", draws=part.draws[:, ::-1])
+    few = settings.removal_kinds.model_copy(update={"draws": 20})
+    return removal_kinds.removal_kinds([part, other], few, last=part.state.name)
+
+
 def _measured_words(folder, system):
     """Return the options of a stage that measures a system."""
     words = ["--out", f"{folder}/measured/{system}.csv"]
@@ -509,6 +518,8 @@ def study_folder(
         if published:
             agreement = _published_effects(folder, moved=-0.125)
         tables.write(agreement, COMPANION_AGREEMENT, folder / "companion_agreement.csv")
+        name = "head_removals"
+        tables.write(_removals(settings, states), SCHEMAS[name], folder / f"{name}.csv")
         made["companion_agreement"] = agreement
         tables.write(measured, METRICS, folder / "metrics.csv")
         if clusters is cluster_tables.empty:

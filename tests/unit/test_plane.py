@@ -803,9 +803,9 @@ def test_real_arms_alone_are_drawn_and_reconstructed_ones_bear_a_dagger(both):
     assert sorted(name for name in names if "Tissue" in name) == [
         f"FACS Tissue {i}\N{DAGGER}" for i in range(4)
     ]
-    assert "\N{DAGGER} animals reconstructed" in [
-        text.get_text() for text in figure.legends[0].get_texts()
-    ]
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    words += [text.get_text() for text in figure.texts]
+    assert "\N{DAGGER} animals reconstructed" in words
 
 
 def test_an_empty_plane_is_said_in_words():

@@ -30,7 +30,7 @@ def test_catalogue_composes_and_its_cells_read_what_is_acquired(name: str) -> No
     atlas = atlas_of(CONF, name)
     # stages.base.compose finds the file again by the name of the atlas.
     assert atlas.name == name
-    assert not atlas.simulated
+    assert {spec.evidence for spec in atlas.cells.values()} == {"annotation"}
     assert atlas.notice is None
     outs = [file.out for file in atlas.acquire.values()]
     filenames = [file.filename for file in atlas.acquire.values()]

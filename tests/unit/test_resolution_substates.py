@@ -17,7 +17,7 @@ from stages.inputs.demo import __main__ as demo
 from stages.inputs.settings import SimulatedFile
 
 ROOT = Path(__file__).parents[2]
-KEY = "tms-droplet-kidney"
+KEY = "simulated-droplet-kidney"
 CASES = ["podocyte", "macrophage"]
 
 
@@ -27,7 +27,8 @@ def draft(params, tmp_path_factory) -> Settings:
     spec = SimulatedFile(out=path, cohort="tms", platform="droplet", layout="legacy")
     demo.simulate("tms-droplet", spec, seed=20260101)
     atlas = params["atlas"]
-    files = atlas["cells"] | {"tms-droplet": atlas["cells"]["tms-droplet"] | {"raw": str(path)}}
+    of = "simulated-droplet"
+    files = atlas["cells"] | {of: atlas["cells"][of] | {"raw": str(path)}}
     graph = atlas["graphs"][KEY] | {"raw": str(path)}
     content = params | {"atlas": atlas | {"cells": files, "graphs": {KEY: graph}}}
     content["substates"] = params["substates"] | {"tissues": ["Kidney"], "resolutions": [0.3]}
@@ -128,7 +129,7 @@ def test_a_type_with_fewer_cells_than_neighbours_is_left_out(params):
     )
     data = clustering.from_counts(np.ones((12, 3)), ["a", "b", "c"], obs, where="mine")
     rules = Substates(
-        cohort="tms", tissues=["Kidney"], resolutions=[0.3], min_cells=1, min_animals=2
+        cohorts=["tms"], tissues=["Kidney"], resolutions=[0.3], min_cells=1, min_animals=2
     )
     graph = substates.Neighbours.model_validate(params["neighbours"])
     by_type, left_out = substates.types_of(data, rules, graph)

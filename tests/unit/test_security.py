@@ -35,7 +35,7 @@ from stages.base.errors import AblationError, AtlasError, CheckpointError, Setti
 from stages.base.settings import load, parse
 from stages.inputs.hub import verify
 from stages.inputs.published import archives, checksums
-from stages.inputs.settings import PublishedEffects, RemoteFile
+from stages.inputs.settings import RemoteFile
 from stages.models.load import load_model
 from stages.models.text import read_tokens
 from stages.report import claims, source
@@ -274,9 +274,6 @@ def test_a_word_that_a_shell_would_understand_is_refused(params, place, word):
     "url", ["http://a.org/x", "ftp://a.org/x", "file:///x", "http://127.0.0.1.a.org/"]
 )
 def test_an_address_without_tls_is_refused(url):
-    sha256 = "0" * 64
-    with pytest.raises(ValidationError, match="urls"):
-        PublishedEffects(filename="x.csv", urls=[url], size_bytes=1, sha256=sha256)
     with pytest.raises(ValidationError, match="urls"):
         RemoteFile(out=Path("x"), filename="x", urls=[url], format="csv")
     assert RemoteFile(out=Path("x"), filename="x", urls=["http://127.0.0.1:9/x"], format="csv")

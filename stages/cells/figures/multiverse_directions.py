@@ -79,7 +79,7 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figur
     shares_mm = lefts[-1] + COLUMN_MM + GROUP_GAP_MM
     width = shares_mm + BAR_MM + NUMBER_MM + MARGIN_MM
     body = MARGIN_MM + max(map(style.text_width_mm, labels)) + 2
-    legend = [*(f"{name}: {style.MEANINGS[name]}" for name in QUADRANTS), LEGEND, evidence.MEANING]
+    legend = [*(f"{name}: {style.MEANINGS[name]}" for name in QUADRANTS), LEGEND]
     n_rows = len(multiverse) + len(series)
     rest = body + (len(legend) + 0.5) * LINE_MM + style.STRIP_MM
     row_mm = min(ROW_MM, (style.PAGE_MM - rest) / n_rows)

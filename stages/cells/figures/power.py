@@ -104,7 +104,8 @@ def _legend(figure: Figure, looks: Iterable[Look], left: float, top: float, widt
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    return command.run(__doc__, draw, NAME, argv, inputs={"calibration": CALIBRATION})
+    inputs = {"calibration": CALIBRATION}
+    return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
 if __name__ == "__main__":

@@ -116,8 +116,9 @@ def _norm(values: Floats, low: float) -> LogNorm:
 
 def _mesh(axes: Axes, values: Floats, norm: LogNorm, noise: Floats | float) -> None:
     """Draw values; `noise` is the level of all, or that of each column."""
+    least = float(norm.vmin or 0.0)
     # What is of the size of noise is pale, what was not measured is empty.
-    shown = np.ma.masked_invalid(np.where(values < noise, float(norm.vmin or 0), values))
+    shown = np.ma.masked_invalid(np.where(values < noise, least, values))
     axes.pcolormesh(
         shown, cmap=heads.SHADES, norm=norm, edgecolors="face", linewidth=0.05, zorder=1
     )

@@ -33,7 +33,7 @@ N_NAMED = 10
 HEIGHT_MM = 104
 TOP_MM, FOOT_MM = 6, 15
 LINES_LEFT_MM, LINES_WIDTH_MM = 14, 76
-SIDE_LEFT_MM, SIDE_WIDTH_MM = 106, 34.5
+SIDE_LEFT_MM, SIDE_WIDTH_MM = 106, 33
 GAP_MM = 4
 # Beyond the last state: room for names, as a share of the (logarithmic) axis.
 NAMES_SHARE = 0.19

@@ -59,7 +59,7 @@ def draw(proportions: pd.DataFrame, importance: pd.DataFrame, *, about: Study) -
         style.add_axes(figure, left=start, top=TOP_MM, width=PANEL_MM, height=PANEL_MM)
         for start in LEFTS_MM
     )
-    _cells(left, proportions, about)
+    evidence.explain(figure, _cells(left, proportions, about), about)
     _heads(right, heads.shown(importance))
     right.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.6, zorder=1)
     right.set_ylim(0, 1)
@@ -107,7 +107,8 @@ def half_normal() -> Floats:
     return held
 
 
-def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> None:
+def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> list[tuple[str, str, str]]:
+    """Draw the tissues and return their arms."""
     moved = changes(proportions)
     if not moved:
         msg = (
@@ -125,8 +126,6 @@ def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> None:
         zorder=3,
         label=f"median of {len(moved)} tissues",
     )
-    if evidence.has_reconstructed(moved, about):
-        axes.plot([], [], linestyle="", label=evidence.MEANING)
     axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
     # Room for the names, above and below.
     axes.margins(y=0.12)
@@ -137,6 +136,7 @@ def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> None:
     names = [f"{style.name(arm[1])} {evidence.label(arm[2], [arm], about)}" for arm in ends]
     axes.set_xlim(0, 1)
     labels.place(axes, GRID[at], y, names)
+    return list(moved)
 
 
 def _heads(axes: Axes, rows: pd.DataFrame) -> None:

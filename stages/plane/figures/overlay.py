@@ -87,12 +87,13 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame, *, about: study.Study) -> Fi
         width = style.DOUBLE_MM - NAMES_MM - COUNTS_MM
         _counts(style.add_axes(figure, left=NAMES_MM, top=top, width=width, height=rows), counted)
     figure.legend(
-        handles=_legend(cells, paths, lines, about),
+        handles=_legend(cells, paths, lines),
         loc="upper left",
         ncols=3,
         handlelength=2.4,
         columnspacing=1.4,
     )
+    evidence.explain(figure, evidence.arms(cells), about)
     return figure
 
 
@@ -229,7 +230,6 @@ def _legend(
     cells: pd.DataFrame,
     paths: pd.DataFrame,
     lines: dict[tuple[str, ...], style.LineStyle],
-    about: study.Study,
 ) -> list[Line2D]:
     arms = [
         Line2D([], [], color=which.colour, linestyle=which.line, linewidth=0.8, label=which.label)
@@ -240,8 +240,6 @@ def _legend(
         first = paths.loc[(paths[SERIES] == list(series)).all(axis=1), "state_first"].iloc[0]
         label = f"{series[1]} {series[2]}s since {heads.title(first, 'step')}"
         arms.append(Line2D([], [], color=colour, linestyle=line, marker=".", label=label))
-    if evidence.has_reconstructed(evidence.arms(cells), about):
-        arms.append(Line2D([], [], linestyle="", label=evidence.MEANING))
     return [*style.direction_marks(cells["direction"]), *arms]
 
 

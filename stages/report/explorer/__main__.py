@@ -62,7 +62,7 @@ def page(views: Mapping[str, Any], *, notice: str, css: str) -> str:
         notice=(label, colon + rest) if notice else None,
         css=_code(css + own["css"], "style"),
         script=_code(own["js"], "script"),
-        bundle=_code(vl_convert.javascript_bundle(None), "script"),
+        bundle=_code(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed"), "script"),
     )
 
 

@@ -19,6 +19,11 @@ _TITLES = {"gini": "change of Gini", "effective_number": "change of the effectiv
 _INK, _HEADS = "currentColor", "var(--heads)"
 """The page's, so that they are light at night."""
 _NEUTRAL = style.GREY
+_SCALES = {
+    "corrected": "corrected for the number of parts",
+    "raw": "raw",
+    "shape": "shape: N_eff beyond a lognormal of the same Gini",
+}
 _DASHES = {"-": [1, 0], "--": [6, 3], "-.": [6, 2, 1, 2], ":": [2, 2]}
 
 
@@ -49,7 +54,7 @@ def plane(tissues: Rows, states: Rows) -> Spec:
     """
     tissue = _select("tissue", [_ALL, *_unique(tissues, "tissue")])
     arm = _select("arm", [_ALL, *_unique(tissues, "arm")])
-    scale = _radio("scale", {"corrected": "corrected for the number of parts", "raw": "raw"})
+    scale = _radio("scale", _SCALES)
     sign = _radio("sign", SIGNS, title="effects of heads")
     baselines = {
         model: _select(
@@ -68,7 +73,7 @@ def plane(tissues: Rows, states: Rows) -> Spec:
         " && (arm == 'all' ? cohorts == 'all' || datum.evidence != 'simulated' : datum.arm == arm)"
     )
     x = alt.X("d_gini:Q", title="Change of Gini")
-    y = alt.Y("d_effective:Q", title="Change of N_eff (corrected: of N_eff over n)")
+    y = alt.Y("d_effective:Q", title="Change of N_eff (but for raw: over n)")
     hues = {name: style.COLOURS[name] for name in style.MEANINGS} | {"heads": _HEADS}
     colour = alt.Color(
         "direction:N",

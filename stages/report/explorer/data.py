@@ -12,7 +12,7 @@ from stages.drawing import style
 from stages.heads.components import shown
 from stages.measurement import effects
 from stages.measurement.effects import Effects, Floats
-from stages.measurement.metrics import REGISTRY, measure
+from stages.measurement.metrics import REGISTRY, lognormal_share, measure
 from stages.plane.tables import SCALES
 
 Rows = list[dict[str, Any]]
@@ -86,7 +86,7 @@ def samples(proportions: pd.DataFrame, about: Study) -> Rows:
 
 
 def tissues(plane: pd.DataFrame, about: Study) -> Rows:
-    """Return the change of every tissue with its exact intervals, on both scales.
+    """Return the change of every tissue with its exact intervals, on every scale.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def tissues(plane: pd.DataFrame, about: Study) -> Rows:
 
 
 def animals(metrics: pd.DataFrame, about: Study) -> Rows:
-    """Return every young and old animal's distance from the median of the young, on both scales.
+    """Return every young and old animal's distance from the median of the young, on every scale.
 
     Parameters
     ----------
@@ -110,7 +110,9 @@ def animals(metrics: pd.DataFrame, about: Study) -> Rows:
         ``METRICS``; of it the rows from all cells.
     """
     table = metrics[(metrics["cells"] == "all") & (metrics["age_group"] != "middle")]
-    table = named(table.assign(effective_share=effective_share(table)), about)
+    share = effective_share(table)
+    excess = share - lognormal_share(table["gini"].to_numpy(float))
+    table = named(table.assign(effective_share=share, effective_excess=excess), about)
     rows: Rows = []
     for scale, axes in SCALES.items():
         for _, tissue in table.groupby(["arm", "tissue"], observed=True):
@@ -174,7 +176,7 @@ def heads(systems: Systems, evidence: Mapping[str, str]) -> Rows:
 
 
 def states(systems: Systems, evidence: Mapping[str, str]) -> Rows:
-    """Return the concentration of heads in every state, on both scales and by both signs.
+    """Return the concentration of heads in every state, on every scale and by both signs.
 
     Parameters
     ----------
