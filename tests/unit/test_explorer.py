@@ -100,7 +100,6 @@ def test_a_dragged_composition_has_the_numbers_of_python(page):
         for animal in page.eval_on_selector_all("#animal option", "all => all.map(o => o.value)"):
             page.select_option("#animal", animal)
             weights = _weights(page)
-            # The same terms in the same order: at most 4e-16 apart was seen.
             assert _shown(page, "gini") == pytest.approx(gini(weights), rel=1e-12)
             assert _shown(page, "effective") == pytest.approx(effective_number(weights), rel=1e-12)
             assert page.text_content("#gini") == f"{gini(weights):.4f}"

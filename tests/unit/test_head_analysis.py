@@ -133,7 +133,7 @@ def test_fits_are_those_of_scipy_and_find_what_was_drawn(scale):
 
 
 def test_families_are_compared_on_the_same_effects():
-    """Student's t was said to fit best where all effects were positive and a gamma did better."""
+    """Student's t was said to fit best where all effects were positive and gamma fitted better."""
     rng = np.random.default_rng(9)
     x = rng.lognormal(-5, 1.2, size=300)
     fitted = {fit.family: fit for fit in distribution.fits(x)}
