@@ -57,13 +57,14 @@ STAGE = """
 """
 SYSTEM = """  toy:
     group: box
+    room: toy
     effects: data/interim/toy
     states: [step1, step2]
     kinds: []
     untrained: null
 """
 # What is said of the settings, and what must show every measured system.
-AGGREGATES = {"study", "plane", "axes"}
+AGGREGATES = {"study", "plane", "axes", "explorer"}
 ROOMS_OF_BEFORE = re.compile(
     r"acquire|cells|describe|proportions|metrics|aging|medians|concordance|drivers|neighbours|"
     r"stability|trained|downloaded|tokens|attribution|ablate|control_variate|importance|classes|"
@@ -116,7 +117,7 @@ def test_it_is_measured_and_stands_in_the_plane_without_a_change_elsewhere(grown
     largest = changes.set_index("metric").loc["largest"]
     assert largest["change"] == pytest.approx(8, abs=0.05)
     # The plane of the toy alone: what else there is was measured in another folder.
-    for name in ("heads", "cells"):
+    for name in ("heads", "cells", "companion"):
         for kind, schema in (("measured", MEASURED), ("changes", CHANGES)):
             tables.write(tables.empty(schema), schema, folder / f"reports/tables/{kind}/{name}.csv")
         drawn = pd.read_parquet(folder / "data/interim/draws/toy.parquet").iloc[:0]
@@ -126,5 +127,5 @@ def test_it_is_measured_and_stands_in_the_plane_without_a_change_elsewhere(grown
     must(folder, "python", "-m", "stages.plane.plane", *words)
     rows = tables.read(folder / "p.csv", PLANE)
     assert set(rows["system"]) == {"toy"}
-    assert (rows["quadrant"] == "crystallize").all()
+    assert (rows.loc[rows["scale"] != "shape", "quadrant"] == "crystallize").all()
     assert tables.read(folder / "d.csv", PLANE_DIRECTIONS).empty
