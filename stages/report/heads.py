@@ -125,9 +125,9 @@ def _removals(table: pd.DataFrame) -> list[Row]:
         return []
     first = table["perturbation"].iloc[0]
     rows = []
-    for _, part in table.groupby(["position", "perturbation"], sort=False):
+    for _, part in table.groupby(["state", "perturbation"], sort=False):
         shown = part[part["beside"].isna() | (part["beside"] == first)]
-        row = spread(shown, ["position", "perturbation"])[0]
+        row = spread(shown, ["state", "perturbation"])[0]
         # The first way agrees with itself.
         rows.append({"spearman": None, "first": first} | row)
     return rows

@@ -107,7 +107,7 @@ def study(request, clone):
     said = must(clone, "make", "reproduce", "ATLAS=local", "MODEL=local", f"SET={words}")
     ran = stages_run(said)
     assert [name for name in ran if name.startswith("ablate@")] == [f"ablate@{s}" for s in states]
-    assert ran[-1] == "render"
+    assert "render" in ran
     return clone, states, projection
 
 

@@ -131,7 +131,7 @@ def test_every_output_says_what_it_comes_from(clone):
         for name in ("dvc.yaml", "dvc.lock")
     )
     described = {name.partition("@")[0] for name in found["stages"]}
-    assert described == set(graph) - {"provenance", "render", "downloaded"}
+    assert described == set(graph) - {"provenance", "render", "explorer", "downloaded"}
     files, n_ran = record.code_hashes(clone), 0
     for name, entry in found["stages"].items():
         outputs = {out["path"]: out["md5"] for out in locked[name]["outs"]}

@@ -9,7 +9,7 @@ HEAD_REMOVALS = schema(
     "head_removals",
     {
         "state": text(),
-        "position": number(0),
+        "position": number(0, nullable=True),
         "is_last": flag(),
         "perturbation": text(isin=CONDITIONS),
         "metric": text(isin=METRICS),

@@ -13,7 +13,7 @@ _WHAT = {
     "estimator": text(isin=ESTIMATORS),
     "metric": text(isin=METRICS),
 }
-_STATE = {"state": text(), "position": number(0)}
+_STATE = {"state": text(), "position": number(0, nullable=True)}
 
 HEAD_SEEDS = schema(
     "head_seeds",
@@ -63,8 +63,8 @@ HEAD_BASELINES = schema(
     | {
         "state_first": text(),
         "state_last": text(),
-        "position_first": number(0),
-        "position_last": number(0),
+        "position_first": number(0, nullable=True),
+        "position_last": number(0, nullable=True),
         "change": number(nullable=True),
         "low": number(nullable=True),
         "high": number(nullable=True),
