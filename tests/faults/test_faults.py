@@ -34,6 +34,9 @@ pytestmark = pytest.mark.skipif(
 
 # Real in every respect; nothing here asks what the numbers are, only that they stay the same.
 SMALLEST = (
+    "calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1] "
+    "comparators.max_permutations=100 reconstruction.draws=100 seeds.halvings=40 seeds.draws=40 "
+    "removal_kinds.perturbations=[zero,mean] "
     "model.train.steps=64 model.checkpoints=[step16,step64] model.train.save_every=8 "
     "model.text.n_sequences=16 model.text.reference_sequences=16 sweep.noise.draws=6 "
     "metrics.rarefaction.draws=50 clusters.resolutions=[0.2,0.8] "

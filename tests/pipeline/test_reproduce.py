@@ -30,6 +30,9 @@ NOTICE = "Simulated demo data and demo model"
 # A real model in every respect, trained for a sixteenth of the steps, and fewer clusterings by the
 # faster of the two flavours: the suite has ten minutes.
 SMALL = (
+    "calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1] "
+    "comparators.max_permutations=100 reconstruction.draws=100 seeds.halvings=40 seeds.draws=40 "
+    "removal_kinds.perturbations=[zero,mean] "
     "model.train.steps=128 model.checkpoints=[step16,step128] model.text.n_sequences=24 "
     "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
     "granularity.curve.resolutions=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "
