@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from stages.base.errors import TableError
 
 ANNOTATION, RECONSTRUCTED, SIMULATED = EVIDENCE = ("annotation", "reconstructed", "simulated")
 """What names the animals of an arm; the classes of settings say more."""
+ARM = ("cohort", "platform", "tissue")
+"""The columns of a table that say of which arm a row is."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +57,44 @@ class Study:
         TableError
             The study states arms, and this is of none.
         """
-        if not self.arms:
-            evidence = SIMULATED if self.simulated else ANNOTATION
-            return Arm(cohort, platform, tissue, evidence)
-        of = [arm for arm in self.arms if (arm.cohort, arm.platform) == (cohort, platform)]
-        for named in (tissue, None):
-            for arm in of:
-                if arm.tissue == named:
-                    return arm
+        if found := self.arms_of(cohort, platform, tissue):
+            return found[0]
         msg = (
             f"the study {self.name} has no arm {cohort} {platform} {tissue}: the table is of other "
             "settings. Run dvc repro."
         )
         raise TableError(msg)
 
+    def arms_of(self, cohort: str, platform: str | None, tissue: str) -> list[Arm]:
+        """Return the arms that a tissue is of, one a platform or on the one named; none, perhaps.
+
+        A study that states no arms is taken to have the tissue.
+        """
+        if not self.arms:
+            evidence = SIMULATED if self.simulated else ANNOTATION
+            return [Arm(cohort, platform or "", tissue, evidence)]
+        found: dict[str, Arm] = {}
+        # An arm that names the tissue comes before one of the others.
+        for named in (tissue, None):
+            for arm in self.arms:
+                if (arm.cohort, arm.tissue) == (cohort, named) and platform in {None, arm.platform}:
+                    found.setdefault(arm.platform, arm)
+        return [found[name] for name in sorted(found)]
+
     def evidence(self, cohort: str, platform: str, tissue: str) -> str:
         """Return what names the animals of a tissue (one of ``EVIDENCE``); see :meth:`arm`."""
         return self.arm(cohort, platform, tissue).evidence
+
+    def evidence_of(self, table: pd.DataFrame) -> "pd.Series[str]":
+        """Return what names the animals of each row of a table of tissues."""
+        keys = list(zip(*(table[name] for name in ARM), strict=True))
+        known = {key: self.evidence(*key) for key in set(keys)}
+        return pd.Series([known[key] for key in keys], table.index, dtype="object")
+
+    def real(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of arms that are not simulated; all rows if every one is."""
+        kept = self.evidence_of(table) != SIMULATED
+        return table[kept] if kept.any() else table
 
     def about(self, tissues: Iterable[tuple[str, str, str]]) -> "Study":
         """Return the study of some tissues (cohort, platform, tissue) alone.

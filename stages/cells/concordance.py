@@ -34,12 +34,18 @@ MIN_TISSUES = 3
 def merge_tissues(proportions: pd.DataFrame, tissue_map: dict[str, list[str]]) -> pd.DataFrame:
     """Return the samples of the mapped tissues with their parts put together under the common name.
 
-    Shares are recomputed from the cells. Only names that `tissue_map` knows are returned; an animal
-    that has not all of the parts is counted with those it has.
+    Shares are recomputed from the cells. Only names that `tissue_map` knows are returned, and of a
+    cohort and platform only those of which it has the whole or every part: an aorta is no heart
+    and aorta. An animal that has not all of the parts is counted with those it has.
     """
-    name_of = {part: whole for whole, parts in tissue_map.items() for part in [whole, *parts]}
-    mapped = proportions[proportions["tissue"].isin(name_of)]
-    mapped = mapped.assign(tissue=mapped["tissue"].map(name_of))
+    kept = [
+        of.assign(tissue=whole)
+        for _, arm in proportions.groupby(["cohort", "platform"])
+        for whole, parts in tissue_map.items()
+        if {whole} <= set(arm["tissue"]) or set(parts) <= set(arm["tissue"])
+        for of in [arm[arm["tissue"].isin([whole, *parts])]]
+    ]
+    mapped = pd.concat(kept) if kept else proportions.iloc[:0]
     key = [*counts.SAMPLE, "cell_type"]
     merged = mapped.groupby(key, dropna=False, as_index=False)["n_cells"].sum()
     total = merged.groupby(counts.SAMPLE, dropna=False)["n_cells"].transform("sum")

@@ -224,7 +224,7 @@ def _spread(changes: Floats, direction: str) -> dict[str, object]:
 def _run(args: argparse.Namespace) -> None:
     about = study.read(args.study)
     proportions = tables.read(args.proportions, PROPORTIONS)
-    evidence = proportions[counts.TISSUE].apply(lambda key: about.evidence(*key), axis=1)
+    evidence = about.evidence_of(proportions)
     choices = tables.read(args.choices, MULTIVERSE_CHOICES)
     wanted = proportions[evidence == study.RECONSTRUCTED]
     table = reconstruction(wanted, choices, load(args.params).reconstruction)

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.base.study import RECONSTRUCTED, SIMULATED, Study
+from stages.base.study import ARM, RECONSTRUCTED, Study
 from stages.drawing import style
 
-ARM = ["cohort", "platform", "tissue"]
 DAGGER = "\N{DAGGER}"
 MEANING = f"{DAGGER} animals reconstructed"
 
@@ -20,15 +19,12 @@ def arms(table: pd.DataFrame, *_: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return the arms of the first of some tables (cohort, platform, tissue), if it is of any."""
     if not set(ARM) <= set(table.columns):
         return []
-    return list(table[ARM].drop_duplicates().itertuples(index=False, name=None))
+    return list(table[list(ARM)].drop_duplicates().itertuples(index=False, name=None))
 
 
 def real(table: pd.DataFrame, about: Study) -> pd.DataFrame:
-    """Return the rows of arms that are not simulated; all rows if there are none."""
-    kept = [arm for arm in arms(table) if about.evidence(*arm) != SIMULATED]
-    if not kept:
-        return table
-    return table[pd.MultiIndex.from_frame(table[ARM]).isin(kept)]
+    """Return the rows of real arms, if there are any (:meth:`Study.real`); a table without arms."""
+    return about.real(table) if set(ARM) <= set(table.columns) else table
 
 
 def label(tissue: str, shown: Arms, about: Study) -> str:

@@ -25,6 +25,7 @@ UNANNOTATED = frozenset({"", "nan", "NaN", "NA", "None"})
 
 # The column that counts the cells of a distinct row; no atlas has one of this name.
 N_CELLS = "(number of cells)"
+WHOLE = re.compile(r"0*[1-9]\d*")
 AGE = re.compile(r"(\d+(?:\.\d+)?)m?")
 SHOWN = 5
 
@@ -173,7 +174,7 @@ def _weighted(obs: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
     if column is None or obs.empty:
         return obs
     texts = as_text(obs[column])
-    wrong = ~texts.str.fullmatch(r"0*[1-9]\d*").fillna(value=False).astype(bool)
+    wrong = np.array([text is None or not WHOLE.fullmatch(text) for text in texts], dtype=np.bool_)
     if wrong.any():
         msg = (
             f"{column} of {spec.raw} is {texts[wrong].iloc[0]!r} in {int(wrong.sum())} distinct "

@@ -219,10 +219,7 @@ def intraclass(table: pd.DataFrame, name: str) -> float:
 
 def _animals(proportions: pd.DataFrame, about: study.Study) -> pd.DataFrame:
     """Return young and old animals of real tissues; of all of them where none is real."""
-    rows = proportions[proportions["age_group"].isin(("young", "old"))]
-    names = rows[counts.TISSUE].itertuples(index=False, name=None)
-    real = np.array([about.evidence(*name) != study.SIMULATED for name in names], dtype=np.bool_)
-    rows = rows[real] if real.any() else rows
+    rows = about.real(proportions[proportions["age_group"].isin(("young", "old"))])
     keys = [*counts.TISSUE, "age_group", "animal"]
     return samples(
         (dict(zip(keys, key, strict=True)), of["n_cells"].to_numpy(float))

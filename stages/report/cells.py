@@ -19,8 +19,8 @@ from stages.report.comparisons import (
 )
 from stages.report.reading import Tables
 
-# Of a reconstruction, in the order in which they are shown.
-FAULTS = ("merge", "split", "exchange_0.1", "exchange_0.5", "several")
+# Kinds of faults of a reconstruction that are shown, some with a share in their names.
+FAULTS = ("merge", "split", "exchange", "several")
 # A direction that at least this share of all analyses gives, and one that fewer than that give.
 FIRM, LOOSE = 0.9, 0.5
 
@@ -39,17 +39,14 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
         where there are real ones.
     """
     kept, read = found.proportions, found.exclusions
-    confounding = spread(_shown(found.confounding, about), TISSUE, "age_group")
+    confounding = spread(about.real(found.confounding), TISSUE, "age_group")
     recovery = found.recovery
-    aged = _shown(found.aging, about)
+    aged = about.real(found.aging)
     return {
         "data": {
             "arms": [_arm(rows) for _, rows in kept.groupby(ARM)],
             "ages": _ages(settings, kept),
-            "n_cells": int(kept["n_cells"].sum()),
             "n_cells_read": int(found.samples["n_cells"].sum()),
-            "n_samples": len(kept.drop_duplicates([*TISSUE, "animal"])),
-            "n_animals": len(kept.drop_duplicates([*ARM, "animal"])),
             "confounding": confounding,
             "n_confounded": sum(bool(row["sex_confounded"]) for row in confounding),
             "excluded": {
@@ -60,9 +57,9 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
         },
         "aging": _compared(aged, about),
         "calibration": _calibration(found.calibration),
-        "multiverse": _multiverse(_shown(found.multiverse, about)),
-        "trend": _trend(_shown(found.trend, about)),
-        "comparators": _comparators(_shown(found.comparators, about)),
+        "multiverse": _multiverse(about.real(found.multiverse)),
+        "trend": _trend(about.real(found.trend)),
+        "comparators": _comparators(about.real(found.comparators)),
         "reconstruction": _reconstruction(found.reconstruction),
         "concordance": {
             "rows": records(found.concordance),
@@ -76,23 +73,10 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
     }
 
 
-def evidence(rows: pd.DataFrame, about: Study) -> list[str]:
-    """Return what names the animals of each row of a table of tissues."""
-    keys = zip(*(rows[name] for name in TISSUE), strict=True)
-    return [about.evidence(*map(str, key)) for key in keys]
-
-
-def _shown(table: pd.DataFrame, about: Study) -> pd.DataFrame:
-    """Return the rows of real arms, if there are any, and else all."""
-    named = evidence(table, about)
-    real = [one != SIMULATED for one in named]
-    return table[real] if any(real) else table
-
-
 def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
     """Say which arms are annotated, reconstructed and simulated."""
     arms = kept.drop_duplicates(TISSUE)
-    named = pd.Series(evidence(arms, about), arms.index, dtype="object")
+    named = about.evidence_of(arms)
     first = _ages(settings, kept)[0]
     of_old = kept[(kept["age_group"] == "old") & kept["sex"].notna()]
     simulated = [arm.cohort for arm in about.arms if arm.evidence == SIMULATED]
@@ -196,7 +180,7 @@ def _reconstruction(table: pd.DataFrame) -> Row:
     if table.empty:
         return {}
     wide = table.pivot(index=TISSUE, columns="fault", values="keeps_direction")
-    kinds = [name for name in FAULTS if name in wide]
+    kinds = [name for name in table["fault"].unique() if name.split("_")[0] in FAULTS]
     return {
         "kinds": [name.replace("_", " ") for name in kinds],
         "rows": [

@@ -1,11 +1,9 @@
 """What the paper says of clusters, as numbers and rows; a topic without inputs is empty."""
 
-import itertools
-from typing import Any
-
 import pandas as pd
 
 from stages.base.settings import Settings
+from stages.base.study import SIMULATED, Study
 from stages.cells.names import NAMED, is_named
 from stages.measurement.concentration import quadrant
 from stages.report import text
@@ -17,15 +15,13 @@ from stages.report.comparisons import (
     compared,
     directions,
     ends,
-    excludes_zero,
     keyed,
     over_types,
     records,
-    spread,
 )
 from stages.report.reading import Tables
 
-SIMULATED = {"coverage_alike": 0.95, "coverage": 0.46, "false_alike": 0.04, "false": 0.26}
+IN_SIMULATIONS = {"coverage_alike": 0.95, "coverage": 0.46, "false_alike": 0.04, "false": 0.26}
 """What intervals over cells do in studies simulated by the demo's model, of two libraries a
 condition, as :mod:`stages.cells.restriction` states it: how often that of the rescue
 fraction of the effective number holds the truth, and how often the probability of a rescue exceeds
@@ -35,11 +31,11 @@ NEAR_CERTAIN = 0.975
 BOTH_WAYS = {"crystallize", "disperse"}
 
 
-def context(found: Tables, settings: Settings) -> Row:
+def context(found: Tables, settings: Settings, about: Study) -> Row:
     """Return what the templates need on clusters, by topic."""
     rules, stability = settings.clusters, settings.stability
     made: Row = {
-        "kidney": _kidney(found, settings),
+        "kidney": _kidney(found, settings, about),
         "kimmel": _kimmel(found, settings),
         "substates": _substates(found, settings),
         "restriction": _restriction(found, settings),
@@ -49,10 +45,8 @@ def context(found: Tables, settings: Settings) -> Row:
         "curve": sorted({*rules.resolutions, *settings.granularity["curve"].resolutions}),
         "shown": shown_resolution(settings),
         "n_runs": (1 + stability.subsamples) * stability.seeds,
-        "simulated": SIMULATED,
+        "simulated": IN_SIMULATIONS,
         "near_certain": NEAR_CERTAIN,
-        "rows": _all_clusters(found),
-        "stability": _stable(found.stability),
     }
     return made
 
@@ -62,13 +56,6 @@ def shown_resolution(settings: Settings) -> float:
     resolutions: list[float] = settings.substates.resolutions
     reference: float = settings.clusters.reference
     return reference if reference in resolutions else resolutions[-1]
-
-
-def _all_clusters(found: Tables) -> list[Row]:
-    rows = directions(pd.concat([found.kidney, found.kimmel]))
-    # The two analyses share the kidney of the validation cohort.
-    key = [*TISSUE, "resolution"]
-    return records(rows.drop_duplicates(key).sort_values(key))
 
 
 def _stable_both(stability: pd.DataFrame) -> pd.DataFrame:
@@ -103,29 +90,29 @@ def _stable(stability: pd.DataFrame) -> Row:
     }
 
 
-def _kidney(found: Tables, settings: Settings) -> Row:
+def _kidney(found: Tables, settings: Settings, about: Study) -> Row:
     if found.kidney.empty:
         return {}
-    at = found.kidney["resolution"]
-    shown = {*settings.clusters.resolutions, at.min(), at.max()}
     of = found.stability["tissue"] == settings.granularity["curve"].tissues[0]
-    arms = [
-        _curve(rows, over_types(found, key), shown)
-        for key, rows in all_cells(found.kidney).groupby(TISSUE)
-    ]
-    stability = _stable(found.stability[of])
-    return compared(found.kidney) | {"arms": arms, "stability": stability}
+    return compared(found.kidney) | {
+        "simulated": bool((about.evidence_of(found.kidney) == SIMULATED).all()),
+        "arms": [
+            _curve(rows, over_types(found, key))
+            for key, rows in all_cells(found.kidney).groupby(TISSUE)
+        ],
+        "stability": _stable(found.stability[of]),
+    }
 
 
-def _curve(rows: pd.DataFrame, types: Row, shown: set[float]) -> Row:
+def _curve(rows: pd.DataFrame, types: Row) -> Row:
     """Return what one arm shows over granularity, over types and over clusters.
 
-    ``turns``: there are clusterings of both directions; ``sure``: of both there is one whose
-    intervals leave out zero for both metrics; ``one_way``: the only direction over clusters.
+    ``turns``: there are clusterings of both directions; ``sure``: of both there is one that is
+    emphasised; ``one_way``: the only direction over clusters.
     """
     gini = directions(rows)
-    by_quadrant = {str(name): part for name, part in rows.groupby("quadrant")}
-    turns = by_quadrant.keys() >= BOTH_WAYS
+    ways = set(gini["quadrant"])
+    turns = ways >= BOTH_WAYS
     return {
         **records(rows[TISSUE])[0],
         "types": types,
@@ -133,39 +120,17 @@ def _curve(rows: pd.DataFrame, types: Row, shown: set[float]) -> Row:
         "n_clusters": ends(gini["n_clusters"]),
         "n_distinct": len(gini.drop_duplicates(["n_clusters", "change"])),
         "turns": turns,
-        "sure": turns and all(_some_sure(by_quadrant[way]) for way in BOTH_WAYS),
-        "one_way": "" if len(by_quadrant) > 1 else next(iter(by_quadrant)),
-        "rows": _merged(spread(rows[rows["resolution"].isin(shown)], ["resolution"])),
+        "sure": turns and set(gini.loc[gini["emphasised"], "quadrant"]) >= BOTH_WAYS,
+        "one_way": "" if len(ways) > 1 else str(next(iter(ways))),
     }
-
-
-def _some_sure(rows: pd.DataFrame) -> bool:
-    """Say whether at some resolution the intervals of both metrics leave out zero."""
-    return bool(excludes_zero(rows).groupby(rows["resolution"]).all().any())
-
-
-def _merged(rows: list[Row]) -> list[Row]:
-    """Return rows of which neighbours that print alike are one, up to resolution ``last``."""
-
-    def printed(row: Row) -> list[Any]:
-        changes = [row[metric] for metric in text.CHANGES]
-        shown = [(text.change(one), text.p_value(one["mann_whitney_p"])) for one in changes]
-        return [row["n_clusters"], row["quadrant"], shown]
-
-    groups = [list(group) for _, group in itertools.groupby(rows, key=printed)]
-    return [group[0] | {"last": group[-1]["resolution"]} for group in groups]
 
 
 def _kimmel(found: Tables, settings: Settings) -> Row:
     if found.kimmel.empty:
         return {}
     gini = directions(found.kimmel)
-    made, key = compared(found.kimmel), [*TISSUE, "resolution"]
-    runs = keyed(records(_stable_both(found.stability)), key)
-    for place, row in keyed(made["rows"], key).items():
-        row["runs"] = runs.get(place)
     at = gini[gini["resolution"] == settings.clusters.reference]
-    return made | {
+    return compared(found.kimmel) | {
         "several": len(gini.drop_duplicates(ARM)) > 1,
         "at_reference": records(at.sort_values("quadrant", kind="stable")),
         "tissues": [
@@ -214,7 +179,6 @@ def _restriction(found: Tables, settings: Settings) -> Row:
     at = table[table["resolution"] == settings.clusters.reference]
     of_mean = table[table["libraries"] == "mean"]
     tests = found.restriction_tests
-    tested = tests[(tests["resolution"] == settings.clusters.reference) & (tests["cells"] == "all")]
     by_metric = {
         metric: {row["libraries"]: row for row in records(rows)}
         for metric, rows in at[at["cells"] == "all"].groupby("metric")
@@ -225,8 +189,6 @@ def _restriction(found: Tables, settings: Settings) -> Row:
         "first": by_metric["gini"]["mean"],
         "quadrant": str(quadrant(*(by_metric[name]["mean"]["drift"] for name in text.CHANGES))),
         "fractions": {"_".join(of): ends(values) for of, values in fractions},
-        "rows": records(at),
-        "tests": spread(tested, ["metric", "contrast"], "strata", sort=False),
         "n_arrangements": int(tests.loc[tests["strata"] == "all", "n_arrangements"].iloc[0]),
         "p_smallest": {name: float(p.min()) for name, p in tests.groupby("strata")["p_smallest"]},
     }

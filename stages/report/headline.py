@@ -54,7 +54,7 @@ def headline(found: Tables, settings: Settings, cells: study.Study, model: study
         and value the pipeline found; ``claims``: published claims by verdict.
     """
     full = directions(found.aging)
-    evidence = _evidence(full, cells)
+    evidence = cells.evidence_of(full)
     quadrants = {
         topic: full.loc[(evidence == study.SIMULATED) == simulated, "quadrant"]
         for topic, simulated in (("cells", False), ("simulated", True))
@@ -78,12 +78,6 @@ def headline(found: Tables, settings: Settings, cells: study.Study, model: study
         for topic, numbers in made.items()
         if numbers
     }
-
-
-def _evidence(rows: pd.DataFrame, cells: study.Study) -> pd.Series:
-    """Return what names the animals of each row of a table of tissues."""
-    keys = zip(rows["cohort"], rows["platform"], rows["tissue"], strict=True)
-    return pd.Series([cells.evidence(*key) for key in keys], rows.index, dtype="object")
 
 
 def _heads(along: pd.DataFrame) -> dict[str, float | int]:
@@ -153,7 +147,7 @@ def curves(found: Tables, cells: study.Study, model: study.Study) -> dict[str, p
 
 
 def _notices(rows: pd.DataFrame, cells: study.Study) -> pd.Series:
-    return _evidence(rows, cells).map(lambda one: SIMULATED if one == study.SIMULATED else "")
+    return cells.evidence_of(rows).map(lambda one: SIMULATED if one == study.SIMULATED else "")
 
 
 def _tissue(row: Row) -> str:

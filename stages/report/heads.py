@@ -177,18 +177,14 @@ def plane(found: Tables) -> Row:
     Returns
     -------
     dict
-        ``first``, ``over``: the heads' vector on the corrected scales, and by what is resampled;
         ``splits``, by reference, scale and criterion: how many real tissues (simulated ones where
-        none is real) agree, and would by chance; ``axes``, by system and candidate.
+        none is real) agree, and would by chance; ``axes``, by system and candidate; and of those
+        less than a right angle away from the heads ``n_close`` of ``n_tissues``.
     """
     directions = found.plane_directions
     if directions.empty:
         return {}
     shown = perturbation(directions)
-    directions = _shown(directions[directions["scale"] == "corrected"], shown)
-    heads = found.plane[(found.plane["system"] == "heads") & (found.plane["scale"] == "corrected")]
-    heads = _shown(heads, shown)
-    over = records(heads[heads["position"] == heads["position"].max()])
     counted: Row = {}
     # The real ones come last, and replace the simulated.
     for among in reversed(AMONG):
@@ -198,8 +194,6 @@ def plane(found: Tables) -> Row:
                 of[row["criterion"]] = row
     first = counted["heads"]["corrected"]["right_angle"]
     return {
-        "first": records(directions)[0],
-        "over": {row["bootstrap"]: row for row in over},
         "splits": counted,
         "axes": {
             system: {row["candidate"]: row for row in records(rows)}
@@ -207,5 +201,4 @@ def plane(found: Tables) -> Row:
         },
         "n_tissues": first["n_series"],
         "n_close": first["n_agree"],
-        "n_significant": first["n_significant"],
     }

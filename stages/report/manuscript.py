@@ -15,7 +15,7 @@ from stages.base.settings import Settings, load
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report import cells, clusters, heads, planted
 from stages.report.claims import printed
-from stages.report.comparisons import TISSUE, Row
+from stages.report.comparisons import Row
 from stages.report.reading import Tables
 from stages.report.writing import Templates
 
@@ -39,11 +39,7 @@ def context(
     overrides
         Settings that were changed for this run, and to what.
     """
-    of_clusters = clusters.context(found, settings)
-    if kidney := of_clusters["kidney"]:
-        arms = found.kidney.drop_duplicates(TISSUE)
-        named = cells.evidence(arms, what[0])
-        kidney["simulated"] = all(one == study.SIMULATED for one in named)
+    of_clusters = clusters.context(found, settings, what[0])
     return {
         "settings": settings,
         "notice": study.joined(*what).notice,

@@ -210,18 +210,6 @@ def between_percent(ends: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def span(ends: Sequence[float], digits: int) -> str:
-    """Return the smallest and the largest of several changes, or the one that both are.
-
-    Examples
-    --------
-    >>> span((-0.01, 0.02), 2)
-    '\N{MINUS SIGN}0.01 to +0.02'
-    """
-    low, high = (signed(float(end), digits) for end in ends)
-    return low if low == high else f"{low} to {high}"
-
-
 def change(row: Mapping[str, Any], column: str = "change", digits: int | None = None) -> str:
     """Return a change with its interval, with the digits of the row's metric if none are given.
 

@@ -248,6 +248,14 @@ class TestConcordance:
         found = dict(zip(merged["cell_type"], merged["proportion"], strict=True))
         assert found == {"a": 60 / 160, "b": 60 / 160, "c": 40 / 160}
 
+    def test_a_part_alone_is_not_the_whole(self, settings):
+        """An aorta was compared with heart and aorta where a platform had no heart."""
+        aorta = cells(("f1", "young", {"b": 40, "c": 40}), tissue="Aorta")
+        whole = cells(("d1", "young", {"b": 90}), tissue="Heart_and_Aorta", platform="droplet")
+        shares, _ = proportions_stage.proportions(pd.concat([aorta, whole]), settings.proportions)
+        merged = concordance.merge_tissues(shares, settings.concordance.tissue_map)
+        assert merged[["platform", "tissue"]].values.tolist() == [["droplet", "Heart_and_Aorta"]]
+
     def test_mapped_tissues_take_part(self, run, settings):
         rng = np.random.default_rng(4)
         parts = [random_cells(rng, tissue=name) for name in ("Heart", "Aorta", "Lung")]

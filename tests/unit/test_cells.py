@@ -20,6 +20,8 @@ from stages.measurement.concentration import effective_number, gini
 ROOT = Path(__file__).parents[2]
 MARROW = ROOT.parent / "shared" / "real" / "tms_marrow_facs_cells.csv.gz"
 
+REFERENCE = ROOT.parent / "shared" / "reference" / "tms_reconstructed_counts.csv"
+
 COLUMNS = {
     "animal": "mouse.id",
     "tissue": "tissue",
@@ -77,6 +79,37 @@ def test_rows_are_counted_and_sorted_naturally():
     ]
     assert set(table["sex"]) == {"male"}
     assert table["age_group"].tolist() == ["old", "young", "young", "young", "old", "old"]
+
+
+COUNTED = COLUMNS | {"n_cells": "n"}
+
+
+def test_a_row_may_stand_for_several_cells():
+    obs = two_animals()
+    twice = pd.concat([obs.assign(n="2"), obs.assign(n="03")], ignore_index=True)
+    counted = count(twice, spec_of(columns=COUNTED))
+    single = count(obs)
+    assert counted["n_cells"].tolist() == (5 * single["n_cells"]).tolist()
+    pd.testing.assert_frame_equal(counted.drop(columns="n_cells"), single.drop(columns="n_cells"))
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "1.5", "many", None])
+def test_a_number_of_cells_that_is_none(wrong):
+    obs = two_animals().assign(n=["1"] * 6 + [wrong])
+    with pytest.raises(
+        AtlasError, match=r"^n of cells.csv is .* whole number of cells, at least 1"
+    ):
+        count(obs, spec_of(columns=COUNTED))
+
+
+@pytest.mark.parametrize("name", ["tms_matched", "tms_decoded"])
+def test_embedded_counts_are_those_of_the_reference(name):
+    if not REFERENCE.exists():
+        pytest.skip(f"{REFERENCE.name} does not travel with the project")
+    embedded = pd.read_csv(ROOT / "data" / "embedded" / f"{name}.csv")
+    both = embedded.merge(pd.read_csv(REFERENCE), how="left", indicator=True)
+    assert len(both) == len(embedded) > 700
+    assert (both["_merge"] == "both").all()
 
 
 @given(st.randoms(use_true_random=False))

@@ -3,11 +3,12 @@
 import copy
 import json
 
+import pandas as pd
 import pytest
 import yaml
 
 from stages.base import compose
-from stages.base.errors import SettingsError
+from stages.base.errors import SettingsError, TableError
 from stages.base.settings import load, parse
 from stages.base.study import joined, read
 from stages.inputs import study
@@ -179,6 +180,44 @@ class TestComposition:
         assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
         both = joined(read(conf.parent / "cells.json"), heads)
         assert both.notice.startswith("Simulated demo data and demo model: cohorts that")
+
+    def test_the_demo_states_what_each_arm_rests_on(self, conf):
+        self._compose(conf, "--atlas", "demo")
+        assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
+        cells = read(conf.parent / "cells.json")
+        of = {
+            ("tms", "facs", "Marrow"): "annotation",
+            ("tms", "facs", "Lung"): "reconstructed",
+            ("tms", "droplet", "Tongue"): "reconstructed",
+            ("tms-simulated", "facs", "Lung"): "simulated",
+            ("kimmel", "droplet", "Lung"): "simulated",
+            ("rat", "droplet", "Marrow"): "simulated",
+        }
+        assert {arm: cells.evidence(*arm) for arm in of} == of
+        table = pd.DataFrame(list(of), columns=["cohort", "platform", "tissue"])
+        assert cells.evidence_of(table).tolist() == list(of.values())
+        assert set(cells.real(table)["cohort"]) == {"tms"}
+        simulated = table.iloc[3:]
+        pd.testing.assert_frame_equal(cells.real(simulated), simulated)
+        assert cells.about(list(of)[:3]).notice == ""
+        assert cells.about(list(of)).notice == cells.notice != ""
+        assert [arm.tissue for arm in cells.arms_of("tms", None, "Marrow")] == ["Marrow", "Marrow"]
+        assert cells.arms_of("rat", None, "Lung") == []
+        with pytest.raises(TableError, match="has no arm rat droplet Lung: the table is of other"):
+            cells.evidence("rat", "droplet", "Lung")
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["atlas.notice=null"], "some cells are simulated; give the notice"),
+            (["atlas.cells.tms-facs.evidence=guessed"], "'reconstructed' or 'simulated'"),
+        ],
+    )
+    def test_evidence_that_is_no_evidence_is_one_line(self, conf, words, said, caplog):
+        words = ["--conf", str(conf), "--params", str(conf.parent / "params.yaml"), "--set", *words]
+        assert compose.main(["--atlas", "demo", *words]) == 1
+        assert said in caplog.text
+        assert "\n" not in caplog.records[-1].getMessage()
 
     @pytest.mark.parametrize(
         ("words", "said"),

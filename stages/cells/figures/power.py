@@ -66,7 +66,7 @@ def draw(calibration: pd.DataFrame) -> Figure:
         for column, (title, looks, by, rows) in enumerate(panels):
             left, top = SIDE_MM + column * (width + GAP_MM), row * ROW_MM + 7
             axes = style.add_axes(figure, left=left, top=top, width=width, height=ROW_MM - 19)
-            heading = f"{LETTERS[2 * row + column]}  Like {style.name(cohort)}: {title}"
+            heading = f"{LETTERS[2 * row + column]}  {style.name(cohort)}-like: {title}"
             axes.set_title(heading, loc="left", weight="bold")
             _panel(axes, rows, looks, by)
             if column == 0:

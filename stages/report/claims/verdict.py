@@ -9,14 +9,12 @@ claim is judged by itself: partial inputs leave the others untouched.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from math import isnan, nan
 from typing import Any
 
 import pandas as pd
 
-from stages.base.errors import TableError
-from stages.base.study import RECONSTRUCTED, SIMULATED, Arm, Study
+from stages.base.study import RECONSTRUCTED, SIMULATED, Study
 from stages.report import text
 from stages.report.claims import printed
 from stages.report.claims.published import Claim, Quantity, Tissue
@@ -50,7 +48,10 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
     """
     rows: list[dict[str, object]] = []
     for claim in claims:
-        arms = _arms(claim.where, cells) if isinstance(claim.where, Tissue) else []
+        where = claim.where
+        arms = []
+        if isinstance(where, Tissue):
+            arms = cells.arms_of(where.cohort, where.platform, where.tissue)
         if any(arm.evidence == SIMULATED for arm in arms):
             found = Found(missing=f"the {text.cohort_name(arms[0].cohort)} cells are simulated")
         else:
@@ -77,20 +78,6 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
         }
         rows += [known | row | evidence for row in judged]
     return pd.DataFrame(rows, columns=list(CLAIMS.columns))
-
-
-def _arms(where: Tissue, cells: Study) -> list[Arm]:
-    """Return the arms of a claim's tissue that the atlas has."""
-    if not cells.arms:
-        return [cells.arm(where.cohort, where.platform or "", where.tissue)]
-    platforms = {arm.platform for arm in cells.arms if arm.cohort == where.cohort}
-    if where.platform is not None:
-        platforms &= {where.platform}
-    known = []
-    for platform in sorted(platforms):
-        with suppress(TableError):  # an atlas may have the cohort and not the tissue
-            known.append(cells.arm(where.cohort, platform, where.tissue))
-    return known
 
 
 def _judged(quantities: Sequence[Quantity], found: Found) -> list[dict[str, Any]]:
