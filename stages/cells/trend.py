@@ -85,7 +85,7 @@ def follow(
     >>> rng = np.random.default_rng(0)
     >>> found = follow(np.array([1, 1, 2, 3.0]), np.array([1, 2, 4, 6.0]), settings=few, rng=rng)
     >>> found["slope"], found["exact"]
-    (2.5, True)
+    (2.0, True)
     """
     by_age = np.argsort(months, kind="stable")
     ages, sizes = np.unique(months, return_counts=True)

@@ -70,7 +70,7 @@ def asymmetry(weights: Floats) -> float:
     Examples
     --------
     >>> asymmetry(np.array([1.0, 3.0])), asymmetry(np.array([2.0, 2.0, 2.0]))
-    (1.0, 1.0)
+    (1.375, 1.0)
     """
     ordered, mean = np.sort(weights), weights.mean()
     held = np.concatenate([[0.0], np.cumsum(ordered)]) / ordered.sum()

@@ -14,6 +14,7 @@ from stages.report.comparisons import (
     Row,
     compared,
     ends,
+    in_order,
     records,
     spread,
 )
@@ -44,7 +45,7 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
     aged = about.real(found.aging)
     return {
         "data": {
-            "arms": [_arm(rows) for _, rows in kept.groupby(ARM)],
+            "arms": [_arm(rows) for _, rows in in_order(kept).groupby(ARM, sort=False)],
             "ages": _ages(settings, kept),
             "n_cells_read": int(found.samples["n_cells"].sum()),
             "confounding": confounding,
@@ -66,7 +67,7 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
             **{row["metric"]: row for row in records(found.concordance_summary)},
         },
         "recovery": {
-            "rows": records(recovery),
+            "rows": records(in_order(recovery)),
             "n_covered": int(recovery["covered"].sum()),
             "n_same_sign": int(recovery["same_sign"].sum()),
         },
@@ -139,7 +140,7 @@ def _calibration(table: pd.DataFrame) -> Row:
 def _multiverse(table: pd.DataFrame) -> Row:
     if table.empty:
         return {}
-    rows = [row | {"share": row[row["direction"]]} for row in records(table)]
+    rows = [row | {"share": row[row["direction"]]} for row in records(in_order(table))]
     return {
         "rows": rows,
         "n_choices": ends(table["n_choices"]),
@@ -164,7 +165,7 @@ def _trend(table: pd.DataFrame) -> Row:
 def _comparators(table: pd.DataFrame) -> Row:
     if table.empty:
         return {}
-    rows = spread(table, TISSUE, "method")
+    rows = spread(in_order(table), TISSUE, "method", sort=False)
     for row in rows:
         row["ranks_q"] = min(row[metric]["q"] for metric in text.CHANGES)
     small = table[table["q"] < SIGNIFICANT]["method"]
@@ -179,13 +180,13 @@ def _reconstruction(table: pd.DataFrame) -> Row:
     """Return the share of each kind of fault that keeps the direction of an arm."""
     if table.empty:
         return {}
-    wide = table.pivot(index=TISSUE, columns="fault", values="keeps_direction")
     kinds = [name for name in table["fault"].unique() if name.split("_")[0] in FAULTS]
+    wide = table.pivot(index=TISSUE, columns="fault", values="keeps_direction")[kinds]
     return {
         "kinds": [name.replace("_", " ") for name in kinds],
         "rows": [
-            dict(zip(TISSUE, key, strict=True)) | {"keeps": [float(row[kind]) for kind in kinds]}
-            for key, row in zip(wide.index, records(wide), strict=True)
+            row | {"keeps": [row[kind] for kind in kinds]}
+            for row in records(in_order(wide.reset_index()))
         ],
         "n_arms": len(wide),
         "keeps": {kind: ends(wide[kind].dropna()) for kind in kinds},

@@ -15,6 +15,7 @@ from stages.report.comparisons import (
     compared,
     directions,
     ends,
+    in_order,
     keyed,
     over_types,
     records,
@@ -98,7 +99,7 @@ def _kidney(found: Tables, settings: Settings, about: Study) -> Row:
         "simulated": bool((about.evidence_of(found.kidney) == SIMULATED).all()),
         "arms": [
             _curve(rows, over_types(found, key))
-            for key, rows in all_cells(found.kidney).groupby(TISSUE)
+            for key, rows in in_order(all_cells(found.kidney)).groupby(TISSUE, sort=False)
         ],
         "stability": _stable(found.stability[of]),
     }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stages.measurement.concentration import QUADRANTS
@@ -39,6 +40,23 @@ def spread(
         rows = records(group)
         found.append(rows[0] | {str(row[column]): row for row in rows})
     return found
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in the order in which figures show their arms, and tissues by name."""
+
+    def place(row: "pd.Series[str]") -> tuple[object, ...]:
+        ranks = [
+            list(names).index(name) if name in names else len(names)
+            for names, name in ((text.COHORTS, row["cohort"]), (text.PLATFORMS, row["platform"]))
+        ]
+        return (ranks[0], row["cohort"], ranks[1], row["platform"], row["tissue"].casefold())
+
+    arms = table[TISSUE].drop_duplicates()
+    ranked = sorted(arms.index, key=lambda index: place(arms.loc[index]))
+    rank = {tuple(arms.loc[index]): number for number, index in enumerate(ranked)}
+    keys = zip(*(table[name] for name in TISSUE), strict=True)
+    return table.iloc[np.argsort([rank[key] for key in keys], kind="stable")]
 
 
 def keyed(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], Row]:
@@ -95,7 +113,7 @@ def compared(table: pd.DataFrame) -> Row:
     """
     keys = [key for key in (*TISSUE, "cell_type", "resolution") if key in table]
     plane = all_cells(table)
-    rows = spread(plane, keys)
+    rows = spread(in_order(plane), keys, sort=False)
     rarefied = table[(table["cells"] == "rarefied") & table["metric"].isin(text.CHANGES)]
     equal = keyed(spread(rarefied, keys), keys)
     for key, row in keyed(rows, keys).items():

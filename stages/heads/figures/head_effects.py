@@ -31,15 +31,15 @@ MAX_PANELS = 8
 COLUMNS = 4
 PANEL_MM = 41
 HEADS = style.COLOURS["heads"]
-NU, SIGMA = "\N{GREEK SMALL LETTER NU}", "\N{GREEK SMALL LETTER SIGMA}"
+NU = "\N{GREEK SMALL LETTER NU}"
 FITS = {
     "normal": "normal",
     "laplace": "Laplace",
     "student_t": f"t, {NU} = {{:.2g}}",
     "gamma": "gamma, k = {:.2g}",
-    "lognormal": f"lognormal, {SIGMA} = {{:.2g}}",
+    "lognormal": "lognormal",
 }
-"""Families of all effects, as a panel names them; the shape of each is that of its fit."""
+"""Families of all effects, as a title names them, some with the shape of their fit."""
 NORMAL, BEST = (style.INK, (1, 1.2)), (style.INK, None)
 
 
@@ -77,9 +77,7 @@ def draw(importance: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
         _panel(axes, rows[rows["state"] == state], of_state, limits)
         title = {"size": style.SMALLEST_PT, "pad": 2}
         axes.set_title(heads.title(state), loc="left", weight="bold", **title)
-        # Large effects are few: the corner above them is free.
-        corner = {"transform": axes.transAxes, "ha": "right", "va": "top"}
-        axes.text(0.97, 0.97, _best(of_state), size=style.SMALLEST_PT, **corner)
+        axes.set_title(_best(of_state), loc="right", **title)
     for axes in list(grid.flat)[len(states) :]:
         axes.set_visible(False)
     n_heads = int((rows["state"] == states[0]).sum())
@@ -185,7 +183,7 @@ def _legend() -> list[Line2D | Patch]:
         style.mark("removal helps", "o", colour=HEADS, face="white", size=3, width=0.5),
     ]
     lines = []
-    for label, (colour, dashes) in (("normal fit", NORMAL), ("best fit, named", BEST)):
+    for label, (colour, dashes) in (("normal fit", NORMAL), ("best fit, named above", BEST)):
         line = Line2D([], [], color=colour, linewidth=0.9, label=label)
         if dashes:
             line.set_dashes(dashes)

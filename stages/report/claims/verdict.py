@@ -136,7 +136,7 @@ def _verdict(judged: list[dict[str, Any]], found: Found) -> tuple[str, str]:
         if row["compared"] == "value" and row["tolerance"]
     ]
     if off:
-        reason += f"; the largest difference is {text.percent(max(off))} of its tolerance"
+        reason += f"; the largest difference is {text.percent(max(off), 0)} of its tolerance"
     signs = [row for row in stated if row["compared"] == "sign"]
     uncertain = sum(row["ours_low"] <= 0 <= row["ours_high"] for row in signs)
     if uncertain:
