@@ -674,7 +674,10 @@ def written(folder, both, params):
         tables.write(table, MEASURED, folder / "measured" / f"{name}.csv")
         tables.write(changes, CHANGES, folder / "changes" / f"{name}.csv")
         measured.write_draws(draws, folder / "draws" / f"{name}.parquet")
-    params |= {"plane": SETTINGS.model_dump(), "systems": {"heads": params["systems"]["heads"]}}
+    params = params | {
+        "plane": SETTINGS.model_dump(),
+        "systems": {"heads": params["systems"]["heads"]},
+    }
     (folder / "params.yaml").write_text(json.dumps(params))
     options = {
         "params": "params.yaml",
