@@ -38,7 +38,7 @@ from scipy import sparse
 from stages.base import cli, workers
 from stages.base.errors import AtlasError
 from stages.base.files import atomic_path
-from stages.cells.counts import SAMPLE
+from stages.cells.counts import SAMPLE, WHO
 from stages.cells.settings import Leiden, Neighbours
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
@@ -67,7 +67,7 @@ def read_tissue(path: Path, spec: CellsFile, tissue: str, *, name: str, atlas: s
     path
         An h5ad, in the current layout or a legacy one (anndata 0.6 and 0.7).
     spec
-        What its columns mean, and who is young and old.
+        What its columns mean, and who is compared with whom.
     tissue
         The tissue, as the file names it.
     name, atlas
@@ -180,7 +180,10 @@ def _cells_of(
     counted = cells.count(mine, spec, name=name, atlas=atlas)
     of_animal = counted.drop_duplicates("animal").set_index("animal")
     animal = cells.as_text(mine[spec.columns.animal]).fillna(UNKNOWN_ANIMAL)
-    known = of_animal.loc[animal, ["sex", "age_months", "age_group"]].reset_index()
+    who = pd.DataFrame({"tissue": tissue, "animal": animal, "condition": None})
+    if not spec.groups.by_age and spec.columns.condition is not None:
+        who["condition"] = cells.as_text(mine[spec.columns.condition])
+    known = of_animal.loc[cells.named(who), WHO].reset_index()
     known["cohort"], known["platform"], known["tissue"] = spec.cohort, spec.platform, tissue
     known["cell_type"] = cells.as_text(mine[spec.columns.cell_type])
     return rows, known[OBS]

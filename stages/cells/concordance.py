@@ -19,11 +19,11 @@ from stages.base import cli, tables
 from stages.base.errors import AtlasError
 from stages.base.settings import Settings, load
 from stages.cells import counts
-from stages.cells.aging import aging
+from stages.cells.contrast import contrast
 from stages.cells.metrics import metrics
 from stages.cells.settings import Concordance
-from stages.cells.tables.aging import AGING
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.measurement import resampling
 
@@ -123,7 +123,7 @@ def changes_on_common_tissues(
     if merged.empty:
         return aged
     try:
-        again, _ = aging(metrics(merged, settings.metrics), settings.aging)
+        again, _ = contrast(metrics(merged, settings.metrics), settings.contrast)
     except AtlasError:  # the mapped tissues have too few animals; the others can still be compared
         return aged
     kept = aged[~aged["tissue"].isin(set(wanted.tissue_map))]
@@ -133,7 +133,7 @@ def changes_on_common_tissues(
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     proportions = tables.read(args.proportions, PROPORTIONS)
-    aged = tables.read(args.aging, AGING)
+    aged = tables.read(args.contrast, CONTRAST)
     changes = changes_on_common_tissues(proportions, aged, settings)
     table = concordance(changes, settings.concordance)
     rng = np.random.default_rng(settings.concordance.seed)

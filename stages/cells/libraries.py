@@ -124,9 +124,10 @@ def _obs(library: Library, n: int, spec: Libraries) -> pd.DataFrame:
         "animal": library.name,
         "sex": SEXES[library.sex],
         "age_months": spec.age_months[library.condition],
-        "age_group": "young" if library.condition == "Y" else "old",
-        "cell_type": None,
+        "block": None,
         "condition": CONDITIONS[library.condition],
+        "group": "reference" if library.condition == "Y" else "compared",
+        "cell_type": None,
     }
     return pd.DataFrame([known] * n).astype({"cell_type": object})
 

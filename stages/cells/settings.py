@@ -48,7 +48,7 @@ class Metrics(Section):
         return self
 
 
-class Aging(Section):
+class Contrast(Section):
     """How young and old are compared."""
 
     metrics: Annotated[list[Metric], Field(min_length=1)]
@@ -193,7 +193,7 @@ class Clusters(Section):
     """Clusters that count as components: present in the animal's sample, or in any animal."""
     equal_cells: Rarefaction
     """The same number of cells of every animal; results from all cells stand beside it."""
-    comparison: Aging
+    contrast: Contrast
 
     _order = field_validator("resolutions")(_ascending)
 
@@ -272,7 +272,7 @@ class Restriction(Section):
 SECTIONS = {
     "proportions": Proportions,
     "metrics": Metrics,
-    "aging": Aging,
+    "contrast": Contrast,
     "medians": Medians,
     "multiverse": Multiverse,
     "trend": Trend,

@@ -30,7 +30,14 @@ def _run(args: argparse.Namespace) -> None:
     atlas, model = settings.atlas, settings.model
     seed = atlas.seed if isinstance(atlas, DemoAtlas) else None
     arms = [
-        Arm(spec.cohort, spec.platform, spec.constants.tissue, spec.evidence, spec.basis)
+        Arm(
+            spec.cohort,
+            spec.platform,
+            spec.constants.tissue,
+            spec.evidence,
+            spec.basis,
+            *(spec.groups.called.reference, spec.groups.called.compared, spec.groups.by_age),
+        )
         for spec in atlas.cells.values()
     ]
     arms += [Arm(of.cohort, of.platform, of.tissue, of.evidence) for of in atlas.libraries.values()]

@@ -138,7 +138,7 @@ def _kimmel(found: Tables, settings: Settings) -> Row:
             {**records(rows[TISSUE])[0], "along": records(rows.sort_values("resolution"))}
             for _, rows in gini.groupby(TISSUE)
         ],
-        "animals": sorted({(row["n_young"], row["n_old"]) for row in records(gini)}),
+        "animals": sorted({(row["n_reference"], row["n_compared"]) for row in records(gini)}),
         "stability": _stable(found.stability.merge(gini[TISSUE].drop_duplicates())),
     }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.base import tables
 from stages.base.errors import AtlasError, SettingsError, TableError
-from stages.cells import aging, concordance, counts, describe, drivers, metrics
+from stages.cells import concordance, contrast, counts, describe, drivers, metrics
 from stages.cells import proportions as proportions_stage
 from stages.cells.recovery import recovery
 from stages.cells.tables.drivers import NUMBER_OF_TYPES
@@ -34,9 +34,9 @@ def cells(*samples, cohort="tms", platform="facs", tissue="Kidney"):
     return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
-def random_cells(rng, *, n_young=4, n_old=4, types="abcdef", **where):
+def random_cells(rng, *, n_reference=4, n_compared=4, types="abcdef", **where):
     samples = []
-    for group, n, power in (("young", n_young, 1.0), ("old", n_old, 2.0)):
+    for group, n, power in (("young", n_reference, 1.0), ("old", n_compared, 2.0)):
         for i in range(n):
             shares = rng.dirichlet(np.full(len(types), 3.0)) ** power
             drawn = rng.multinomial(rng.integers(80, 200), shares / shares.sum())
@@ -107,7 +107,7 @@ class TestProportions:
         assert set(kept["tissue"]) == {"Kidney"}
         assert excluded.loc[excluded["tissue"] == "Skin", "n_cells"].tolist() == [80, 90]
         _, measured = run(counted)
-        table, _ = aging.aging(measured, settings.aging)
+        table, _ = contrast.contrast(measured, settings.contrast)
         assert set(table["tissue"]) == {"Kidney"}
 
     def test_all_cells_unannotated_is_said_with_the_rules_that_took_them(self, settings):
@@ -186,28 +186,30 @@ class TestAging:
     def test_the_change_is_the_difference_of_the_medians_and_names_the_quadrant(
         self, run, settings
     ):
-        shares, measured = run(random_cells(np.random.default_rng(1), n_young=5, n_old=4))
-        table, skipped = aging.aging(measured, settings.aging)
+        shares, measured = run(random_cells(np.random.default_rng(1), n_reference=5, n_compared=4))
+        table, skipped = contrast.contrast(measured, settings.contrast)
         assert skipped.empty
-        per_animal = shares.groupby(["animal", "age_group"])["n_cells"]
-        by_group = per_animal.apply(gini).groupby("age_group").median()
+        per_animal = shares.groupby(["animal", "group"])["n_cells"]
+        by_group = per_animal.apply(gini).groupby("group").median()
         row = table[(table["cells"] == "all") & (table["metric"] == "gini")].iloc[0]
         assert row.change == pytest.approx(by_group["old"] - by_group["young"], abs=1e-14)
         assert row.quadrant == "crystallize"
-        assert (row.n_young, row.n_old) == (5, 4)
+        assert (row.n_reference, row.n_compared) == (5, 4)
 
     def test_one_animal_in_a_group_is_listed_and_not_compared(self, run, settings):
         rng = np.random.default_rng(2)
-        both = pd.concat([random_cells(rng), random_cells(rng, n_old=1, tissue="Lung")])
+        both = pd.concat([random_cells(rng), random_cells(rng, n_compared=1, tissue="Lung")])
         _, measured = run(both)
-        table, skipped = aging.aging(measured, settings.aging)
+        table, skipped = contrast.contrast(measured, settings.contrast)
         assert set(table["tissue"]) == {"Kidney"}
-        assert skipped[["tissue", "n_young", "n_old"]].to_numpy().tolist() == [["Lung", 4, 1]]
+        assert skipped[["tissue", "n_reference", "n_compared"]].to_numpy().tolist() == [
+            ["Lung", 4, 1]
+        ]
 
     def test_no_tissue_with_both_groups_is_one_clear_line(self, run, settings):
-        _, measured = run(random_cells(np.random.default_rng(2), n_old=1))
+        _, measured = run(random_cells(np.random.default_rng(2), n_compared=1))
         with pytest.raises(AtlasError, match="tms facs Kidney: 4 young, 1 old"):
-            aging.aging(measured, settings.aging)
+            contrast.contrast(measured, settings.contrast)
 
     def test_quadrants(self, run, settings):
         rows = [("K", 0.1, -1.0), ("L", -0.1, 1.0), ("M", 0.1, 1.0), ("N", 0.0, -1.0)]
@@ -219,7 +221,7 @@ class TestAging:
                 for metric, change in (("gini", dg), ("effective_number", dn))
             ]
         )
-        named = dict(zip(table["tissue"], aging.quadrants(table), strict=True))
+        named = dict(zip(table["tissue"], contrast.quadrants(table), strict=True))
         assert named == {"K": "crystallize", "L": "disperse", "M": "mixed", "N": "mixed"}
 
     def test_adjusted_values_are_taken_over_the_tissues_of_an_arm(self, run, settings):
@@ -227,14 +229,14 @@ class TestAging:
         parts = [random_cells(rng, tissue=name) for name in ("A", "B", "C")]
         parts.append(random_cells(rng, platform="droplet"))
         _, measured = run(pd.concat(parts))
-        table, _ = aging.aging(measured, settings.aging)
+        table, _ = contrast.contrast(measured, settings.contrast)
         table = table[(table["metric"] == "gini") & (table["cells"] == "all")]
         alone = table[table["platform"] == "droplet"].iloc[0]
-        assert alone.mann_whitney_q == alone.mann_whitney_p
-        facs = table[table["platform"] == "facs"].sort_values("mann_whitney_p")
+        assert alone.rank_q == alone.rank_p
+        facs = table[table["platform"] == "facs"].sort_values("rank_p")
         largest = facs.iloc[-1]
-        assert largest.mann_whitney_q == largest.mann_whitney_p
-        assert (facs["mann_whitney_q"] >= facs["mann_whitney_p"]).all()
+        assert largest.rank_q == largest.rank_p
+        assert (facs["rank_q"] >= facs["rank_p"]).all()
 
 
 class TestConcordance:
@@ -264,7 +266,7 @@ class TestConcordance:
             for name in ("Heart_and_Aorta", "Lung")
         ]
         shares, measured = run(pd.concat(parts))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         changes = concordance.changes_on_common_tissues(shares, aged, settings)
         table = concordance.concordance(changes, settings.concordance)
         assert set(table["tissue"]) == {"Heart_and_Aorta", "Lung"}
@@ -277,7 +279,7 @@ class TestConcordance:
     def test_platforms_without_a_common_tissue_give_an_empty_table(self, run, settings):
         rng = np.random.default_rng(4)
         _, measured = run(random_cells(rng))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         table = concordance.concordance(aged, settings.concordance)
         assert table.empty
         found = concordance.summary(table, settings.concordance, rng=rng)
@@ -348,7 +350,7 @@ class TestDrivers:
 class TestRecovery:
     def test_truth_inside_and_outside(self, run, settings):
         _, measured = run(random_cells(np.random.default_rng(1)))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
         for value, covered in ((row.change, True), (row.change_high + 0.01, False)):
             truth = pd.DataFrame(
@@ -359,7 +361,7 @@ class TestRecovery:
 
     def test_real_inputs_have_no_truth(self, run, settings):
         _, measured = run(random_cells(np.random.default_rng(1)))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         assert recovery(tables.empty(TRUTH), aged).empty
 
 
@@ -378,7 +380,7 @@ class TestTables:
         [
             ("n_cells", -3, "column n_cells, value -3"),
             ("n_cells", None, "n_cells"),
-            ("age_group", "ancient", "column age_group, value 'ancient'"),
+            ("group", "ancient", "column group, value 'ancient'"),
             ("age_months", float("nan"), "age_months"),
         ],
     )
@@ -406,11 +408,11 @@ class TestCommandLine:
     def test_a_bad_table_ends_with_one_line_and_no_output(self, params, tmp_path, caplog):
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(copy.deepcopy(params)))
         (tmp_path / "metrics.csv").write_text("cohort,platform\ntms,facs\n", encoding="utf-8")
-        out = tmp_path / "aging.csv"
+        out = tmp_path / "contrast.csv"
         words = ["--params", str(tmp_path / "params.yaml")]
         words += ["--metrics", str(tmp_path / "metrics.csv")]
         words += ["--out", str(out), "--not-compared", str(tmp_path / "not.csv")]
-        assert aging.main(words) == 1
+        assert contrast.main(words) == 1
         assert "metrics.csv" in caplog.text
         assert "Traceback" not in caplog.text
         assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "params.yaml"]

@@ -18,10 +18,10 @@ from matplotlib.text import Text
 
 from stages.base import study, tables
 from stages.cells import (
-    aging,
     calibration,
     comparators,
     concordance,
+    contrast,
     describe,
     medians,
     metrics,
@@ -95,7 +95,7 @@ def _samples(place, cell_type, resolution, shares, rules):
             who = [*place, f"{group}{i}", "male", months, group]
             obs += [who] * int(cells.sum())
             labels += list(np.repeat(np.arange(4), cells))
-    columns = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "age_group"]
+    columns = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "group"]
     frame = pd.DataFrame(obs, columns=columns)
     counted = over_clusters.clusters_as_types(frame, np.array(labels))
     measured = metrics.metrics(counted, rules)
@@ -107,7 +107,7 @@ def _compared(rows, settings, family):
     """Compare what :func:`_samples` makes of rows of place, cell type, resolution and shares."""
     rules = _rules(settings)
     table = pd.concat([_samples(*row, rules) for row in rows], ignore_index=True)
-    return over_clusters.compare(table, settings.clusters.comparison, family=family)
+    return over_clusters.compare(table, settings.clusters.contrast, family=family)
 
 
 def _rules(settings):
@@ -457,7 +457,7 @@ def study_folder(
         counted = _cells(platforms, tissue)
         shares, excluded = proportions.proportions(counted, settings.proportions)
         measured = metrics.metrics(shares, settings.metrics)
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         described = describe.samples(counted, pooled_pattern="/")
         both = concordance.concordance(aged, settings.concordance)
         truth = tables.empty(TRUTH)
@@ -470,7 +470,7 @@ def study_folder(
             "confounding": describe.confounding(described),
             "proportions": shares,
             "exclusions": excluded,
-            "aging": aged,
+            "contrast": aged,
             "concordance": both,
             "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
             "recovery": recovery(truth, aged),

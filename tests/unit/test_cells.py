@@ -78,7 +78,7 @@ def test_rows_are_counted_and_sorted_naturally():
         ["Marrow", "24_58_M", None, 1],
     ]
     assert set(table["sex"]) == {"male"}
-    assert table["age_group"].tolist() == ["old", "young", "young", "young", "old", "old"]
+    assert table["group"].tolist() == ["old", "young", "young", "young", "old", "old"]
 
 
 COUNTED = COLUMNS | {"n_cells": "n"}
@@ -164,7 +164,7 @@ def test_a_negative_age_of_a_named_label():
     ("months", "group"), [(1, "young"), (3, "young"), (18, "middle"), (24, "old"), (30, "old")]
 )
 def test_age_groups(months, group):
-    assert cells.age_group(months, spec_of()) == group
+    assert cells.group(months, spec_of()) == group
 
 
 @pytest.mark.parametrize("nothing", ["", "nan", "NaN", "NA", "None", None, float("nan"), "  "])
@@ -255,9 +255,9 @@ def test_the_published_marrow_is_reproduced_from_real_cells():
     spec = spec_of(raw=str(MARROW))
     table = count(read_obs(MARROW, cells.wanted_columns(spec)), spec)
     assert "18_46_F|18_47_F (unresolved)" in set(table["animal"])
-    by_animal = table.groupby(["age_group", "animal"])["n_cells"]
+    by_animal = table.groupby(["group", "animal"])["n_cells"]
     for metric, change, tolerance in ((gini, 0.0875, 1e-4), (effective_number, -2.186, 1e-3)):
-        medians = by_animal.apply(metric).groupby("age_group").median()
+        medians = by_animal.apply(metric).groupby("group").median()
         # Observed 0.087512 and -2.185516, against 0.0875 and -2.186 worked out by others.
         assert medians["old"] - medians["young"] == pytest.approx(change, abs=tolerance)
 

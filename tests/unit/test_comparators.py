@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from skbio.stats import composition
 from skbio.stats.distance import DistanceMatrix, permanova
 
-from stages.cells import aging, comparators, counts, metrics, proportions
+from stages.cells import comparators, contrast, counts, metrics, proportions
 from stages.cells.settings import Comparators
 from stages.cells.tables.comparators import COMPARATORS, METHODS
 
@@ -24,7 +24,7 @@ def samples(tms_counts, settings):
 @pytest.fixture(scope="module")
 def aged(samples, few_draws):
     measured = metrics.metrics(samples, few_draws.metrics)
-    return aging.aging(measured, few_draws.aging)[0]
+    return contrast.contrast(measured, few_draws.contrast)[0]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def found(samples, aged):
 def marrow(samples):
     """Return counts of FACS marrow, and which animals are old."""
     of = samples[(samples["platform"] == "facs") & (samples["tissue"] == "Marrow")]
-    table = counts.matrix(of[of["age_group"] != "middle"])
-    return table.counts, (table.samples["age_group"] == "old").to_numpy()
+    table = counts.matrix(of[of["group"] != "middle"])
+    return table.counts, (table.samples["group"] == "old").to_numpy()
 
 
 def row(found, method):
@@ -51,9 +51,9 @@ def test_every_arm_has_every_method_in_order_and_ours_are_those_of_the_study(fou
     assert found["method"].tolist() == list(METHODS) * 22
     theirs = aged[(aged["cells"] == "all") & (aged["metric"] == "gini")]
     mine = found[found["method"] == "gini"]
-    assert mine["p"].tolist() == theirs["mann_whitney_p"].tolist()
+    assert mine["p"].tolist() == theirs["rank_p"].tolist()
     # Here, as there, adjusted over the tissues of a cohort and platform.
-    np.testing.assert_allclose(mine["q"], theirs["mann_whitney_q"], rtol=1e-12)
+    np.testing.assert_allclose(mine["q"], theirs["rank_q"], rtol=1e-12)
 
 
 def test_log_ratios_and_pseudo_f_are_those_of_scikit_bio(found, marrow):

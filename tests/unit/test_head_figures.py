@@ -276,7 +276,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
                 np.interp(lorenz.GRID, *concentration.lorenz_curve(n))
                 for _, n in rows.groupby("animal")["n_cells"]
             ]
-            for group, rows in of.groupby("age_group")
+            for group, rows in of.groupby("group")
         }
         expected = np.median(curves["old"], axis=0) - np.median(curves["young"], axis=0)
         assert line == pytest.approx(expected)
@@ -294,7 +294,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
     change = concentration.gini(old) - concentration.gini(young)
     # Read off at 401 points: observed within 1e-6.
     assert -2 * np.trapezoid(line, lorenz.GRID) == pytest.approx(change, abs=1e-4)
-    assert lorenz.changes(one[one["age_group"] == "old"]) == {}
+    assert lorenz.changes(one[one["group"] == "old"]) == {}
 
 
 def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
@@ -364,7 +364,7 @@ def test_tables_without_heads_are_refused_in_words(name, inputs):
 
 
 def test_cells_without_young_and_old_are_refused(inputs):
-    table = proportions().assign(age_group="middle")
+    table = proportions().assign(group="middle")
     with pytest.raises(FigureError, match="no tissue with young and old samples"):
         lorenz.draw(table, inputs("mini").importance, about=REAL)
 

@@ -8,7 +8,7 @@ import pytest
 
 from stages.base import study
 from stages.base.errors import AtlasError
-from stages.cells import aging, counts, metrics, multiverse, proportions
+from stages.cells import contrast, counts, metrics, multiverse, proportions
 from stages.cells.figures import multiverse_directions
 from stages.cells.multiverse import KINDS, OF_NUMBERS, PUBLISHED
 from stages.cells.tables.multiverse import MULTIVERSE, MULTIVERSE_CHOICES
@@ -49,8 +49,8 @@ def test_known_answers(found, key):
     at = (choices["platform"] == platform) & (choices["tissue"] == tissue)
     row = choices[at & (choices["kind"] == kind) & (choices["choice"].fillna("") == choice)]
     assert len(row) == 1
-    n_young, n_old, d_gini, d_number = KNOWN[key]
-    assert row[["n_young", "n_old"]].to_numpy().tolist() == [[n_young, n_old]]
+    n_reference, n_compared, d_gini, d_number = KNOWN[key]
+    assert row[["n_reference", "n_compared"]].to_numpy().tolist() == [[n_reference, n_compared]]
     # Half a unit of the last printed digit.
     digits = [len(str(value).partition(".")[2]) for value in (d_gini, d_number)]
     assert row["d_gini"].iloc[0] == pytest.approx(d_gini, abs=0.51 * 10 ** -digits[0])
@@ -59,7 +59,7 @@ def test_known_answers(found, key):
 
 def test_published_choices_give_the_study_s_own_changes(found, samples, few_draws):
     table, choices = found
-    aged, _ = aging.aging(metrics.metrics(samples, few_draws.metrics), few_draws.aging)
+    aged, _ = contrast.contrast(metrics.metrics(samples, few_draws.metrics), few_draws.contrast)
     for cells, kind in (("all", PUBLISHED), ("rarefied", "cells")):
         mine = choices[choices["kind"] == kind].set_index(counts.TISSUE)
         assert len(mine) == len(table) == 22
@@ -95,7 +95,7 @@ def _by_hand(rows, analysis):
     """Return both changes of one analysis of all cells, by loops over animals."""
     values = {}
     n_types = rows["cell_type"].nunique()
-    for (_, months, sex, group), of in rows.groupby(["animal", "age_months", "sex", "age_group"]):
+    for (_, months, sex, group), of in rows.groupby(["animal", "age_months", "sex", "group"]):
         cells = of["n_cells"].to_numpy(float)
         n = n_types if analysis["gini"] == "gini_tissue" else len(cells)
         gini = _gini(cells, n)
@@ -153,7 +153,7 @@ def test_shares_are_of_distinct_analyses_and_sum_to_one(found, samples, few_draw
 
 def test_no_choice_of_ages_stands_twice():
     animals = pd.DataFrame({"age_months": [1.0, 3.0, 3.0, 18.0, 21.0, 24.0, 30.0]})
-    animals["age_group"] = ["young"] * 3 + ["middle"] * 2 + ["old"] * 2
+    animals["group"] = ["young"] * 3 + ["middle"] * 2 + ["old"] * 2
     young, old = multiverse.ages(animals, "young"), multiverse.ages(animals, "old")
     assert [name for name, _ in young] == ["published", "up to 1", "only 3"]
     assert [name for name, _ in old] == ["published", "from 18", "from 21", "from 30", "only 24"]
@@ -165,7 +165,7 @@ def test_an_arm_without_two_animals_of_an_age_is_left_out_and_none_is_an_error(
 ):
     marrow = tms_counts["tissue"] == "Marrow"
     lone = tms_counts[(tms_counts["platform"] == "facs") & marrow]
-    lone = lone[(lone["age_group"] != "old") | (lone["animal"] == "24_58_M")]
+    lone = lone[(lone["group"] != "old") | (lone["animal"] == "24_58_M")]
     with pytest.raises(AtlasError, match="no tissue has 2 young and 2 old animals"):
         multiverse.multiverse(lone, few_draws)
     droplet = tms_counts[(tms_counts["platform"] == "droplet") & marrow]

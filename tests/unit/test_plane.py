@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from stages.base import study, tables
-from stages.cells import aging, medians
-from stages.cells.settings import Aging, Medians
+from stages.cells import contrast, medians
+from stages.cells.settings import Contrast, Medians
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import style
 from stages.heads.components import components
@@ -216,13 +216,13 @@ def test_a_zero_vector_has_no_direction():
 
 
 def test_vectors_are_the_changes_of_the_ageing_table(both):
-    params = Aging(
+    params = Contrast(
         metrics=["gini", "gini_corrected", "effective_number"],
         confidence=0.95,
         max_permutations=100,
         seed=1,
     )
-    table, _ = aging.aging(both.metrics, params)
+    table, _ = contrast.contrast(both.metrics, params)
     cells = both.plane[both.plane["system"] == "cells"]
     n_checked = 0
     for scale, metric, column in (
@@ -882,7 +882,7 @@ def test_candidates_of_a_vector_by_hand():
 def test_what_an_axis_says_by_other_implementations():
     rng = np.random.default_rng(6)
     names = [
-        {"cohort": "c", "platform": platform, "tissue": tissue, "age_group": age}
+        {"cohort": "c", "platform": platform, "tissue": tissue, "group": age}
         for platform in ("facs", "droplet")
         for tissue in "ABC"
         for age in ("young", "old")
@@ -895,7 +895,7 @@ def test_what_an_axis_says_by_other_implementations():
         stats.pearsonr(table["gini_corrected"], table["top_share"])[0]
     )
     # Equal groups: the intraclass correlation from the F ratio of a one-way analysis of variance.
-    keys = ["platform", "tissue", "age_group"]
+    keys = ["platform", "tissue", "group"]
     ratio = stats.f_oneway(*(of["top_share"] for _, of in table.groupby(keys)))[0]
     assert found["intraclass"] == pytest.approx((ratio - 1) / (ratio + 2))
     middle = table.groupby(keys)[["gini_corrected", "top_share"]].median()

@@ -21,7 +21,7 @@ CONTRASTS = ("drift", "rescue")
 
 RESTRICTION_LIBRARIES = schema(
     "restriction_libraries",
-    {"condition": text(isin=CONDITIONS)} | dict(CLUSTER_METRICS.columns),
+    dict(CLUSTER_METRICS.columns) | {"condition": text(isin=CONDITIONS)},
     ["animal", "resolution", "cells"],
 )
 """The numbers of each library over the clusters of all libraries together."""
