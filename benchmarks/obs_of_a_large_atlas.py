@@ -53,8 +53,7 @@ SPEC = CellsFile(
     columns=Columns(
         animal="mouse.id", tissue="tissue", age="age", sex="sex", cell_type="cell_ontology_class"
     ),
-    young_max_months=3,
-    old_min_months=24,
+    groups={"reference": {"up_to": "3 months"}, "compared": {"from": "24 months"}},
 )
 RULES = Proportions(min_cells=50, pooled_pattern="[/|+]")
 

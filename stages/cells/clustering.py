@@ -43,7 +43,6 @@ from stages.cells.settings import Leiden, Neighbours
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import CellsFile
-from stages.inputs.tables import UNKNOWN_ANIMAL
 
 OBS = [*SAMPLE, "cell_type"]
 """What is known of each cell; `sex` and `cell_type` may be missing."""
@@ -78,7 +77,7 @@ def read_tissue(path: Path, spec: CellsFile, tissue: str, *, name: str, atlas: s
     AnnData, cells x genes
         `X`: counts (CSR, float32). `obs`: the columns of ``OBS``, cells in the order of the file;
         unannotated cells have no `cell_type`, cells of unknown animals bear
-        ``UNKNOWN_ANIMAL``.
+        ``stages.inputs.tables.UNKNOWN_ANIMAL``.
 
     Raises
     ------
@@ -179,7 +178,7 @@ def _cells_of(
     # One place decides what ages and sexes mean and which animals contradict themselves.
     counted = cells.count(mine, spec, name=name, atlas=atlas)
     of_animal = counted.drop_duplicates("animal").set_index("animal")
-    animal = cells.as_text(mine[spec.columns.animal]).fillna(UNKNOWN_ANIMAL)
+    animal = cells.animals(mine, spec)
     who = pd.DataFrame({"tissue": tissue, "animal": animal, "condition": None})
     if not spec.groups.by_age and spec.columns.condition is not None:
         who["condition"] = cells.as_text(mine[spec.columns.condition])

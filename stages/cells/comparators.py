@@ -100,15 +100,18 @@ def compare(
     found = design(table.samples)
     ratios = centred_log_ratios(table.counts + settings.pseudo_count)
     reference, compared = found.split(ratios)
-    t_test = stats.ttest_rel if found.paired else stats.ttest_ind
-    tests = t_test(compared, reference)
+    tests = (
+        stats.ttest_rel(compared, reference)
+        if found.paired
+        else stats.ttest_ind(compared, reference)
+    )
     # Of a type that varies in no sample nothing is known.
     p = np.where(np.isnan(tests.pvalue), 1.0, tests.pvalue)
     surest = int(np.argmin(p))
     rows: list[dict[str, object]] = [
         {
             "method": "clr_linear",
-            "statistic": float(np.abs(np.nan_to_num(tests.statistic[surest]))),
+            "statistic": float(np.abs(np.nan_to_num(np.asarray(tests.statistic)[surest]))),
             "p": float(resampling.benjamini_hochberg(p).min()),
             "cell_type": table.types[surest],
         }

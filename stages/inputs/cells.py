@@ -62,7 +62,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     cells["tissue"] = (
         _tissues(obs, columns.tissue, spec) if columns.tissue else spec.constants.tissue
     )
-    cells["animal"] = as_text(obs[columns.animal]).fillna(UNKNOWN_ANIMAL)
+    cells["animal"] = animals(obs, spec)
     sex = _texts(obs, columns.sex, spec.constants.sex)
     cells["sex"] = sex.str.lower() if sex.notna().any() else sex
     cells["block"] = _texts(obs, columns.block)
@@ -93,6 +93,28 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     ranked = sorted((tuple(_natural(part) for part in key), row) for row, key in enumerate(keys))
     rows = counted.iloc[[row for _, row in ranked]]
     return rows[list(COUNTS.columns)].reset_index(drop=True)
+
+
+def animals(obs: pd.DataFrame, spec: CellsFile) -> pd.Series:
+    """Return the animal of each row, ``UNKNOWN_ANIMAL`` where it is not stated.
+
+    Raises
+    ------
+    AtlasError
+        The pattern of animals finds nothing in a name.
+    """
+    names = as_text(obs[spec.columns.animal])
+    if spec.animal_pattern is not None:
+        parts = {name: re.search(spec.animal_pattern, name) for name in names.dropna().unique()}
+        if lost := [name for name, part in parts.items() if part is None]:
+            msg = (
+                f"animal_pattern {spec.animal_pattern!r} finds nothing in {lost[0]!r} of column "
+                f"{spec.columns.animal} of {spec.raw}. Correct the pattern, or leave it out."
+            )
+            raise AtlasError(msg)
+        found = {name: part[part.re.groups and 1] for name, part in parts.items() if part}
+        names = names.map(found)
+    return names.astype(object).where(names.notna(), UNKNOWN_ANIMAL)
 
 
 def named(cells: pd.DataFrame) -> pd.Series:

@@ -5,7 +5,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from stages.base.sections import Address, Count, Key, Section
 from stages.inputs import ages
@@ -130,6 +138,13 @@ def _is_number(label: object) -> bool:
     return isinstance(label, int | float) and not isinstance(label, bool)
 
 
+Labels = Annotated[list[Label], Field(min_length=1)]
+Group = Annotated[
+    Annotated[Labels, Tag("(labels)")] | Annotated[AgeRange, Tag("(ages)")],
+    Discriminator(lambda group: "(labels)" if isinstance(group, list) else "(ages)"),
+]
+
+
 class Names(Section):
     """What two groups are called in text and figures."""
 
@@ -140,8 +155,8 @@ class Names(Section):
 class Groups(Section):
     """Which animals are compared with which: by labels of a condition, or by ages."""
 
-    reference: Annotated[list[Label], Field(min_length=1)] | AgeRange
-    compared: Annotated[list[Label], Field(min_length=1)] | AgeRange
+    reference: Group
+    compared: Group
     names: Names | None = None
     """Without, labels name themselves, and ages are young and old."""
 
@@ -189,6 +204,15 @@ class Groups(Section):
         return "other"
 
 
+def _pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        msg = f"it is not a regular expression ({error})"
+        raise ValueError(msg) from None
+    return pattern
+
+
 class CellsFile(Section):
     """A table of annotated cells: its file, its columns, and what is compared in it.
 
@@ -201,6 +225,9 @@ class CellsFile(Section):
     columns: Columns
     groups: Groups
     constants: Constants = Constants()
+    animal_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    """A regular expression: what it finds in the column of animals is the animal, so that ``[0-9]+``
+    makes 101 of ctrl101 and of stim101."""
     age_unit: Literal["days", "weeks", "months", "years"] | None = None
     """Of ages that are plain numbers."""
     age_months: dict[str, float] = {}

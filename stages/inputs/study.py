@@ -24,7 +24,9 @@ from stages.inputs.settings import DemoAtlas
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
+    # Which papers are made changes nothing that stands in one.
     changed = overridden(yaml.safe_load(args.params.read_text(encoding="utf-8")), args.conf)
+    changed = {key: of for key, of in changed.items() if not key.startswith("alone.")}
     for key, (value, default) in changed.items():
         cli.log.info("%s is %r for this run; conf/ says %r", key, value, default)
     atlas, model = settings.atlas, settings.model

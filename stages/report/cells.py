@@ -59,7 +59,7 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
             },
             **_evidence(kept, settings, about),
         },
-        "contrast": _compared(aged, about),
+        "contrast": _compared(aged, found.not_compared, about),
         "calibration": _calibration(found.calibration),
         "multiverse": _multiverse(about.real(found.multiverse)),
         "trend": _trend(about.real(found.trend)),
@@ -109,13 +109,14 @@ def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
     }
 
 
-def _compared(aged: pd.DataFrame, about: Study) -> Row:
+def _compared(aged: pd.DataFrame, skipped: pd.DataFrame, about: Study) -> Row:
     found = compared(aged)
     for row in found["rows"]:
         row["evidence"] = about.evidence(row["cohort"], row["platform"], row["tissue"])
     return found | {
         "emphasised": [row for row in found["rows"] if row["emphasised"]],
         "paired": sum(bool(row["gini"]["paired"]) for row in found["rows"]),
+        "not_compared": records(in_order(skipped)),
     }
 
 
@@ -220,9 +221,7 @@ def _groups(settings: Settings, kept: pd.DataFrame) -> list[Row]:
         key = (called.reference, said[0], called.compared, said[1])
         found.setdefault(key, {})[spec.cohort] = None
     names = ("reference", "of_reference", "compared", "of_compared")
-    return [
-        dict(zip(names, key, strict=True)) | {"cohorts": list(of)} for key, of in found.items()
-    ]
+    return [dict(zip(names, key, strict=True)) | {"cohorts": list(of)} for key, of in found.items()]
 
 
 def _members(group: AgeRange | list[str]) -> str:

@@ -22,6 +22,7 @@ from stages.cells import (
     comparators,
     concordance,
     contrast,
+    counts,
     describe,
     medians,
     metrics,
@@ -88,15 +89,14 @@ class ClusterTables(NamedTuple):
 def _samples(place, cell_type, resolution, shares, rules):
     """Three young and three old animals whose cells lie in four clusters by `shares`."""
     obs, labels = [], []
-    for group, months, of_group in (("young", 3.0, shares[0]), ("old", 24.0, shares[1])):
+    for group, months, of_group in (("reference", 3.0, shares[0]), ("compared", 24.0, shares[1])):
         for i in range(3):
             cells = np.round(np.array(of_group) * N_CELLS).astype(int)
             cells[0] += i
-            who = [*place, f"{group}{i}", "male", months, group]
+            who = [*place, f"{group}{i}", "male", None, months, None, group]
             obs += [who] * int(cells.sum())
             labels += list(np.repeat(np.arange(4), cells))
-    columns = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "group"]
-    frame = pd.DataFrame(obs, columns=columns)
+    frame = pd.DataFrame(obs, columns=counts.SAMPLE)
     counted = over_clusters.clusters_as_types(frame, np.array(labels))
     measured = metrics.metrics(counted, rules)
     named = measured.assign(cell_type=cell_type, resolution=resolution, n_clusters=4)
@@ -146,7 +146,7 @@ def _stability(settings, runs):
 def _restriction(settings):
     """Compare the six libraries of the rat, restriction half way, at one resolution."""
     shares = {"Y": EVEN, "O": UNEVEN, "CR": tuple(np.mean(DISPERSE, axis=0))}
-    names = {"Y": "young", "O": "old", "CR": "restricted"}
+    names = {"Y": "reference", "O": "compared", "CR": "restricted"}
     rows, condition = [], {}
     for code, of_condition in shares.items():
         for sex in ("male", "female"):
@@ -154,7 +154,7 @@ def _restriction(settings):
             condition[animal] = names[code]
             cells = np.round(np.array(of_condition) * N_CELLS)
             cells[1] += 2 * (sex == "male")
-            group = "young" if code == "Y" else "old"
+            group = "reference" if code == "Y" else "compared"
             months = 5.0 if code == "Y" else 27.0
             key = ["rat", "droplet", "Marrow", animal, sex, months, group]
             rows += [[*key, str(i), int(n), n / cells.sum()] for i, n in enumerate(cells)]
@@ -238,7 +238,10 @@ KINDS = ["B cell", "T cell", "a|b cell"]
 def _cells(platforms, tissue="Limb_Muscle"):
     rows = []
     for platform in platforms:
-        for group, months, weights in (("young", 3.0, (40, 35, 25)), ("old", 24.0, (70, 20, 10))):
+        for group, months, weights in (
+            ("reference", 3.0, (40, 35, 25)),
+            ("compared", 24.0, (70, 20, 10)),
+        ):
             for i in range(3):
                 for kind, n in zip(KINDS, weights, strict=True):
                     sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]

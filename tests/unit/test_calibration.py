@@ -96,7 +96,7 @@ def test_simulated_studies_are_compared_as_the_pipeline_does(settings):
         MARROW, (5, 4), shift=0.1, studies=6, rng=np.random.default_rng(4)
     )
     rows = []
-    for group, months, cells in (("young", 3.0, young), ("old", 24.0, old)):
+    for group, months, cells in (("reference", 3.0, young), ("compared", 24.0, old)):
         for (study, animal, kind), n in np.ndenumerate(cells):
             if n:
                 who = ["tms", "facs", f"{study}", f"{group}{animal}", "male", months, group]
@@ -214,13 +214,13 @@ def test_the_planted_change_is_that_of_the_mean_composition(by):
 def test_arms_are_what_the_proportions_say():
     rows = []
     for animal, group, counted in (
-        ("a", "young", (60, 40)),
-        ("b", "young", (80, 20)),
-        ("c", "old", (100, 100)),
-        ("d", "old", (90, 110)),
-        ("e", "middle", (1, 99)),
+        ("a", "reference", (60, 40)),
+        ("b", "reference", (80, 20)),
+        ("c", "compared", (100, 100)),
+        ("d", "compared", (90, 110)),
+        ("e", "other", (1, 99)),
     ):
-        months = {"young": 3.0, "middle": 18.0, "old": 24.0}[group]
+        months = {"reference": 3.0, "other": 18.0, "compared": 24.0}[group]
         for kind, n in zip("xy", counted, strict=True):
             sample = ["tms", "facs", "Lung", animal, "male", months, group]
             rows.append([*sample, kind, n, n / sum(counted)])

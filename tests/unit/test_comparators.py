@@ -36,8 +36,8 @@ def found(samples, aged):
 def marrow(samples):
     """Return counts of FACS marrow, and which animals are old."""
     of = samples[(samples["platform"] == "facs") & (samples["tissue"] == "Marrow")]
-    table = counts.matrix(of[of["group"] != "middle"])
-    return table.counts, (table.samples["group"] == "old").to_numpy()
+    table = counts.matrix(of[of["group"] != "other"])
+    return table.counts, (table.samples["group"] == "compared").to_numpy()
 
 
 def row(found, method):
@@ -104,12 +104,12 @@ def _by_a_general_optimiser(cells):
 def test_the_likelihood_is_as_large_as_a_general_optimiser_finds(found, marrow):
     cells, old = marrow
     largest = {}
-    for name, part in (("old", cells[old]), ("young", cells[~old]), ("both", cells)):
+    for name, part in (("compared", cells[old]), ("reference", cells[~old]), ("both", cells)):
         largest[name] = _by_a_general_optimiser(part)
         mine = float(comparators.dirichlet_multinomial(part))
         # Seen: 1e-6 above what scipy finds, which stops early; over all arms -4e-7 to 8e-6.
         assert mine == pytest.approx(largest[name], abs=1e-5)
-    ratio = 2 * (largest["old"] + largest["young"] - largest["both"])
+    ratio = 2 * (largest["compared"] + largest["reference"] - largest["both"])
     assert row(found, "dirichlet_multinomial")["statistic"] == pytest.approx(ratio, abs=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_p_of_exchangeable_animals_is_uniform_and_of_a_planted_change_is_small()
 def _study(shares, rng):
     rows = []
     for i, of_animal in enumerate(shares):
-        group, months = ("young", 3.0) if i < 4 else ("old", 24.0)
+        group, months = ("reference", 3.0) if i < 4 else ("compared", 24.0)
         for cell_type, n in zip("abcd", rng.multinomial(400, of_animal), strict=True):
             if n:
                 sample = ["tms", "facs", "T", f"m{i}", "male", months, group]

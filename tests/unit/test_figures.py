@@ -64,7 +64,7 @@ def _places(n_tissues, series):
 
 def metrics_table(n_tissues, series=SERIES):
     rng = np.random.default_rng(1)
-    ages = [("young", 3.0)] * 3 + [("middle", 18.0)] * 2 + [("old", 24.0)] * 3
+    ages = [("reference", 3.0)] * 3 + [("other", 18.0)] * 2 + [("compared", 24.0)] * 3
     rows = []
     for place in _places(n_tissues, series):
         for i, (group, age) in enumerate(ages):
@@ -355,7 +355,7 @@ def test_medians_in_metrics_vs_age_are_those_of_the_groups():
     table = metrics_table(1, (("tms", "facs"),))
     axes = metrics_vs_age.draw(table, about=REAL).axes[0]
     rows = table[table["cells"] == "all"]
-    for line, group in zip(axes.lines[:2], ("young", "old"), strict=True):
+    for line, group in zip(axes.lines[:2], ("reference", "compared"), strict=True):
         expected = rows.loc[rows["group"] == group, "gini"].median()
         assert line.get_ydata() == pytest.approx([expected, expected])
     shown = sum(len(points.get_offsets()) for points in axes.collections)

@@ -91,7 +91,7 @@ def proportions(n_tissues=4):
     rng = np.random.default_rng(4)
     rows = []
     for tissue, (animal, group) in itertools.product(
-        range(n_tissues), enumerate(["young", "young", "middle", "old", "old"])
+        range(n_tissues), enumerate(["reference", "reference", "other", "compared", "compared"])
     ):
         counts = rng.integers(1, 500, 6)
         names = ["tms", "facs", f"T{tissue}", f"m{animal}", "male", 3.0, group]
@@ -278,7 +278,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
             ]
             for group, rows in of.groupby("group")
         }
-        expected = np.median(curves["old"], axis=0) - np.median(curves["young"], axis=0)
+        expected = np.median(curves["compared"], axis=0) - np.median(curves["reference"], axis=0)
         assert line == pytest.approx(expected)
         n_checked += 1
     assert n_checked == 4
@@ -286,7 +286,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
     young, old = [1.0, 1.0, 2.0], [1.0, 4.0, 5.0]
     rows = [
         ("tms", "facs", "T", group, "male", 3.0, group, f"type {i}", int(n), n / sum(counts))
-        for group, counts in (("young", young), ("old", old))
+        for group, counts in (("reference", young), ("compared", old))
         for i, n in enumerate(counts)
     ]
     one = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
@@ -294,7 +294,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
     change = concentration.gini(old) - concentration.gini(young)
     # Read off at 401 points: observed within 1e-6.
     assert -2 * np.trapezoid(line, lorenz.GRID) == pytest.approx(change, abs=1e-4)
-    assert lorenz.changes(one[one["group"] == "old"]) == {}
+    assert lorenz.changes(one[one["group"] == "compared"]) == {}
 
 
 def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
@@ -364,7 +364,7 @@ def test_tables_without_heads_are_refused_in_words(name, inputs):
 
 
 def test_cells_without_young_and_old_are_refused(inputs):
-    table = proportions().assign(group="middle")
+    table = proportions().assign(group="other")
     with pytest.raises(FigureError, match="no tissue with young and old samples"):
         lorenz.draw(table, inputs("mini").importance, about=REAL)
 

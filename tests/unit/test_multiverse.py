@@ -18,8 +18,8 @@ from stages.measurement.concentration import QUADRANTS
 # Of the reference's README: medians, types present, old minus young, by who is young and old.
 KNOWN = {
     ("droplet", "Kidney", "published", ""): (5, 6, 0.026, -0.86),
-    ("droplet", "Kidney", "old", "only 24"): (5, 2, -0.059, -5.1),
-    ("droplet", "Kidney", "old", "from 30"): (5, 4, 0.038, -0.47),
+    ("droplet", "Kidney", "compared", "only 24"): (5, 2, -0.059, -5.1),
+    ("droplet", "Kidney", "compared", "from 30"): (5, 4, 0.038, -0.47),
     ("facs", "Kidney", "min_cells", "1"): (6, 4, -0.0005, 0.469),
     ("facs", "Limb_Muscle", "published", ""): (6, 4, -0.0174, 0.129),
     ("droplet", "Limb_Muscle", "published", ""): (4, 6, 0.035, -0.47),
@@ -103,7 +103,7 @@ def _by_hand(rows, analysis):
             gini *= n / (n - 1)
         if analysis["sex"] not in ("all", sex):
             continue
-        for age in ("young", "old"):
+        for age in ("reference", "compared"):
             word, _, limit = analysis[age].rpartition(" ")
             bound = float(limit) if word else np.nan
             inside = {
@@ -115,7 +115,7 @@ def _by_hand(rows, analysis):
             if inside[word]:
                 values.setdefault(age, []).append((gini, _number(cells, analysis["number"])))
     centre = np.median if analysis["statistic"] == "median" else np.mean
-    return centre(values["old"], axis=0) - centre(values["young"], axis=0)
+    return centre(values["compared"], axis=0) - centre(values["reference"], axis=0)
 
 
 @pytest.mark.parametrize("tissue", ["Marrow", "Kidney"])
@@ -125,7 +125,7 @@ def test_any_analysis_is_what_a_plain_loop_gives(samples, few_draws, tissue):
     plain = analyses[
         (analyses["cells"] == "all") & (analyses["number"] != "effective_number_chao_shen")
     ]
-    assert plain["old"].nunique() > 2
+    assert plain["compared"].nunique() > 2
     for analysis in plain.sample(60, random_state=1).to_dict("records"):
         d_gini, d_number = _by_hand(rows, analysis)
         # Seen: 2e-15.
@@ -140,8 +140,8 @@ def test_shares_are_of_distinct_analyses_and_sum_to_one(found, samples, few_draw
     rows = samples[(samples["platform"] == "droplet") & (samples["tissue"] == "Limb_Muscle")]
     analyses = multiverse.arm({50: rows}, few_draws.metrics.rarefaction)
     # All 1m are male, all 3m female: males are the animals of 1 month, and one analysis with them.
-    one = analyses[(analyses["young"] == "up to 1") & (analyses["sex"] == "all")]
-    other = analyses[(analyses["young"] == PUBLISHED) & (analyses["sex"] == "male")]
+    one = analyses[(analyses["reference"] == "up to 1") & (analyses["sex"] == "all")]
+    other = analyses[(analyses["reference"] == PUBLISHED) & (analyses["sex"] == "male")]
     assert set(one["animals"]) == set(other["animals"])
     inner = 2 * 3 * 5 * 2
     row = table[(table["platform"] == "droplet") & (table["tissue"] == "Limb_Muscle")].iloc[0]
@@ -153,8 +153,8 @@ def test_shares_are_of_distinct_analyses_and_sum_to_one(found, samples, few_draw
 
 def test_no_choice_of_ages_stands_twice():
     animals = pd.DataFrame({"age_months": [1.0, 3.0, 3.0, 18.0, 21.0, 24.0, 30.0]})
-    animals["group"] = ["young"] * 3 + ["middle"] * 2 + ["old"] * 2
-    young, old = multiverse.ages(animals, "young"), multiverse.ages(animals, "old")
+    animals["group"] = ["reference"] * 3 + ["other"] * 2 + ["compared"] * 2
+    young, old = multiverse.ages(animals, "reference"), multiverse.ages(animals, "compared")
     assert [name for name, _ in young] == ["published", "up to 1", "only 3"]
     assert [name for name, _ in old] == ["published", "from 18", "from 21", "from 30", "only 24"]
     assert len({who.tobytes() for _, who in old}) == len(old)
@@ -165,7 +165,7 @@ def test_an_arm_without_two_animals_of_an_age_is_left_out_and_none_is_an_error(
 ):
     marrow = tms_counts["tissue"] == "Marrow"
     lone = tms_counts[(tms_counts["platform"] == "facs") & marrow]
-    lone = lone[(lone["group"] != "old") | (lone["animal"] == "24_58_M")]
+    lone = lone[(lone["group"] != "compared") | (lone["animal"] == "24_58_M")]
     with pytest.raises(AtlasError, match="no tissue has 2 young and 2 old animals"):
         multiverse.multiverse(lone, few_draws)
     droplet = tms_counts[(tms_counts["platform"] == "droplet") & marrow]

@@ -42,8 +42,7 @@ def spec_of(**changes) -> CellsFile:
             "sex": "sex",
             "cell_type": "cell_ontology_class",
         },
-        "young_max_months": 3,
-        "old_min_months": 24,
+        "groups": {"reference": {"up_to": "3 months"}, "compared": {"from": "24 months"}},
     }
     return CellsFile.model_validate(content | changes)
 
@@ -109,7 +108,7 @@ def test_every_layout_gives_the_same_cells(tmp_path, layout):
     assert list(found.obs.columns) == clustering.OBS
     assert found.obs["animal"].tolist() == ["3-F-56", "24-M-59"] * 15
     assert found.obs["age_months"].tolist() == [3.0, 24.0] * 15
-    assert found.obs["group"].tolist() == ["young", "old"] * 15
+    assert found.obs["group"].tolist() == ["reference", "compared"] * 15
     assert found.obs["cell_type"].isna().sum() == 10
 
 
@@ -395,11 +394,13 @@ def test_real_cells_of_two_donors_and_two_conditions(real_input):
             "raw": kang,
             "cohort": "kang",
             "platform": "droplet",
-            "columns": {"animal": "sample_id", "age": "group_id", "cell_type": "cluster_id"},
+            "columns": {
+                "animal": "sample_id",
+                "condition": "group_id",
+                "cell_type": "cluster_id",
+            },
             "constants": {"tissue": "Blood"},
-            "age_months": {"ctrl": 1, "stim": 24},
-            "young_max_months": 1,
-            "old_min_months": 24,
+            "groups": {"reference": ["ctrl"], "compared": ["stim"]},
         }
     )
     data = clustering.read_tissue(kang, spec, "Blood", name="kang", atlas="local")

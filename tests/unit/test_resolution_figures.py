@@ -59,7 +59,7 @@ def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
     of_all = itertools.product(places, cell_types, enumerate(resolutions))
     for (cohort, platform, tissue), cell_type, (k, resolution) in of_all:
         drift = 0.12 - 0.3 * k / max(len(resolutions) - 1, 1)
-        for group, count, old in (("young", n[0], 0), ("old", n[1], 1)):
+        for group, count, old in (("reference", n[0], 0), ("compared", n[1], 1)):
             for animal in range(count):
                 gini = float(np.clip(0.5 + drift * old + rng.normal(0, 0.05), 0, 1))
                 for cells in CELLS:
@@ -285,7 +285,7 @@ def test_validation_shows_every_animal_its_medians_and_the_change_between_them(i
     order = itertools.product(("Kidney", "Lung", "Spleen"), clusters.METRICS)
     for axes, (tissue, metric) in zip(panels, order, strict=True):
         here = at[at["tissue"] == tissue]
-        young, old = (here.loc[here["group"] == g, metric] for g in ("young", "old"))
+        young, old = (here.loc[here["group"] == g, metric] for g in ("reference", "compared"))
         for points, values in zip(axes.collections, (young, old), strict=False):
             assert sorted(points.get_offsets()[:, 1]) == pytest.approx(sorted(values))
         bars = [line.get_ydata() for line in axes.lines if line.get_linewidth() == 1.8]

@@ -30,8 +30,8 @@ def cells_of(**counts: list[int]) -> tuple[pd.DataFrame, np.ndarray]:
     """Cells of animals named like y1, o2: so many of each cluster."""
     rows, labels = [], []
     for animal, numbers in counts.items():
-        group = "young" if animal.startswith("y") else "old"
-        months = 3.0 if group == "young" else 24.0
+        group = "reference" if animal.startswith("y") else "compared"
+        months = 3.0 if group == "reference" else 24.0
         sample = ["tms", "droplet", "Kidney", animal, None, months, group]
         for cluster, n in enumerate(numbers):
             rows += [sample] * n

@@ -39,7 +39,7 @@ def graph(draft):
         "o1": [50, 45, 40],
         "o2": [52, 50, 45],
     }.items():
-        months, group = (3.0, "young") if animal.startswith("y") else (24.0, "old")
+        months, group = (3.0, "reference") if animal.startswith("y") else (24.0, "compared")
         sample = ["tms", "droplet", "Kidney", animal, "male", months, group]
         for kind, n in enumerate(numbers):
             rows += [[*sample, f"type {kind}"]] * n

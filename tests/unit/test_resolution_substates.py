@@ -114,7 +114,7 @@ def test_types_left_out_are_listed_with_the_reason(cells, draft):
 
 
 def test_a_type_with_fewer_cells_than_neighbours_is_left_out(params):
-    group = ["young", "young", "old", "old"]
+    group = ["reference", "reference", "compared", "compared"]
     obs = pd.DataFrame(
         {
             "cohort": "tms",

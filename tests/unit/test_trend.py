@@ -94,7 +94,7 @@ def test_p_is_adjusted_over_the_tissues_of_a_platform(found):
 
 
 def test_an_atlas_without_old_animals_has_no_trend(measured):
-    empty = trend.trend(measured[measured["group"] == "young"], SETTINGS)
+    empty = trend.trend(measured[measured["group"] == "reference"], SETTINGS)
     assert empty.empty
     TREND.validate(empty)
     assert pd.api.types.is_float_dtype(empty["p"])

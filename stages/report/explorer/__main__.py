@@ -93,7 +93,8 @@ def views(
     Returns
     -------
     dict
-        ``samples``; what ``groups`` are called; by name the ``charts`` with their data; and the ``evidence`` of each.
+        ``samples``; what ``groups`` are called; by name the ``charts`` with their data; and the
+        ``evidence`` of each.
     """
     tissues, animals = data.tissues(found["plane"], about), data.animals(found["metrics"], about)
     states, heads = data.states(systems, evidence), data.heads(systems, evidence)
