@@ -112,6 +112,8 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
     runs, agreement
         ``STABILITY_RUNS``; and `resolution`, `ari` of each pair of seeds on all cells.
     """
+    if not over_clusters.can_be_compared(graph.obs):
+        return tables.empty(STABILITY_RUNS), pd.DataFrame(columns=["resolution", "ari"])
     rules = settings.stability
     names = dict(graph.obs.iloc[0][counts.TISSUE])
     rows, agreement = [], []
@@ -210,6 +212,8 @@ def _run(args: argparse.Namespace) -> None:
     for key in wanted(settings):
         graph = clustering.read_graph(args.graphs / f"{key}.h5ad")
         table, agreement = runs(graph, settings)
+        if table.empty:
+            continue
         found.append(table)
         summaries.append(summary(table, agreement, settings.stability))
     for parts, schema, path in (

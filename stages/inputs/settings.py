@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -103,6 +104,8 @@ AgeText = Annotated[str, BeforeValidator(_age)]
 
 class AgeRange(Section):
     """Animals up to an age, from an age on, or both."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     up_to: AgeText | None = None
     from_: Annotated[AgeText | None, Field(alias="from")] = None
@@ -226,8 +229,8 @@ class CellsFile(Section):
     groups: Groups
     constants: Constants = Constants()
     animal_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
-    """A regular expression: what it finds in the column of animals is the animal, so that ``[0-9]+``
-    makes 101 of ctrl101 and of stim101."""
+    """A regular expression: what it finds in the column of animals is the animal (``[0-9]+`` makes
+    101 of both ctrl101 and stim101)."""
     age_unit: Literal["days", "weeks", "months", "years"] | None = None
     """Of ages that are plain numbers."""
     age_months: dict[str, float] = {}

@@ -27,7 +27,10 @@ def cells(*samples, cohort="tms", platform="facs", tissue="Kidney"):
     """Return counts: a sample is (animal, age group, {type: cells}), its first letter the sex."""
     months = {"reference": 3.0, "other": 18.0, "compared": 24.0}
     rows = [
-        [cohort, platform, tissue, animal, SEX_OF.get(animal[0]), months[group], group, kind, n]
+        [
+            *(cohort, platform, tissue, animal, SEX_OF.get(animal[0])),
+            *(None, months[group], None, group, kind, n),
+        ]
         for animal, group, kinds in samples
         for kind, n in kinds.items()
     ]
@@ -214,10 +217,12 @@ class TestAging:
             ["Lung", 4, 1]
         ]
 
-    def test_no_tissue_with_both_groups_is_one_clear_line(self, run, settings):
+    def test_nothing_comparable_leaves_the_table_empty_and_says_why(self, run, settings):
         _, measured = run(random_cells(np.random.default_rng(2), n_compared=1))
-        with pytest.raises(AtlasError, match="tms facs Kidney: 4 young, 1 old"):
-            contrast.contrast(measured, settings.contrast)
+        table, left_out = contrast.contrast(measured, settings.contrast)
+        assert table.empty
+        assert left_out[["n_reference", "n_compared"]].to_numpy().tolist() == [[4, 1]]
+        assert left_out["reason"].tolist() == ["needs 2 animals in each group"]
 
     def test_quadrants(self, run, settings):
         rows = [("K", 0.1, -1.0), ("L", -0.1, 1.0), ("M", 0.1, 1.0), ("N", 0.0, -1.0)]
@@ -389,7 +394,7 @@ class TestTables:
             ("n_cells", -3, "column n_cells, value -3"),
             ("n_cells", None, "n_cells"),
             ("group", "ancient", "column group, value 'ancient'"),
-            ("age_months", float("nan"), "age_months"),
+            ("age_months", -1.0, "age_months"),
         ],
     )
     def test_negative_missing_and_unknown_values_are_named(self, column, value, said, tmp_path):

@@ -146,7 +146,7 @@ def _stability(settings, runs):
 def _restriction(settings):
     """Compare the six libraries of the rat, restriction half way, at one resolution."""
     shares = {"Y": EVEN, "O": UNEVEN, "CR": tuple(np.mean(DISPERSE, axis=0))}
-    names = {"Y": "reference", "O": "compared", "CR": "restricted"}
+    names = {"Y": "young", "O": "old", "CR": "restricted"}
     rows, condition = [], {}
     for code, of_condition in shares.items():
         for sex in ("male", "female"):
@@ -156,7 +156,7 @@ def _restriction(settings):
             cells[1] += 2 * (sex == "male")
             group = "reference" if code == "Y" else "compared"
             months = 5.0 if code == "Y" else 27.0
-            key = ["rat", "droplet", "Marrow", animal, sex, months, group]
+            key = ["rat", "droplet", "Marrow", animal, sex, None, months, names[code], group]
             rows += [[*key, str(i), int(n), n / cells.sum()] for i, n in enumerate(cells)]
     table = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
     _, compared, tested = restriction.compare(
@@ -244,8 +244,8 @@ def _cells(platforms, tissue="Limb_Muscle"):
         ):
             for i in range(3):
                 for kind, n in zip(KINDS, weights, strict=True):
-                    sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
-                    rows.append([*sample, kind, n + i])
+                    sample = ["tms", platform, tissue, f"{group}{i}", "male", None, months, None]
+                    rows.append([*sample, group, kind, n + i])
     return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
@@ -460,7 +460,7 @@ def study_folder(
         counted = _cells(platforms, tissue)
         shares, excluded = proportions.proportions(counted, settings.proportions)
         measured = metrics.metrics(shares, settings.metrics)
-        aged, _ = contrast.contrast(measured, settings.contrast)
+        aged, left_out = contrast.contrast(measured, settings.contrast)
         described = describe.samples(counted, pooled_pattern="/")
         both = concordance.concordance(aged, settings.concordance)
         truth = tables.empty(TRUTH)
@@ -474,6 +474,7 @@ def study_folder(
             "proportions": shares,
             "exclusions": excluded,
             "contrast": aged,
+            "not_compared": left_out,
             "concordance": both,
             "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
             "recovery": recovery(truth, aged),

@@ -99,7 +99,8 @@ def test_simulated_studies_are_compared_as_the_pipeline_does(settings):
     for group, months, cells in (("reference", 3.0, young), ("compared", 24.0, old)):
         for (study, animal, kind), n in np.ndenumerate(cells):
             if n:
-                who = ["tms", "facs", f"{study}", f"{group}{animal}", "male", months, group]
+                who = ["tms", "facs", f"{study}", f"{group}{animal}", "male", None, months]
+                who += [None, group]
                 rows.append([*who, f"type {kind}", int(n)])
     counted = COUNTS.validate(pd.DataFrame(rows, columns=list(COUNTS.columns)))
     shares, excluded = proportions.proportions(counted, settings.proportions)
@@ -222,7 +223,7 @@ def test_arms_are_what_the_proportions_say():
     ):
         months = {"reference": 3.0, "other": 18.0, "compared": 24.0}[group]
         for kind, n in zip("xy", counted, strict=True):
-            sample = ["tms", "facs", "Lung", animal, "male", months, group]
+            sample = ["tms", "facs", "Lung", animal, "male", None, months, None, group]
             rows.append([*sample, kind, n, n / sum(counted)])
     table = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
     other = table[table["animal"] != "b"].assign(tissue="Heart")

@@ -54,6 +54,7 @@ def changed(cohort, platform, tissue, gini, effective_number, *, p=0.5, smallest
                 "metric": metric,
                 "n_reference": n_reference,
                 "n_compared": n_compared,
+                "paired": False,
             },
             **{"reference_median": 0.5, "compared_median": 0.5 + change, "change": change},
             **{"change_low": change - 0.02, "change_high": change + 0.02},

@@ -168,7 +168,7 @@ def _study(shares, rng):
         group, months = ("reference", 3.0) if i < 4 else ("compared", 24.0)
         for cell_type, n in zip("abcd", rng.multinomial(400, of_animal), strict=True):
             if n:
-                sample = ["tms", "facs", "T", f"m{i}", "male", months, group]
+                sample = ["tms", "facs", "T", f"m{i}", "male", None, months, None, group]
                 rows.append([*sample, cell_type, n, n / 400])
     columns = [*counts.SAMPLE, "cell_type", "n_cells", "proportion"]
     return pd.DataFrame(rows, columns=columns)

@@ -70,10 +70,11 @@ def metrics_table(n_tissues, series=SERIES):
         for i, (group, age) in enumerate(ages):
             for cells in CELLS:
                 sex = ("male", "female", None)[i % 3]
-                numbers = dict.fromkeys(list(METRICS.columns)[9:], 1.0)
+                numbers = dict.fromkeys(list(METRICS.columns)[11:], 1.0)
                 numbers |= {"gini": rng.uniform(0.3, 0.8), "effective_number": rng.uniform(2, 9)}
                 names = dict(zip(list(METRICS.columns)[:4], [*place, f"m{i}"], strict=True))
-                rest = {"sex": sex, "age_months": age, "group": group}
+                rest = {"sex": sex, "block": None, "age_months": age, "condition": None}
+                rest["group"] = group
                 rows.append(names | rest | {"cells": cells, "n_cells": 100} | numbers)
     return METRICS.validate(pd.DataFrame(rows))
 
@@ -88,6 +89,7 @@ def contrast_table(n_tissues, series=SERIES):
             quadrant = "mixed" if up != down else "crystallize" if up else "disperse"
             for metric, value in change.items():
                 row = dict.fromkeys(CONTRAST.columns, 0.5) | {"n_reference": 3, "n_compared": 3}
+                row["paired"] = False
                 row |= dict(zip(["cohort", "platform", "tissue"], place, strict=True))
                 row |= {"cells": cells, "metric": metric, "quadrant": quadrant, "change": value}
                 row |= {"change_low": value - 0.1, "change_high": value + 0.1}
@@ -362,17 +364,18 @@ def test_medians_in_metrics_vs_age_are_those_of_the_groups():
     assert shown == len(rows)
 
 
+def test_a_table_without_samples_is_refused_in_words():
+    with pytest.raises(FigureError, match="Check the"):
+        metrics_vs_age.draw(tables.empty(METRICS), about=REAL)
+
+
 @pytest.mark.parametrize(
     ("draw", "schema"),
-    [
-        (metrics_vs_age.draw, METRICS),
-        (direction_heatmap.draw, CONTRAST),
-        (driver_contributions.draw, DRIVERS),
-    ],
+    [(direction_heatmap.draw, CONTRAST), (driver_contributions.draw, DRIVERS)],
 )
-def test_an_empty_table_is_refused_in_words(draw, schema):
-    with pytest.raises(FigureError, match="Check the"):
-        draw(tables.empty(schema), about=REAL)
+def test_a_figure_of_no_comparison_says_so(draw, schema):
+    figure = draw(tables.empty(schema), about=REAL)
+    assert [text.get_text() for text in figure.texts] == [style.NOTHING_COMPARED]
 
 
 def test_names_that_would_read_the_same_are_kept_apart():

@@ -541,6 +541,6 @@ def test_undefined_numbers_are_dashes(templates):
 def test_every_template_is_used():
     texts = {path: path.read_text(encoding="utf-8") for path in TEMPLATES.rglob("*.j2")}
     named = set(re.findall(r'(?:include|import) "([\w/.]+)"', "".join(texts.values())))
-    named |= {"paper.qmd.j2"}
+    named |= set(manuscript.PAPERS.values())
     named |= {f"provenance/{name}.j2" for name in provenance.INCLUDED}
     assert named == {path.relative_to(TEMPLATES).as_posix() for path in texts}

@@ -57,7 +57,9 @@ def samples(young, old, tissue="T", platform="facs"):
                 tissue,
                 f"{group}{i}",
                 "male",
+                None,
                 3.0 if group == "reference" else 24,
+                None,
             ]
             chosen = [gini, gini * 10 / 9, number, number, number, 10, 0.5, 10, number, number]
             rows.append([*key, group, "all", 500, *chosen, number])
@@ -681,7 +683,10 @@ def written(folder, both, params):
         tables.write(table, MEASURED, folder / "measured" / f"{name}.csv")
         tables.write(changes, CHANGES, folder / "changes" / f"{name}.csv")
         measured.write_draws(draws, folder / "draws" / f"{name}.parquet")
-    params |= {"plane": SETTINGS.model_dump(), "systems": {"heads": params["systems"]["heads"]}}
+    params = params | {
+        "plane": SETTINGS.model_dump(),
+        "systems": {"heads": params["systems"]["heads"]},
+    }
     (folder / "params.yaml").write_text(json.dumps(params))
     options = {
         "params": "params.yaml",

@@ -129,7 +129,7 @@ def test_the_notice_follows_the_arms_that_are_drawn(with_real, real, about, tmp_
     tables.write(shown, CONTRAST, tmp_path / "contrast.csv")
     stated = json.dumps(asdict(about))
     (tmp_path / "study.json").write_text(stated, encoding="utf-8")
-    words = [f"--aging={tmp_path}/contrast.csv", f"--study={tmp_path}/study.json"]
+    words = [f"--contrast={tmp_path}/contrast.csv", f"--study={tmp_path}/study.json"]
     assert direction_heatmap.main([*words, f"--out={tmp_path}"]) == 0
     svg = (tmp_path / "fig_direction_heatmap.svg").read_text(encoding="utf-8")
     assert (f">{NOTICE}<" in svg) != with_real

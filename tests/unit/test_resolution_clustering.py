@@ -362,7 +362,9 @@ def test_the_number_of_threads_changes_nothing(kidney, tmp_path):
         encoding="utf-8",
     )
     stored = kidney.copy()
-    stored.obs = stored.obs.astype(dict.fromkeys(("animal", "sex", "cell_type"), str))
+    stored.obs = stored.obs.astype(
+        dict.fromkeys(("animal", "sex", "block", "condition", "cell_type"), str)
+    )
     stored.write_h5ad(tmp_path / "kidney.h5ad")
     digests = []
     for n in ("1", "2"):

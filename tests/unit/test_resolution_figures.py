@@ -48,6 +48,7 @@ REFERENCE = 0.8
 SERIES = (("tms", "facs"), ("tms", "droplet"), ("kimmel", "droplet"))
 LONG = "kidney loop of Henle thick ascending limb epithelial cell"
 TYPES = ("podocyte", "macrophage", "B cell", LONG, f"{LONG}, cortical part")
+ABOUT = Study("local", "local", simulated=False, notice="")
 KEY = ["cohort", "platform", "tissue", "resolution"]
 
 
@@ -70,6 +71,8 @@ def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
                         "animal": f"{group}{animal}",
                         "sex": ("male", None)[animal % 2],
                         "age_months": 3.0 + 20 * old,
+                        "block": None,
+                        "condition": None,
                         "group": group,
                         "cell_type": cell_type,
                         "resolution": resolution,
@@ -162,12 +165,16 @@ def inputs():
 
 
 DRAW = {
-    "substate_scale": lambda t: substate_scale.draw(t.substates, t.coarse, reference=REFERENCE),
-    "replication_animals": lambda t: replication_animals.draw(
-        t.metrics, t.kimmel, reference=REFERENCE
+    "substate_scale": lambda t: substate_scale.draw(
+        t.substates, t.coarse, reference=REFERENCE, about=ABOUT
     ),
-    "replication_robustness": lambda t: replication_robustness.draw(t.kimmel, t.stability),
-    "granularity_curve": lambda t: granularity_curve.draw(t.curve, t.coarse),
+    "replication_animals": lambda t: replication_animals.draw(
+        t.metrics, t.kimmel, reference=REFERENCE, about=ABOUT
+    ),
+    "replication_robustness": lambda t: replication_robustness.draw(
+        t.kimmel, t.stability, about=ABOUT
+    ),
+    "granularity_curve": lambda t: granularity_curve.draw(t.curve, t.coarse, about=ABOUT),
 }
 PUBLISHED = {
     "substate_scale": "substate_scale",
@@ -259,8 +266,8 @@ def test_a_comparison_without_the_metrics_is_refused(name, inputs):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda t: substate_scale.draw(t.substates, t.coarse, reference=0.7),
-        lambda t: replication_animals.draw(t.metrics, t.kimmel, reference=0.7),
+        lambda t: substate_scale.draw(t.substates, t.coarse, reference=0.7, about=ABOUT),
+        lambda t: replication_animals.draw(t.metrics, t.kimmel, reference=0.7, about=ABOUT),
     ],
 )
 def test_a_resolution_that_is_not_there_is_refused_with_those_that_are(draw, inputs):
@@ -278,7 +285,7 @@ def drawn_at(axes):
 
 def test_validation_shows_every_animal_its_medians_and_the_change_between_them(inputs):
     t = inputs("demo")
-    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE)
+    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE, about=ABOUT)
     panels = [axes for axes in figure.axes if axes.collections]
     assert len(panels) == 2 * 3
     at = t.metrics[(t.metrics["resolution"] == REFERENCE) & (t.metrics["cells"] == "all")]
@@ -307,7 +314,7 @@ def test_validation_shows_every_animal_its_medians_and_the_change_between_them(i
 
 def test_validation_states_the_test_and_the_smallest_p(inputs, drawn_texts):
     t = inputs("demo")
-    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE)
+    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE, about=ABOUT)
     words = [text.get_text() for text, _ in drawn_texts(figure)]
     # Of 35 ways to choose 3 of 7 animals, 2 are the most extreme.
     assert sum("(\N{GREATER-THAN OR EQUAL TO} 0.057)" in word for word in words) == 6
@@ -317,8 +324,8 @@ def test_validation_states_the_test_and_the_smallest_p(inputs, drawn_texts):
 def test_validation_refuses_a_comparison_without_animals(inputs):
     t = inputs("demo")
     without = t.metrics[t.metrics["tissue"] != "Lung"]
-    with pytest.raises(FigureError, match=r"no young or no old animals of Lung"):
-        replication_animals.draw(without, t.kimmel, reference=REFERENCE)
+    with pytest.raises(FigureError, match=r"no animals of one group of Lung"):
+        replication_animals.draw(without, t.kimmel, reference=REFERENCE, about=ABOUT)
 
 
 def large(axes):
@@ -333,7 +340,7 @@ def is_pale(points):
 
 def test_robustness_is_pale_where_the_direction_is_not_stable(inputs, drawn_texts):
     t = inputs("demo")
-    figure = replication_robustness.draw(t.kimmel, t.stability)
+    figure = replication_robustness.draw(t.kimmel, t.stability, about=ABOUT)
     panels = [axes for axes in figure.axes if axes.collections]
     assert len(panels) == 2 * 3
     changes, stable = [], []
@@ -353,7 +360,7 @@ def test_robustness_is_pale_where_the_direction_is_not_stable(inputs, drawn_text
 def test_robustness_is_not_stable_where_most_runs_have_the_other_direction(inputs):
     t = inputs("local")
     other = t.stability.assign(direction=-t.stability["direction"], stable=True)
-    for axes in replication_robustness.draw(t.kimmel, other).axes:
+    for axes in replication_robustness.draw(t.kimmel, other, about=ABOUT).axes:
         assert all(is_pale(points) for points in large(axes))
 
 
@@ -361,12 +368,12 @@ def test_robustness_refuses_a_comparison_without_runs(inputs):
     t = inputs("demo")
     fewer = t.stability[t.stability["resolution"] != 1.2]
     with pytest.raises(FigureError, match=r"no runs of Kidney .* at resolution 1\.2"):
-        replication_robustness.draw(t.kimmel, fewer)
+        replication_robustness.draw(t.kimmel, fewer, about=ABOUT)
 
 
 def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs):
     t = inputs("demo")
-    figure = granularity_curve.draw(t.curve, t.coarse)
+    figure = granularity_curve.draw(t.curve, t.coarse, about=ABOUT)
     panels = [axes for axes in figure.axes if axes.get_xscale() == "log"]
     assert len(panels) == 3 * len(SERIES)
     for column, (cohort, platform) in enumerate(SERIES):
@@ -399,7 +406,7 @@ def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs)
 
 def test_curves_stand_alone_where_the_cell_types_were_not_compared(inputs):
     t = inputs("demo")
-    figure = granularity_curve.draw(t.curve, tables.empty(CONTRAST))
+    figure = granularity_curve.draw(t.curve, tables.empty(CONTRAST), about=ABOUT)
     places = np.concatenate(
         [drawn_at(axes) for axes in figure.axes if axes.get_xscale() == "log" and axes.collections]
     )
@@ -408,7 +415,7 @@ def test_curves_stand_alone_where_the_cell_types_were_not_compared(inputs):
 
 def test_substates_stand_below_the_whole_tissue_and_published_cases_are_bold(inputs, drawn_texts):
     t = inputs("demo")
-    figure = substate_scale.draw(t.substates, t.coarse, reference=REFERENCE)
+    figure = substate_scale.draw(t.substates, t.coarse, reference=REFERENCE, about=ABOUT)
     words = [text for text, _ in drawn_texts(figure)]
     bold = [text.get_text() for text in words if text.get_weight() == "bold"]
     for tissue in ("Kidney", "Lung", "Spleen"):
@@ -440,7 +447,9 @@ def test_substates_are_pale_where_equal_cells_have_the_other_sign(inputs):
                 (table["cells"] == "all") & (table["metric"] == "gini"), "change"
             ].to_numpy()
         )
-        figure = substate_scale.draw(table, tables.empty(CONTRAST), reference=REFERENCE)
+        figure = substate_scale.draw(
+            table, tables.empty(CONTRAST), reference=REFERENCE, about=ABOUT
+        )
         points = [p for axes in figure.axes for p in axes.collections]
         pale.append([is_pale(p) for p in points])
     assert pale == [[False, False], [True, False]]

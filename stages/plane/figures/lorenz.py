@@ -115,7 +115,9 @@ def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> list[tuple[st
     """Draw the tissues and return their arms."""
     moved = changes(proportions)
     if not moved:
-        axes.text(0.5, 0, style.NOTHING_COMPARED, ha="center", va="center")
+        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, style.NOTHING_COMPARED, **middle)
+        axes.set_yticks([])
         return []
     for line in moved.values():
         axes.plot(GRID, line, color=style.QUIET, linewidth=0.5, alpha=0.6, zorder=2)
