@@ -92,7 +92,7 @@ def count_obs(
     Returns
     -------
     DataFrame
-        The columns, in the order of first appearance, and ``N_CELLS``. The index counts the rows.
+        The columns and ``N_CELLS``, the rows in no set order. The index counts them.
     """
     wanted = Wanted(list(dict.fromkeys(columns)), change, modality)
     return _counted(_counted(_pieces(file, wanted)) for file in _files(path))
@@ -100,8 +100,7 @@ def count_obs(
 
 def _counted(tables: Iterator[pd.DataFrame]) -> pd.DataFrame:
     """Join tables, whose rows may be counted already, into distinct rows."""
-    kept = distinct(next(tables))
-    waiting = [kept]
+    waiting = [distinct(next(tables))]
     for table in tables:
         waiting.append(distinct(table))
         if sum(map(len, waiting[1:])) > max(ROWS_KEPT, len(waiting[0])):
