@@ -129,10 +129,12 @@ def test_a_new_file_of_a_room_runs_no_stage_again():
     """A table, a metric or a figure that is added is a dependency of nothing but its own stage.
 
     Whole folders are named only where everything in them decides the same: what a source of raw
-    files consists of, what a page is rendered with, and the templates of the text.
+    files consists of, which layouts a table of cells may have, what a page is rendered with, and
+    the templates of the text.
     """
     packages = itertools.chain(*SOURCES.values(), WEIGHTS.values())
     whole = {"stages/inputs/" + package for package in packages}
+    whole |= {"stages/inputs/formats"}
     whole |= {"stages/report/filters", "stages/report/assets", "stages/report/templates"}
     n_checked = 0
     for name, stage in STAGES.items():

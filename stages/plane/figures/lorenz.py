@@ -115,8 +115,8 @@ def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> list[tuple[st
     """Draw the tissues and return their arms."""
     moved = changes(proportions)
     if not moved:
-        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-        axes.text(0.5, 0.5, style.NOTHING_COMPARED, **middle)
+        words = style.NOTHING_COMPARED
+        axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
         return []
     for line in moved.values():
