@@ -86,7 +86,7 @@ def read_tissue(path: Path, spec: CellsFile, tissue: str, *, name: str, atlas: s
         it, the table of cells contradicts itself, or neither matrix holds counts.
     """
     change = f"conf/atlas/{atlas}.yaml: cells.{name}.columns"
-    obs = read_obs(path, cells.wanted_columns(spec), change=change)
+    obs = read_obs(path, cells.wanted_columns(spec), change=change, modality=spec.modality)
     rows, known = _cells_of(obs, spec, tissue, path=path, name=name, atlas=atlas)
     counts, genes = _read_counts(path, rows, n_cells=len(obs))
     return from_counts(counts, genes, known, where=f"{tissue} of {path}")

@@ -17,15 +17,19 @@ import pandas as pd
 from stages.base import cli, settings, tables
 from stages.base.errors import AtlasError
 from stages.inputs import ages
-from stages.inputs.obs import read_obs
+from stages.inputs.obs import N_CELLS, count_obs, distinct
 from stages.inputs.settings import AgeRange, CellsFile
 from stages.inputs.tables import COUNTS, UNKNOWN_ANIMAL
 
 UNANNOTATED = frozenset({"", "nan", "NaN", "NA", "None"})
 """Cell types that say nothing. The published atlases write "nan" where a cell has no annotation."""
 
-# The column that counts the cells of a distinct row; no atlas has one of this name.
-N_CELLS = "(number of cells)"
+# Labels of types that are often none.
+NO_TYPE = re.compile(
+    r"(unknown|unassigned|unannotated|undefined|unclassified|unidentified|ambiguous|doublets?|"
+    r"low[ _-]?quality|other|n/?a|null|mixed)( cells?)?",
+    re.IGNORECASE,
+)
 WHOLE = re.compile(r"0*[1-9]\d*")
 SHOWN = 5
 
@@ -37,7 +41,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     ----------
     obs
         One row a cell, or as many cells as its column ``n_cells`` says, with the columns that
-        `spec` names.
+        `spec` names; or what :func:`stages.inputs.obs.count_obs` made of these rows.
     spec
         What the columns mean, and who is compared with whom.
     name, atlas
@@ -56,7 +60,9 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
         age or a condition is missing, no cell is of a group, or an animal has two ages or sexes in
         one tissue.
     """
-    obs = _keep(_weighted(_distinct(obs), spec), spec, name, atlas)
+    if N_CELLS not in obs:
+        obs = distinct(obs)
+    obs = _keep(_weighted(obs, spec), spec, name, atlas)
     columns = spec.columns
     cells = pd.DataFrame({"n_cells": obs[N_CELLS]}, index=obs.index)
     cells["tissue"] = (
@@ -70,7 +76,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     if columns.age is not None:
         cells["age_months"] = _months(obs, columns.age, spec, name, atlas)
     cells["condition"] = _conditions(obs, spec, name, atlas)
-    cells["cell_type"] = as_text(obs[columns.cell_type])
+    cells["cell_type"] = _cell_types(obs, spec, name, atlas)
     if cells["cell_type"].isna().all():
         msg = (
             f"none of the {cells['n_cells'].sum()} cells of {spec.raw} has a cell type in column "
@@ -161,27 +167,6 @@ def _keep(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.DataF
     return kept
 
 
-def _distinct(obs: pd.DataFrame) -> pd.DataFrame:
-    """Return each distinct row of `obs` once, with the number of cells that share it.
-
-    Hundreds of thousands of cells are a few thousand combinations of animal, tissue and type: what
-    follows looks at these.
-    """
-    if obs.empty:
-        return obs.assign(**{N_CELLS: 0})
-    combination, n_possible = np.zeros(len(obs), dtype=np.int64), 1
-    for column in obs.columns:
-        codes, values = pd.factorize(obs[column])
-        if n_possible * (len(values) + 1) > np.iinfo(np.int64).max:
-            seen, combination = np.unique(combination, return_inverse=True)
-            n_possible = len(seen)
-        # A missing value has code -1.
-        combination = combination * (len(values) + 1) + codes + 1
-        n_possible *= len(values) + 1
-    _, first, n_cells = np.unique(combination, return_index=True, return_counts=True)
-    return obs.iloc[first].assign(**{N_CELLS: n_cells})
-
-
 def _weighted(obs: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
     """Count a row as often as its column of numbers of cells says."""
     column = spec.columns.n_cells
@@ -196,6 +181,12 @@ def _weighted(obs: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
             "table, or leave those rows out."
         )
         raise AtlasError(msg)
+    if (twice := obs[N_CELLS] > 1).any():
+        cli.log.warning(
+            "%s: %d rows stand there more than once, and their cells count each time",
+            spec.raw,
+            int(twice.sum()),
+        )
     return obs.assign(**{N_CELLS: obs[N_CELLS] * texts.astype(int)})
 
 
@@ -222,6 +213,24 @@ def _tissues(obs: pd.DataFrame, column: str, spec: CellsFile) -> pd.Series:
         )
         raise AtlasError(msg)
     return tissues
+
+
+def _cell_types(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.Series:
+    """Return the type of each row, None where it has none, and warn of what looks like none."""
+    types = as_text(obs[spec.columns.cell_type])
+    types = types.where(~types.isin(spec.unannotated), None)
+    for label in sorted(types.dropna().unique()):
+        if NO_TYPE.fullmatch(label):
+            cli.log.warning(
+                "%s: %d cells are of type %r, which counts as a type; if it is none, name it in "
+                "conf/atlas/%s.yaml: cells.%s.unannotated",
+                spec.raw,
+                int(obs.loc[types == label, N_CELLS].sum()),
+                label,
+                atlas,
+                name,
+            )
+    return types
 
 
 def _texts(obs: pd.DataFrame, column: str | None, constant: str | None = None) -> pd.Series:
@@ -340,7 +349,8 @@ def _run(args: argparse.Namespace) -> None:
         raise AtlasError(msg)
     spec = atlas.cells[args.file]
     change = f"conf/atlas/{atlas.name}.yaml: cells.{args.file}.columns"
-    obs = read_obs(spec.raw, wanted_columns(spec), change=change)
+    change += "; sex and tissue may be left out there, and stated under constants"
+    obs = count_obs(spec.raw, wanted_columns(spec), change=change, modality=spec.modality)
     tables.write(count(obs, spec, name=args.file, atlas=atlas.name), COUNTS, args.out)
 
 

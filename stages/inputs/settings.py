@@ -223,8 +223,8 @@ class CellsFile(Section):
     """
 
     raw: Path
-    cohort: str
-    platform: str
+    cohort: Annotated[str, Field(pattern=r"^\S+$")]
+    platform: Annotated[str, Field(pattern=r"^\S+$")]
     columns: Columns
     groups: Groups
     constants: Constants = Constants()
@@ -237,6 +237,10 @@ class CellsFile(Section):
     """Of labels that are no ages: in months."""
     where: dict[str, str] = {}
     """Keep only the cells whose column has this value; empty: all of them."""
+    unannotated: list[str] = []
+    """Labels of cell types that are none, beside an empty one."""
+    modality: str | None = None
+    """Whose table of cells a MuData gives; None: that of the whole."""
     evidence: Evidence = "annotation"
     basis: str = ""
     """How the animals were found, where the file itself does not say it."""

@@ -327,4 +327,4 @@ def test_the_command_says_where_to_change_a_column(params, tmp_path, caplog):
     out = tmp_path / "x.csv"
     assert cells.main(["--params", str(params), "--file", "mine", "--out", str(out)]) == 1
     assert "column celltype is not in" in caplog.text
-    assert "Change conf/atlas/local.yaml: cells.mine.columns." in caplog.text
+    assert "Change conf/atlas/local.yaml: cells.mine.columns; sex and tissue" in caplog.text
