@@ -42,6 +42,13 @@ def sections() -> dict[str, Any]:
     return found
 
 
+def cell_keys() -> set[str]:
+    """Return the keys of a file of cells, which may stand alone where the atlas has one."""
+    atlas = next(iter(_by_source(sections()["atlas"]).values()))
+    file: type[Section] = get_args(atlas.model_fields["cells"].annotation)[1]
+    return set(file.model_fields)
+
+
 def load(path: Path) -> Settings:
     """Read and validate ``params.yaml``.
 

@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--proportions", type=Path, required=True)
-    parser.add_argument("--aging", type=Path, required=True)
+    parser.add_argument("--contrast", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     parser.add_argument("--truth", type=Path, required=True)
-    parser.add_argument("--aging", type=Path, required=True)
+    parser.add_argument("--contrast", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -79,7 +79,7 @@ def test_published_change_of_bone_marrow(name, marrow_cells, repository, tmp_pat
         ["--metrics", "metrics.csv", "--out", "contrast.csv", "--not-compared", "not.csv"]
     )
     assert not concordance.main(
-        "--proportions proportions.csv --aging contrast.csv --out concordance.csv "
+        "--proportions proportions.csv --contrast contrast.csv --out concordance.csv "
         "--summary summary.csv".split()
     )
     assert not drivers.main(
