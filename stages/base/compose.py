@@ -93,7 +93,8 @@ def words(text: str) -> list[str]:
     >>> words("a.b={x: 1, y: [2, 3]}  c='two words'")
     ['a.b={x: 1, y: [2, 3]}', "c='two words'"]
     """
-    found, word, quote, depth = [], "", "", 0
+    found: list[str] = []
+    word, quote, depth = "", "", 0
     for character in text:
         if character.isspace() and not quote and not depth:
             found, word = [*found, word], ""
@@ -111,8 +112,10 @@ def words(text: str) -> list[str]:
     return [word for word in [*found, word] if word]
 
 
-def placed(override: str, content: dict[str, Any], short: Collection[str]) -> str:
+def placed(override: str, content: dict[str, Any], short: Collection[str]) -> list[str]:
     """Return an override as hydra takes it: at its full key, there already or not.
+
+    A map or a list takes the place of what is there, and is not merged with it.
 
     Parameters
     ----------
@@ -128,20 +131,22 @@ def placed(override: str, content: dict[str, Any], short: Collection[str]) -> st
 
     Examples
     --------
-    >>> local = {"atlas": {"cells": {"mine": {}}}}
-    >>> placed("constants.tissue=PBMC", local, {"constants"})
-    '++atlas.cells.mine.constants.tissue=PBMC'
+    >>> local = {"atlas": {"cells": {"mine": {"columns": {"age": "age"}}}}}
+    >>> placed("columns.age=weeks", local, {"columns"})
+    ['++atlas.cells.mine.columns.age=weeks']
+    >>> placed("columns={animal: donor}", local, {"columns"})
+    ['~atlas.cells.mine.columns', '++atlas.cells.mine.columns={animal: donor}']
     """
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key.strip("+~"):
         msg = f"{override!r} sets nothing; write KEY=VALUE"
         raise SettingsError(msg)
     if key[0] in "+~" or key in GROUPS:
-        return override
+        return [override]
     first = key.partition(".")[0]
     if first in OF_ATLAS:
-        return f"++atlas.{override}"
-    if first in short and first not in content:
+        key = f"atlas.{key}"
+    elif first in short and first not in content:
         files = list(content["atlas"]["cells"])
         if len(files) > 1:
             msg = (
@@ -149,8 +154,17 @@ def placed(override: str, content: dict[str, Any], short: Collection[str]) -> st
                 f"atlas.cells.{files[0]}.{override}"
             )
             raise SettingsError(msg)
-        return f"++atlas.cells.{files[0]}.{override}"
-    return f"++{override}"
+        key = f"atlas.cells.{files[0]}.{key}"
+    replaces = value[:1] in {"{", "["} and _is_there(key.split("."), content)
+    return [*([f"~{key}"] if replaces else []), f"++{key}={value}"]
+
+
+def _is_there(keys: Sequence[str], content: Any) -> bool:
+    for key in keys:
+        if not isinstance(content, dict) or key not in content:
+            return False
+        content = content[key]
+    return True
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -223,7 +237,8 @@ def _run(args: argparse.Namespace) -> None:
     asked = [word for text in args.set for word in words(text)]
     without = compose(args.conf, groups) if asked else {}
     short = cell_keys()
-    content = compose(args.conf, [*groups, *(placed(word, without, short) for word in asked)])
+    overrides = [part for word in asked for part in placed(word, without, short)]
+    content = compose(args.conf, [*groups, *overrides])
     write(content, args.params)
     named = ", ".join(f"{group} {name}" for group, name in _chosen(content))
     cli.log.info("composed %s from %s/ (%s)", args.params, args.conf, named)
@@ -242,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="single settings to override; of an atlas of one file, its keys alone: columns.sex=null",
+        help="single settings to override; keys of the atlas' only file may stand alone",
     )
     cli.add_params(parser)
     return cli.run(parser, _run, argv)

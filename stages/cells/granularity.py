@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
         msg = f"granularity has no entry {args.entry!r} in {args.params}: allowed are {allowed}."
         raise SettingsError(msg)
     rules = settings.granularity[args.entry]
-    keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
+    keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues, rules.otherwise)
     graphs = [clustering.read_graph(args.graphs / f"{key}.h5ad") for key in keys]
     measured, compared = granularity(graphs, settings, rules)
     tables.write(measured, CLUSTER_METRICS, args.metrics)

@@ -16,7 +16,7 @@ from stages.base import cli, tables
 from stages.base.settings import Settings
 from stages.cells import clustering, contrast, counts, metrics
 from stages.cells.design import design
-from stages.cells.settings import Clusters, Contrast, Leiden, Metrics
+from stages.cells.settings import Clusters, Contrast, Leiden, Metrics, Otherwise
 from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_CONTRAST, CLUSTER_METRICS
 from stages.measurement import resampling
 from stages.measurement.streams import stream
@@ -25,23 +25,46 @@ SAMPLE_KEY = [*counts.TISSUE, "animal"]
 CLUSTERING = [*counts.TISSUE, "cell_type", "resolution"]
 
 
-def graphs_of(settings: Settings, cohorts: Sequence[str], tissues: Sequence[str]) -> list[str]:
+def graphs_of(
+    settings: Settings,
+    cohorts: Sequence[str],
+    tissues: Sequence[str],
+    otherwise: Otherwise = "all",
+) -> list[str]:
     """Return the keys of the atlas' graphs of some cohorts and tissues, in its order.
 
-    An atlas may have none of them, and what rests on them is then empty; one line says so.
+    An atlas that has none of these cohorts is another study's: then its own are taken, as
+    `otherwise` says. It may have none of them, and what rests on them is then empty; one line says
+    so.
+
+    Parameters
+    ----------
+    otherwise
+        ``all`` graphs; those of the ``first tissue`` that has one; or those of ``later cohorts``
+        whose tissue is one of the first cohort's.
     """
     graphs, files = settings.atlas.graphs, settings.atlas.cells
-    found = [
-        key
-        for key, of in graphs.items()
-        if of.tissue in tissues and files[of.cells].cohort in cohorts
-    ]
+    of = {key: (files[graph.cells].cohort, graph.tissue) for key, graph in graphs.items()}
+    if {file.cohort for file in files.values()} & set(cohorts):
+        found = [
+            key for key, (cohort, tissue) in of.items() if cohort in cohorts and tissue in tissues
+        ]
+    else:
+        first = next(iter(of.values()), ("", ""))
+        shared = {tissue for cohort, tissue in of.values() if cohort == first[0]}
+        found = [
+            key
+            for key, (cohort, tissue) in of.items()
+            if otherwise == "all"
+            or (otherwise == "first tissue" and tissue == first[1])
+            or (otherwise == "later cohorts" and cohort != first[0] and tissue in shared)
+        ]
     if not found:
         cli.log.info(
             "no graph is of cohort %s and tissue %s; the atlas names %s",
             " or ".join(cohorts),
             " or ".join(tissues),
-            ", ".join(f"{key} ({of.tissue})" for key, of in graphs.items()) or "none",
+            ", ".join(f"{key} ({tissue})" for key, (_, tissue) in of.items()) or "none",
         )
     return found
 

@@ -113,7 +113,10 @@ class Reconstruction(Section):
 
 
 class Concordance(Section):
-    """Which two platforms are compared, over which tissues."""
+    """Which two platforms are compared, over which tissues.
+
+    Of an atlas without this cohort, the first one on two platforms and the first two of these.
+    """
 
     cohort: str
     platforms: Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -205,11 +208,16 @@ class Clusters(Section):
         return self
 
 
+Otherwise = Literal["all", "first tissue", "later cohorts"]
+
+
 class Granularity(Section):
     """Which tissues of which cohorts are followed from coarse to fine clusters."""
 
     cohorts: Annotated[list[str], Field(min_length=1)]
     tissues: Annotated[list[str], Field(min_length=1)]
+    otherwise: Otherwise
+    """Which graphs of an atlas that has none of these cohorts."""
     resolutions: list[Resolution]
     """Beside those of `clusters`."""
     adjusted_over: Literal["tissues", "resolutions"]

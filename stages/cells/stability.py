@@ -201,7 +201,7 @@ def wanted(settings: Settings) -> list[str]:
     followed = {
         key
         for rules in settings.granularity.values()
-        for key in over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
+        for key in over_clusters.graphs_of(settings, rules.cohorts, rules.tissues, rules.otherwise)
     }
     return [key for key in settings.atlas.graphs if key in followed]
 
