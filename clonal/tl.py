@@ -261,7 +261,7 @@ def compare(
         tissue=table["tissue"].astype(str) if by_tissue else "",
         sample=table["sample"],
         group=_labelled(table[group], reference, compared),
-        block=None if block is None else table[block],
+        block=None if block is None else table[block].astype(object),
     )
     twice = samples.duplicated(["tissue", "sample", "cells"])
     if twice.any():
@@ -417,7 +417,7 @@ def _anndata(given: object) -> "AnnData":
 
     if isinstance(given, AnnData):
         return given
-    msg = f"a {type(given).__name__} is no table of cells: give an AnnData or a DataFrame"
+    msg = f"a {type(given).__name__} is no table: give an AnnData or a DataFrame"
     raise TypeError(msg)
 
 
@@ -492,6 +492,9 @@ def _beside(
             "Correct the table, or name the column that tells the samples apart."
         )
         raise ValueError(msg)
+    # An h5ad takes missing text among categories alone.
+    text = [name for name in covariates if said[name].dtype == object]
+    said = said.astype(dict.fromkeys(text, "category"))
     order = [*_SAMPLE, *covariates, *(name for name in table if name not in _SAMPLE)]
     return table.merge(said, on=_SAMPLE)[order].rename(columns={"animal": "sample"})
 
