@@ -8,7 +8,7 @@ of the input is changed.
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -131,8 +131,8 @@ def composition(
     0      a        4  0.00             2.000
     1      b        4  0.25             1.755
     """
-    if components not in get_args(Components):
-        msg = f"components {components!r} is unknown: allowed are {', '.join(get_args(Components))}"
+    if components not in _CATEGORIES:
+        msg = f"components {components!r} is unknown: allowed are {', '.join(_CATEGORIES)}"
         raise ValueError(msg)
     rules = _settings(Proportions, min_cells=min_cells, pooled_pattern=pooled_pattern or _NEVER)
     settings = _settings(
