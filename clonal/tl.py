@@ -5,6 +5,7 @@ with `copy` it returns them and writes nothing. Given a ``DataFrame`` it returns
 of the input is changed.
 """
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -593,7 +594,7 @@ def _states(
 
 def _effects(states: Mapping[str, pd.DataFrame], exposure: ArrayLike | None) -> list[Effects]:
     parts = []
-    for position, (name, table) in enumerate(states.items()):
+    for name, table in states.items():
         components = pd.DataFrame(index=table.columns.astype(str))
         if exposure is not None:
             known = np.asarray(exposure, dtype=float)
@@ -606,7 +607,7 @@ def _effects(states: Mapping[str, pd.DataFrame], exposure: ArrayLike | None) -> 
             components["exposure"] = known
         parts.append(
             Effects(
-                state=State(UNS, name, float(position), "", "exposure"),
+                state=State(UNS, name, math.nan, "", "exposure"),
                 kind="component",
                 condition="",
                 components=components,

@@ -194,6 +194,18 @@ def test_tissues_are_compared_each_and_adjusted_over_all(obs):
     pd.testing.assert_frame_equal(*both)
 
 
+def test_intervals_and_permutations_are_as_asked_for(samples):
+    wide, narrow = compare(samples), compare(samples, confidence=0.6)
+    for ends in ("change", "shift"):
+        width = [(one[f"{ends}_high"] - one[f"{ends}_low"]).sum() for one in (wide, narrow)]
+        assert width[0] > width[1] > 0
+    assert wide["within_block_exact"].all()
+    drawn = [compare(samples, max_permutations=20, seed=seed) for seed in (0, 0, 1)]
+    assert not drawn[0]["within_block_exact"].any()
+    pd.testing.assert_frame_equal(drawn[0], drawn[1])
+    assert not drawn[0]["within_block_p"].equals(drawn[2]["within_block_p"])
+
+
 def test_the_marrow_of_the_study_comes_out_as_by_its_stages(marrow_cells, settings):
     spec = CellsFile.model_validate(
         {
@@ -266,7 +278,9 @@ def states():
 
 def test_effects_are_measured_by_the_stage(states):
     exposure = np.arange(1.0, 8.0)
-    values, changes = clonal.tl.measured(states, exposure=exposure, draws=100, seed=5)
+    values, changes = clonal.tl.measured(
+        states, exposure=exposure, confidence=0.8, draws=100, seed=5
+    )
     parts = [
         effects.Effects(
             effects.State("box", name, float(position), "nats", "size"),
@@ -282,7 +296,7 @@ def test_effects_are_measured_by_the_stage(states):
         parts,
         System(room="heads", group="", effects="effects", states=list(states)),
         OF_EFFECTS,
-        Measured(confidence=0.95, draws=100, seed=5),
+        Measured(confidence=0.8, draws=100, seed=5),
     )
     for ours, theirs in zip((values, changes), by_stage, strict=False):
         assert len(ours.columns) > 12
