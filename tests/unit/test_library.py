@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import sparse, stats
 
 import clonal
@@ -206,23 +207,9 @@ def test_intervals_and_permutations_are_as_asked_for(samples):
     assert not drawn[0]["within_block_p"].equals(drawn[2]["within_block_p"])
 
 
-def test_the_marrow_of_the_study_comes_out_as_by_its_stages(marrow_cells, settings):
-    spec = CellsFile.model_validate(
-        {
-            "raw": str(marrow_cells),
-            "cohort": "mine",
-            "platform": "facs",
-            "columns": {
-                "animal": "mouse.id",
-                "tissue": "tissue",
-                "age": "age",
-                "sex": "sex",
-                "cell_type": "cell_ontology_class",
-            },
-            "young_max_months": 3,
-            "old_min_months": 24,
-        }
-    )
+def test_the_marrow_of_the_study_comes_out_as_by_its_stages(marrow_cells, repository, settings):
+    local = yaml.safe_load((repository / "conf" / "atlas" / "local.yaml").read_text("utf-8"))
+    spec = CellsFile.model_validate(local["cells"]["mine"] | {"raw": str(marrow_cells)})
     read = read_obs(marrow_cells, cells.wanted_columns(spec))
     counted = cells.count(read, spec, name="mine", atlas="local")
     shares, _ = proportions.proportions(counted, settings.proportions)
