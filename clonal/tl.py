@@ -18,10 +18,11 @@ from pydantic import ValidationError
 
 from stages.base.errors import AtlasError
 from stages.base.sections import Section
-from stages.cells import aging, counts
+from stages.cells import counts
+from stages.cells.contrast import contrast
 from stages.cells.metrics import metrics as metrics_of_samples
 from stages.cells.proportions import proportions
-from stages.cells.settings import Aging, Metrics, Proportions
+from stages.cells.settings import Contrast, Metrics, Proportions
 from stages.inputs.tables import UNKNOWN_ANIMAL
 from stages.measurement.concentration import Components
 from stages.measurement.effects import Effects, State
@@ -174,6 +175,7 @@ def compare(
     group: str,
     reference: object,
     compared: object,
+    pair: str | None = None,
     block: str | None = None,
     metrics: Sequence[str] = COMPARED,
     confidence: float = 0.95,
@@ -194,6 +196,9 @@ def compare(
     reference, compared
         The two of its values that are compared; a change is `compared` minus `reference`. Samples
         of other values are left out.
+    pair
+        A covariate that one sample of each group shares, such as a donor before and after: the
+        change is then that within pairs, and samples without a partner are left out.
     block
         A covariate within whose values samples are exchanged in a further test, such as sex.
     metrics
@@ -210,9 +215,10 @@ def compare(
     -------
     DataFrame or None
         A row for each tissue, all or rarefied cells, and metric. `change` is the difference of the
-        medians with the interval of its exact bootstrap; `shift` the Hodges-Lehmann estimate with
-        its exact rank interval and the confidence attained, nan where the groups are too small;
-        `rank_*` the exact Mann-Whitney test with the smallest p that these sizes allow, and over
+        medians, or in pairs the median of the differences, with the interval of its exact
+        bootstrap; `shift` the Hodges-Lehmann estimate with its exact rank interval and the
+        confidence attained, nan where the groups are too small; `rank_*` the exact test of Mann and
+        Whitney, or in pairs of Wilcoxon, with the smallest p that these sizes allow, and over
         several tissues `rank_q` (Benjamini-Hochberg); `within_block_*` the permutations within
         blocks, if there are any. `quadrant` is ``crystallize`` (Gini up, effective number down),
         ``disperse`` or ``mixed``; it is `emphasised` if the intervals of both changes leave out
@@ -248,35 +254,42 @@ def compare(
     0             0.167            0.333     0.1  crystallize
     """
     settings = _settings(
-        Aging,
+        Contrast,
         metrics=list(metrics),
         confidence=confidence,
         max_permutations=max_permutations,
         seed=seed,
     )
     table = cells if isinstance(cells, pd.DataFrame) else _stored(_anndata(cells), key)
-    wanted = [group, *([] if block is None else [block]), "sample", "cells", *settings.metrics]
+    named = [name for name in (pair, block) if name is not None]
+    wanted = [group, *named, "sample", "cells", *settings.metrics]
     _require(table, wanted, "the table of samples; name covariates in composition")
     by_tissue = "tissue" in table
     samples = table[["cells", *settings.metrics]].assign(
+        cohort="",
+        platform="",
         tissue=table["tissue"].astype(str) if by_tissue else "",
-        sample=table["sample"],
+        animal=table["sample"],
         group=_labelled(table[group], reference, compared),
-        block=None if block is None else table[block].astype(object),
+        # The stage permutes within sexes, and looks for pairs in its blocks.
+        sex=None if block is None else table[block].astype(object),
+        block=None if pair is None else table[pair].astype(object),
     )
-    twice = samples.duplicated(["tissue", "sample", "cells"])
+    twice = samples.duplicated(["tissue", "animal", "cells"])
     if twice.any():
-        name = samples.loc[twice, "sample"].iloc[0]
+        name = samples.loc[twice, "animal"].iloc[0]
         msg = (
             f"sample {name!r} occurs twice in the table of samples; each may occur once. "
             "Name what tells them apart as sample or tissue of composition."
         )
         raise ValueError(msg)
-    _refuse_few(samples, group, reference, compared)
-    found = _contrast(samples, settings)
+    if pair is not None:
+        _refuse_no_pairs(samples[samples["group"] != ""], pair)
+    found, few = contrast(samples, settings)
+    _say_not_compared(few, samples["tissue"].nunique())
     found.insert(found.columns.get_loc("metric") + 1, "reference", str(reference))
     found.insert(found.columns.get_loc("metric") + 2, "compared", str(compared))
-    unneeded = [] if by_tissue else ["tissue", "rank_q"]
+    unneeded = ["cohort", "platform", *([] if by_tissue else ["tissue", "rank_q"])]
     if block is None:
         unneeded += [name for name in found if name.startswith("within_block")]
     found = found.drop(columns=unneeded)
@@ -368,36 +381,6 @@ def measured(
         values = values.drop(columns=["exposure_alone", "exposure_removed"])
     tables = {"values": values, "changes": changes}
     return None if _written(effects, tables, key_added, copy=copy) else (values, changes)
-
-
-def _contrast(samples: pd.DataFrame, settings: Aging) -> pd.DataFrame:
-    """Compare the groups by the stage that compares ages, whose words stand here alone.
-
-    Parameters
-    ----------
-    samples
-        `tissue`, `cells`, `group` (``reference``, ``compared`` or another), `block` and metrics.
-    """
-    table, _ = aging.aging(
-        samples.assign(
-            cohort="",
-            platform="",
-            age_group=samples["group"].map(dict(zip(_GROUPS, ("young", "old"), strict=True))),
-            sex=samples["block"],
-        ),
-        settings,
-    )
-    words = {
-        "young": "reference",
-        "old": "compared",
-        "mann_whitney_u": "rank_statistic",
-        "mann_whitney": "rank",
-        "within_sex": "within_block",
-    }
-    named = table.columns.to_series()
-    for theirs, ours in words.items():
-        named = named.str.replace(theirs, ours)
-    return table.set_axis(named, axis=1).drop(columns=["cohort", "platform"])
 
 
 def _settings(kind: type[S], **values: object) -> S:
@@ -524,22 +507,33 @@ def _labelled(values: pd.Series, reference: object, compared: object) -> NDArray
     return np.select([values == reference, values == compared], _GROUPS, "")
 
 
-def _refuse_few(samples: pd.DataFrame, group: str, reference: object, compared: object) -> None:
-    """Say which tissues have too few samples of a group; some tissue must have enough."""
-    once = samples[samples["cells"] == "all"]
-    sizes = pd.crosstab(once["tissue"], once["group"]).reindex(columns=_GROUPS, fill_value=0)
-    few = sizes[sizes.min(axis=1) < counts.MIN_ANIMALS]
+def _refuse_no_pairs(samples: pd.DataFrame, pair: str) -> None:
+    """Stop where a sample of either group has no pair to be in, or a pair two samples of one."""
+    unknown = samples["block"].isna()
+    if unknown.any():
+        name = samples.loc[unknown, "animal"].iloc[0]
+        msg = f"sample {name!r} has no {pair}: every sample of either group needs one for pairs"
+        raise ValueError(msg)
+    twice = samples.duplicated(["tissue", "cells", "block", "group"])
+    if twice.any():
+        name = samples.loc[twice, "block"].iloc[0]
+        msg = (
+            f"{pair} {name!r} has two samples of one group; a pair has one of each. "
+            "Name it as block instead, or leave one out."
+        )
+        raise ValueError(msg)
+
+
+def _say_not_compared(few: pd.DataFrame, n_tissues: int) -> None:
+    """Say which tissues have too few samples; some tissue must have enough."""
     if few.empty:
         return
     where = "; ".join(
-        f"{tissue} {n_reference} and {n_compared}".lstrip()
-        for tissue, n_reference, n_compared in few[:_SHOWN].itertuples()
+        f"{row.tissue} has {row.n_reference} and {row.n_compared}, {row.reason}".lstrip()
+        for row in few[:_SHOWN].itertuples()
     )
-    msg = (
-        f"{len(few)} of {len(sizes)} tissues have fewer than {counts.MIN_ANIMALS} samples with "
-        f"{group} {reference!r} or {compared!r} ({where}) and are not compared"
-    )
-    if len(few) == len(sizes):
+    msg = f"{len(few)} of {n_tissues} tissues are not compared: {where}"
+    if len(few) == n_tissues:
         raise ValueError(msg)
     warnings.warn(msg, stacklevel=3)
 

@@ -13,7 +13,7 @@ import yaml
 from scipy import sparse, stats
 
 import clonal
-from stages.cells import aging, metrics, proportions
+from stages.cells import contrast, metrics, proportions
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import CellsFile
@@ -169,6 +169,20 @@ def test_ranks_are_those_of_another_implementation(samples):
     assert set(found["quadrant"]) == {"crystallize"}
 
 
+def test_blocks_of_one_sample_of_each_group_are_pairs(samples):
+    pairs = samples.assign(donor=[f"d{i % 4}" for i in range(len(samples))])
+    found = compare(pairs, pair="donor", block=None)
+    assert found["paired"].all()
+    n_checked = 0
+    for row in found[found["metric"].isin(["gini", "effective_number"])].itertuples():
+        of = pairs[pairs["cells"] == row.cells].set_index("donor")
+        young, old = (of.loc[of["age"] == age, row.metric] for age in ("3m", "24m"))
+        assert row.change == pytest.approx((old - young).median())
+        assert row.rank_p == pytest.approx(stats.wilcoxon(old - young, method="exact").pvalue)
+        n_checked += 1
+    assert n_checked == 4
+
+
 def test_directions_turn_with_the_reference(samples):
     forth, back = compare(samples), compare(samples, reference="24m", compared="3m")
     assert back["change"].to_numpy() == pytest.approx(-forth["change"].to_numpy())
@@ -180,7 +194,7 @@ def test_tissues_are_compared_each_and_adjusted_over_all(obs):
     two = pd.concat([obs.assign(organ="kidney"), table_of_cells(seed=1).assign(organ="lung")])
     few = obs[obs["mouse"].isin(["m0", "m1", "m7"])].assign(organ="skin")
     table = composition(pd.concat([two, few]), tissue="organ")
-    message = r"1 of 3 tissues have fewer than 2 .* '3m' or '24m' \(skin 2 and 1\) and are not comp"
+    message = "^1 of 3 tissues are not compared: skin has 2 and 1, needs 2 animals in each group$"
     with pytest.warns(UserWarning, match=message):
         found = compare(table)
     assert set(found["tissue"]) == {"kidney", "lung"}
@@ -215,7 +229,7 @@ def test_the_marrow_of_the_study_comes_out_as_by_its_stages(marrow_cells, reposi
     shares, _ = proportions.proportions(counted, settings.proportions)
     # Random draws hang on these names.
     by_stage = metrics.metrics(shares.assign(cohort="", platform=""), settings.metrics)
-    aged, _ = aging.aging(by_stage, settings.aging)
+    aged, _ = contrast.contrast(by_stage, settings.contrast)
 
     adata = as_anndata(read.rename(index=str).astype("category"))
     with pytest.warns(UserWarning, match=r"of 1 samples \(the label matches \[/\|\+\]"):
@@ -234,7 +248,7 @@ def test_the_marrow_of_the_study_comes_out_as_by_its_stages(marrow_cells, reposi
     same = ["cells", "n_cells", *by_stage.columns[by_stage.columns.get_loc("n_cells") + 1 :]]
     pd.testing.assert_frame_equal(ours[same], by_stage[same])
 
-    compare(adata, seed=settings.aging.seed, max_permutations=settings.aging.max_permutations)
+    compare(adata, seed=settings.contrast.seed, max_permutations=settings.contrast.max_permutations)
     found = adata.uns["clonal"]["compare"]
     gini, number = (
         found[(found["cells"] == "all") & (found["metric"] == name)].iloc[0]
@@ -414,11 +428,19 @@ BAD = {
     ),
     "few samples": (
         lambda obs: compare(composition(obs[obs["mouse"].isin(["m0", "m1", "m7"])])),
-        "1 of 1 tissues have fewer than 2 samples with age '3m' or '24m' (2 and 1) and are not",
+        "1 of 1 tissues are not compared: has 2 and 1, needs 2 animals in each group",
     ),
     "a sample twice": (
         lambda obs: compare(pd.concat([composition(obs)] * 2)),
         "sample 'm0' occurs twice in the table of samples; each may occur once",
+    ),
+    "a pair of three": (
+        lambda obs: compare(composition(obs), pair="sex"),
+        "sex 'male' has two samples of one group; a pair has one of each. Name it as block",
+    ),
+    "no pair": (
+        lambda obs: compare(composition(obs).assign(donor=None), pair="donor"),
+        "sample 'm0' has no donor: every sample of either group needs one for pairs",
     ),
     "a metric": (
         lambda obs: compare(composition(obs), metrics=["gini", "effective_number", "simpson"]),
