@@ -10,6 +10,7 @@ MODEL ?=
 SET ?=
 RECOMPUTED ?=
 AGAINST ?=
+FILE ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -59,6 +60,10 @@ PULL_WEIGHTS = dvc pull --quiet --allow-missing trained || echo "note: the demo'
 reproduce: setup compose ## Rebuild what changed, from raw files to the paper
 	@$(PULL_WEIGHTS)
 	python -m stages.base.repro
+
+.PHONY: describe
+describe: setup ## Look into a table of cells and print the settings that it needs (FILE=...)
+	@python -m stages.inputs.describe $(if $(FILE),"$(FILE)",--help)
 
 .PHONY: cells
 cells: setup ## Cells alone: no model is trained or read, and the paper speaks of cells (ATLAS=local)

@@ -89,6 +89,8 @@ METRICS = {
     "hill_2": "Hill number of order 2",
 }
 MINUS = "\N{MINUS SIGN}"
+UNSTATED = "unstated"
+"""The platform of an atlas that does not say it."""
 NOTHING_COMPARED = "No tissue has two samples\nin each of two groups."
 
 _NAMES = {
@@ -185,9 +187,13 @@ def series(table: pd.DataFrame) -> list[Series]:
     looks = [_KNOWN[pair] for pair in known]
     looks += [_SPARE[i % len(_SPARE)] for i in range(len(others))]
     return [
-        Series(cohort, platform, f"{name(cohort)} {name(platform)}", *look)
+        Series(cohort, platform, _of_arm(cohort, platform), *look)
         for (cohort, platform), look in zip([*known, *others], looks, strict=True)
     ]
+
+
+def _of_arm(cohort: str, platform: str) -> str:
+    return name(cohort) + ("" if platform == UNSTATED else f" {name(platform)}")
 
 
 def of_series(table: pd.DataFrame, which: Series) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from pandas.api.types import union_categoricals
 
 from stages.base.errors import AtlasError
 from stages.inputs.formats import excel, parquet, refused, stored, text
-from stages.inputs.formats.wanted import Wanted
+from stages.inputs.formats.wanted import Listed, Names, Wanted
 
 N_CELLS = "(number of cells)"
 """The column that counts the cells of a distinct row; no atlas has one of this name."""
@@ -96,6 +96,21 @@ def count_obs(
     """
     wanted = Wanted(list(dict.fromkeys(columns)), change, modality)
     return _counted(_counted(_pieces(file, wanted)) for file in _files(path))
+
+
+def columns_of(path: Path, *, modality: str | None = None) -> list[str]:
+    """Return the names of the columns of a table of cells, in their order.
+
+    Errors are those of :func:`read_obs`.
+    """
+    wanted = Names([], "the column names", modality)
+    try:
+        for file in _files(path):
+            for _ in _pieces(file, wanted):
+                pass
+    except Listed as found:
+        return [name for name in found.names if name]
+    return []
 
 
 def _counted(tables: Iterator[pd.DataFrame]) -> pd.DataFrame:

@@ -229,6 +229,7 @@ WORDS = {
     "atlas.name",
     "atlas.source",
     "clusters.reference",
+    "item",
     "item.state",
     "key",
     "model.folder",

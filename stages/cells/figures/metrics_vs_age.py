@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from stages.base.errors import FigureError
 from stages.base.study import Groups, Study
+from stages.cells.design import design
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import command, evidence, style
 
@@ -187,6 +188,7 @@ def _panel(
                 zorder=3,
             )
         _medians(axes, rows, metric, which, shift, span)
+        _pairs(axes, rows, metric, shift)
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(style.ticks(4))
     axes.margins(y=0.1)
@@ -216,6 +218,17 @@ def _medians(
         )
 
 
+def _pairs(axes: Axes, rows: pd.DataFrame, metric: str, shift: float) -> None:
+    """Join the samples of each pair."""
+    found = design(rows.reset_index(drop=True))
+    if not found.paired:
+        return
+    at, values = (rows[name].to_numpy(float) for name in ("at", metric))
+    for one, other in zip(found.reference, found.compared, strict=True):
+        ends = [one, other]
+        axes.plot(at[ends] + shift, values[ends], color=style.GREY, linewidth=0.5, zorder=1)
+
+
 def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> list[Line2D]:
     """Return what the legend shows; if it is wide, the series fill the upper of two lines."""
     lines = [
@@ -224,6 +237,8 @@ def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> 
     ]
     sexes = sorted(samples["sex"].fillna("unknown").unique())
     handles = [style.mark(sex, MARKERS.get(sex, OTHER_SEX)) for sex in sexes]
+    if sexes == ["unknown"]:
+        handles = []
     if (samples["group"] == "other").any():
         handles.append(style.mark("pale: in neither group", "s", colour=style.FAINT))
     if not wide:

@@ -9,6 +9,14 @@ from stages.base.errors import AtlasError
 COLUMNS_SHOWN = 40
 
 
+class Listed(Exception):
+    """The names of a table's columns, which a reader came upon."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """The columns to read, and what a person can change if one is not there."""
@@ -37,3 +45,18 @@ class Wanted:
         if twice := [column for column in self.columns if present.count(column) > 1]:
             msg = f"{path} has more than one column {twice[0]}. Rename all but one."
             raise AtlasError(msg)
+
+
+class Names(Wanted):
+    """Nothing but the names of the columns."""
+
+    def require(self, path: Path, present: Sequence[str]) -> None:
+        """End the reading with the names.
+
+        Raises
+        ------
+        Listed
+            Always.
+        """
+        del path
+        raise Listed(present)
