@@ -1,4 +1,4 @@
-"""Two conditions and no model: real cells of donors through `make cells`, and nothing to compare."""
+"""Two conditions and no model: real donors through `make cells`, and nothing to compare."""
 
 import re
 import shutil
@@ -13,9 +13,10 @@ from tests.clones import call, copy_of, must, stages_run
 
 # Few draws and resolutions: what is asked is whether every part runs, and on what.
 QUICK = """
-    metrics.rarefaction.draws=5 contrast.max_permutations=200 multiverse.min_cells=[1] drivers.draws=50
+    metrics.rarefaction.draws=5 contrast.max_permutations=200 multiverse.min_cells=[1]
+    drivers.draws=50
     comparators.max_permutations=50 clusters.resolutions=[0.2,0.8] clusters.equal_cells.draws=5
-    granularity.curve.resolutions=[0.05] substates.resolutions=[0.8] stability.seeds=1
+    granularity.curve.resolutions=[0.05] substates.resolutions=[0.8] stability.seeds=2
 """
 KANG = """
     raw=cells.h5ad cohort=kang platform=droplet constants.tissue=PBMC animal_pattern='[0-9]+'
