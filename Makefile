@@ -10,6 +10,7 @@ MODEL ?=
 SET ?=
 RECOMPUTED ?=
 AGAINST ?=
+FILE ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -49,11 +50,31 @@ $(STAMP):
 	  echo "error: $(VENV) was not made from this requirements.txt; build the image again, or take .venv: make VENV=.venv" >&2; exit 1; }
 endif
 
+# Brackets and quotes of SET are for compose, not for the shell.
+export SET
+COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL))
+# Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
+PULL_WEIGHTS = dvc pull --quiet --allow-missing trained || echo "note: the demo's weights could not be fetched (dvc pull trained says why)" >&2
+
 .PHONY: reproduce
 reproduce: setup compose ## Rebuild what changed, from raw files to the paper
-	@# Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
-	@dvc pull --quiet --allow-missing trained || echo "note: the demo's weights could not be fetched (dvc pull trained says why)" >&2
+	@$(PULL_WEIGHTS)
 	python -m stages.base.repro
+
+.PHONY: describe
+describe: setup ## Look into a table of cells and print the settings that it needs (FILE=...)
+	@python -m stages.inputs.describe $(if $(FILE),"$(FILE)",--help)
+
+.PHONY: cells
+cells: setup ## Cells alone: no model is trained or read, and the paper speaks of cells (ATLAS=local)
+	@$(COMPOSE) --set 'alone.cells=[cells]' "$$SET"
+	python -m stages.base.repro cells_alone
+
+.PHONY: heads
+heads: setup ## Heads alone: no atlas is read, and the paper speaks of heads (MODEL=...)
+	@$(COMPOSE) --set 'alone.heads=[heads]' "$$SET"
+	@$(PULL_WEIGHTS)
+	python -m stages.base.repro heads_alone
 
 .PHONY: train
 train: setup ## Train the demo's model of the last commit again; is it the same, byte for byte?
@@ -65,7 +86,7 @@ seeds: setup ## Train the demo's model from further seeds and remove its heads; 
 
 .PHONY: compose
 compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it does not follow from it
-	@python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(SET),--set $(SET))
+	@$(COMPOSE) $(if $(SET),--set "$$SET")
 
 .PHONY: test
 test: setup ## Run all tests, one real run of the demo among them

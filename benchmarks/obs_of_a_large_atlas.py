@@ -53,8 +53,7 @@ SPEC = CellsFile(
     columns=Columns(
         animal="mouse.id", tissue="tissue", age="age", sex="sex", cell_type="cell_ontology_class"
     ),
-    young_max_months=3,
-    old_min_months=24,
+    groups={"reference": {"up_to": "3 months"}, "compared": {"from": "24 months"}},
 )
 RULES = Proportions(min_cells=50, pooled_pattern="[/|+]")
 
@@ -62,7 +61,7 @@ RULES = Proportions(min_cells=50, pooled_pattern="[/|+]")
 def generate(path: Path, *, n_cells: int, seed: int = 0) -> None:
     """Write an atlas of `n_cells` cells in the legacy layout, its matrices block by block."""
     rng = np.random.default_rng(seed)
-    obs = _obs(n_cells, rng)
+    obs = obs_of(n_cells, rng)
     var = pd.DataFrame(
         {"n_cells": rng.integers(1, n_cells, N_GENES)},
         index=pd.Index([f"Gene{i}" for i in range(N_GENES)]),
@@ -93,7 +92,8 @@ def generate(path: Path, *, n_cells: int, seed: int = 0) -> None:
                 data[where] = rng.integers(1, 20, rows * GENES_A_CELL).astype(np.float32)
 
 
-def _obs(n_cells: int, rng: np.random.Generator) -> pd.DataFrame:
+def obs_of(n_cells: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Return a table of cells like that of the droplet atlas."""
     animals = [(age, name) for age, names in ANIMALS.items() for name in names]
     chosen = rng.integers(0, len(animals), n_cells)
     tissue = rng.integers(0, N_TISSUES, n_cells)

@@ -7,7 +7,7 @@ by the first stage of the graph), and ``make reproduce`` composes anew whenever 
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.base import cli
 from stages.base.errors import SettingsError
 from stages.base.files import write_text
-from stages.base.settings import PARAMS_FILE, parse
+from stages.base.settings import PARAMS_FILE, cell_keys, parse
 
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
 # The groups of conf/ of which one file each is chosen.
 GROUPS = ("atlas", "model")
+# Keys of an atlas beside those of its files, which may stand alone too.
+OF_ATLAS = ("graphs", "libraries")
 
 
 def conf_digest(conf: Path) -> str:
@@ -76,6 +78,93 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
         msg = f"{conf}/config.yaml holds no settings"
         raise SettingsError(msg)
     return {str(key): value for key, value in content.items()}
+
+
+def words(text: str) -> list[str]:
+    """Return the words of ``KEY=VALUE ...``, of which a value in brackets or quotes is one.
+
+    Raises
+    ------
+    SettingsError
+        A bracket or a quote is not closed.
+
+    Examples
+    --------
+    >>> words("a.b={x: 1, y: [2, 3]}  c='two words'")
+    ['a.b={x: 1, y: [2, 3]}', "c='two words'"]
+    """
+    found: list[str] = []
+    word, quote, depth = "", "", 0
+    for character in text:
+        if character.isspace() and not quote and not depth:
+            found, word = [*found, word], ""
+            continue
+        word += character
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "[{(") - (character in "]})")
+    if quote or depth:
+        msg = f"{word!r} has an open bracket or quote; close it"
+        raise SettingsError(msg)
+    return [word for word in [*found, word] if word]
+
+
+def placed(override: str, content: dict[str, Any], short: Collection[str]) -> list[str]:
+    """Return an override as hydra takes it: at its full key, there already or not.
+
+    A map or a list takes the place of what is there, and is not merged with it.
+
+    Parameters
+    ----------
+    content
+        The settings without it.
+    short
+        Keys that a file of cells has: one of them stands for that of the atlas' only file.
+
+    Raises
+    ------
+    SettingsError
+        The word is no ``KEY=VALUE``, or a short key could be of several files.
+
+    Examples
+    --------
+    >>> local = {"atlas": {"cells": {"mine": {"columns": {"age": "age"}}}}}
+    >>> placed("columns.age=weeks", local, {"columns"})
+    ['++atlas.cells.mine.columns.age=weeks']
+    >>> placed("columns={animal: donor}", local, {"columns"})
+    ['~atlas.cells.mine.columns', '++atlas.cells.mine.columns={animal: donor}']
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip("+~"):
+        msg = f"{override!r} sets nothing; write KEY=VALUE"
+        raise SettingsError(msg)
+    if key[0] in "+~" or key in GROUPS:
+        return [override]
+    first = key.partition(".")[0]
+    if first in OF_ATLAS:
+        key = f"atlas.{key}"
+    elif first in short and first not in content:
+        files = list(content["atlas"]["cells"])
+        if len(files) > 1:
+            msg = (
+                f"{key} could be of {', '.join(files)}; write it in full: "
+                f"atlas.cells.{files[0]}.{override}"
+            )
+            raise SettingsError(msg)
+        key = f"atlas.cells.{files[0]}.{key}"
+    replaces = value[:1] in {"{", "["} and _is_there(key.split("."), content)
+    return [*([f"~{key}"] if replaces else []), f"++{key}={value}"]
+
+
+def _is_there(keys: Sequence[str], content: Any) -> bool:
+    for key in keys:
+        if not isinstance(content, dict) or key not in content:
+            return False
+        content = content[key]
+    return True
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -144,8 +233,12 @@ def _run(args: argparse.Namespace) -> None:
     for group in GROUPS:
         if asked := getattr(args, group):
             chosen[group] = asked
-    words = [f"{group}={name}" for group, name in chosen.items()]
-    content = compose(args.conf, [*words, *args.set])
+    groups = [f"{group}={name}" for group, name in chosen.items()]
+    asked = [word for text in args.set for word in words(text)]
+    without = compose(args.conf, groups) if asked else {}
+    short = cell_keys()
+    overrides = [part for word in asked for part in placed(word, without, short)]
+    content = compose(args.conf, [*groups, *overrides])
     write(content, args.params)
     named = ", ".join(f"{group} {name}" for group, name in _chosen(content))
     cli.log.info("composed %s from %s/ (%s)", args.params, args.conf, named)
@@ -160,7 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--atlas", default="", help="a file of conf/atlas/ (default: the present one)"
     )
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="single settings to override"
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="single settings to override; keys of the atlas' only file may stand alone",
     )
     cli.add_params(parser)
     return cli.run(parser, _run, argv)

@@ -42,6 +42,13 @@ def sections() -> dict[str, Any]:
     return found
 
 
+def cell_keys() -> set[str]:
+    """Return the keys of a file of cells, which may stand alone where the atlas has one."""
+    atlas = next(iter(_by_source(sections()["atlas"]).values()))
+    file: type[Section] = get_args(atlas.model_fields["cells"].annotation)[1]
+    return set(file.model_fields)
+
+
 def load(path: Path) -> Settings:
     """Read and validate ``params.yaml``.
 
@@ -102,6 +109,8 @@ def _one_line(error: ValidationError, content: dict[str, Any], source: str) -> s
     by_source = _by_source(sections().get(group))
     if len(location) > 1 and location[1] in by_source:
         location.pop(1)
+    # So does that of a value of one kind or another, in brackets.
+    location = [part for part in location if not part.startswith("(")]
     key = ".".join(location)
     home = f"conf/{group}/{_name(content, group)}.yaml" if by_source else "conf/config.yaml"
     more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -32,6 +33,23 @@ class Arm:
     """One of ``EVIDENCE``."""
     basis: str = ""
     """How the animals were found, where the file itself does not say it."""
+    reference: str = "young"
+    compared: str = "old"
+    """What its groups are called."""
+    by_age: bool = True
+    """Whether ages make them; else a condition does."""
+
+
+class Groups(NamedTuple):
+    """What two groups are called, and whether ages make them."""
+
+    reference: str
+    compared: str
+    by_age: bool
+
+    def minus(self, sign: str = "minus") -> str:
+        """Return what a change is: the compared less the reference."""
+        return f"{self.compared} {sign} {self.reference}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,19 @@ class Study:
         keys = list(zip(*(table[name] for name in ARM), strict=True))
         known = {key: self.evidence(*key) for key in set(keys)}
         return pd.Series([known[key] for key in keys], table.index, dtype="object")
+
+    def groups(self, table: pd.DataFrame | None = None) -> Groups:
+        """Return what the groups of all arms, or those of a table's rows, are called.
+
+        Arms that call them otherwise have them called by what they are.
+        """
+        arms = set(self.arms)
+        if table is not None and self.arms:
+            keys = table[list(ARM)].drop_duplicates().itertuples(index=False, name=None)
+            arms = {self.arm(*key) for key in keys}
+        names = {(arm.reference, arm.compared) for arm in arms or {Arm("", "", None, ANNOTATION)}}
+        by_age = all(arm.by_age for arm in arms)
+        return Groups(*(names.pop() if len(names) == 1 else ("reference", "compared")), by_age)
 
     def real(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of arms that are not simulated; all rows if every one is."""

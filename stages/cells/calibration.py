@@ -5,7 +5,7 @@ says. It varies as an arm of a real cohort does: an animal's composition is draw
 distribution around the mean of its age group, with the arm's own concentration, its number of cells
 from those of the arm's animals, and its cells from its composition. The studies then pass through
 the functions of the pipeline: :func:`stages.cells.metrics.measure`, the interval and test of
-:mod:`stages.cells.aging`, and its rule of emphasis.
+:mod:`stages.cells.contrast`, and its rule of emphasis.
 
 Without a change both means are the arm's. With one the old keep it, and the young have its shares
 to a power below 1, whose Gini coefficient is lower by what is planted: the tissue crystallizes. A
@@ -39,7 +39,7 @@ from scipy.optimize import brentq
 
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
-from stages.cells import aging, counts, metrics
+from stages.cells import contrast, counts, metrics
 from stages.cells.settings import Calibration
 from stages.cells.tables.calibration import ARMS, CALIBRATION, RULES
 from stages.cells.tables.proportions import PROPORTIONS
@@ -50,7 +50,7 @@ Floats = NDArray[np.float64]
 Design = tuple[int, int]
 Measured = Mapping[str, Floats]
 
-GROUPS = ("young", "old")
+GROUPS = ("reference", "compared")
 LARGEST_CONCENTRATION = 1e9
 """Stands for an infinite one: animals then differ by less than any count of cells shows."""
 POWERS = (2.0**-20, 1.0)
@@ -76,13 +76,13 @@ def arms(proportions: pd.DataFrame, cohorts: Sequence[str]) -> list[Arm]:
     proportions
         ``PROPORTIONS``; animals of neither age group do not count.
     """
-    ends = proportions[proportions["age_group"].isin(GROUPS) & proportions["cohort"].isin(cohorts)]
+    ends = proportions[proportions["group"].isin(GROUPS) & proportions["cohort"].isin(cohorts)]
     found = []
     for (cohort, platform, tissue), part in ends.groupby(counts.TISSUE, sort=True):
         table = counts.matrix(part)
-        group = table.samples["age_group"].to_numpy()
-        n_young, n_old = (int((group == name).sum()) for name in GROUPS)
-        if min(n_young, n_old) < counts.MIN_ANIMALS:
+        group = table.samples["group"].to_numpy()
+        n_reference, n_compared = (int((group == name).sum()) for name in GROUPS)
+        if min(n_reference, n_compared) < counts.MIN_ANIMALS:
             continue
         n_cells = table.counts.sum(axis=1)
         shares = table.counts / n_cells[:, np.newaxis]
@@ -90,7 +90,7 @@ def arms(proportions: pd.DataFrame, cohorts: Sequence[str]) -> list[Arm]:
         mean = np.mean([shares[group == name].mean(axis=0) for name in GROUPS], axis=0)
         spread = concentration_of([table.counts[group == name] for name in GROUPS])
         cells = n_cells.astype(np.int64)
-        found.append(Arm(cohort, platform, tissue, (n_young, n_old), mean, spread, cells))
+        found.append(Arm(cohort, platform, tissue, (n_reference, n_compared), mean, spread, cells))
     return found
 
 
@@ -159,7 +159,7 @@ def draw(
 
 
 def compare(young: Measured, old: Measured, *, confidence: float) -> pd.DataFrame:
-    """Compare old with young animals in each study: the columns of ``AGING`` that rules read.
+    """Compare old with young animals in each study: the columns of ``CONTRAST`` that rules read.
 
     Parameters
     ----------
@@ -172,16 +172,16 @@ def compare(young: Measured, old: Measured, *, confidence: float) -> pd.DataFram
         A row a study and metric; its `tissue` is the number of the study.
     """
     rows = []
-    for metric in aging.PLANE:
+    for metric in contrast.PLANE:
         x, y = young[metric], old[metric]
         change, low, high = resampling.bootstrap_median_changes(x, y, confidence=confidence)
         _, p, _ = resampling.mann_whitneys(x, y)
-        found = {"change": change, "change_low": low, "change_high": high, "mann_whitney_p": p}
+        found = {"change": change, "change_low": low, "change_high": high, "rank_p": p}
         rows.append(pd.DataFrame({"tissue": np.arange(len(x)), "metric": metric} | found))
     named = {"cohort": "", "platform": "", "cells": "all"}
     table = pd.concat(rows, ignore_index=True).assign(**named)
-    table["quadrant"] = aging.quadrants(table)
-    table["emphasised"] = aging.emphasised(table)
+    table["quadrant"] = contrast.quadrants(table)
+    table["emphasised"] = contrast.emphasised(table)
     return table
 
 
@@ -190,7 +190,7 @@ def called(table: pd.DataFrame, *, planted: bool) -> dict[str, NDArray[np.bool_]
     found = {}
     for metric, part in table.groupby("metric"):
         found[f"{metric}_interval"] = (part["change_low"] > 0) | (part["change_high"] < 0)
-        found[f"{metric}_ranks"] = part["mann_whitney_p"] <= resampling.SIGNIFICANT
+        found[f"{metric}_ranks"] = part["rank_p"] <= resampling.SIGNIFICANT
     gini = table[table["metric"] == "gini"]
     found["direction"] = gini["quadrant"].isin(
         ["crystallize"] if planted else ["crystallize", "disperse"]
@@ -205,7 +205,9 @@ def simulate(of: Sequence[Arm], design: Design, shift: float, settings: Settings
     components: concentration.Components = (
         "present" if settings.metrics.category_set == "present" else "all"
     )
-    values: list[dict[str, list[Floats]]] = [{metric: [] for metric in aging.PLANE} for _ in GROUPS]
+    values: list[dict[str, list[Floats]]] = [
+        {metric: [] for metric in contrast.PLANE} for _ in GROUPS
+    ]
     for arm in of:
         drawn = draw(
             arm,
@@ -219,7 +221,7 @@ def simulate(of: Sequence[Arm], design: Design, shift: float, settings: Settings
             for metric, parts in group.items():
                 parts.append(measured[metric])
     young, old = ({name: np.concatenate(parts) for name, parts in of.items()} for of in values)
-    return compare(young, old, confidence=settings.aging.confidence)
+    return compare(young, old, confidence=settings.contrast.confidence)
 
 
 def calibration(settings: Settings, found: Sequence[Arm]) -> Iterator[dict[str, object]]:
@@ -238,10 +240,10 @@ def calibration(settings: Settings, found: Sequence[Arm]) -> Iterator[dict[str, 
             change = table.groupby("metric")["change"].median()
             known = {
                 "cohort": cohort,
-                "n_young": design[0],
-                "n_old": design[1],
+                "n_reference": design[0],
+                "n_compared": design[1],
                 "n_arms": own.count(design),
-                "mann_whitney_p_smallest": 2 / math.comb(sum(design), design[0]),
+                "rank_p_smallest": 2 / math.comb(sum(design), design[0]),
                 "gini_shift": shift,
                 "gini_change_median": change["gini"],
                 "effective_number_change_median": change["effective_number"],
@@ -249,7 +251,7 @@ def calibration(settings: Settings, found: Sequence[Arm]) -> Iterator[dict[str, 
             for rule, calls in called(table, planted=shift > 0).items():
                 n = int(calls.sum())
                 rate = resampling.proportion_interval(
-                    n, calls.size, confidence=settings.aging.confidence
+                    n, calls.size, confidence=settings.contrast.confidence
                 )
                 yield known | {
                     "rule": rule,

@@ -38,12 +38,11 @@ from scipy import sparse
 from stages.base import cli, workers
 from stages.base.errors import AtlasError
 from stages.base.files import atomic_path
-from stages.cells.counts import SAMPLE
+from stages.cells.counts import SAMPLE, WHO
 from stages.cells.settings import Leiden, Neighbours
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import CellsFile
-from stages.inputs.tables import UNKNOWN_ANIMAL
 
 OBS = [*SAMPLE, "cell_type"]
 """What is known of each cell; `sex` and `cell_type` may be missing."""
@@ -67,7 +66,7 @@ def read_tissue(path: Path, spec: CellsFile, tissue: str, *, name: str, atlas: s
     path
         An h5ad, in the current layout or a legacy one (anndata 0.6 and 0.7).
     spec
-        What its columns mean, and who is young and old.
+        What its columns mean, and who is compared with whom.
     tissue
         The tissue, as the file names it.
     name, atlas
@@ -78,7 +77,7 @@ def read_tissue(path: Path, spec: CellsFile, tissue: str, *, name: str, atlas: s
     AnnData, cells x genes
         `X`: counts (CSR, float32). `obs`: the columns of ``OBS``, cells in the order of the file;
         unannotated cells have no `cell_type`, cells of unknown animals bear
-        ``UNKNOWN_ANIMAL``.
+        ``stages.inputs.tables.UNKNOWN_ANIMAL``.
 
     Raises
     ------
@@ -87,7 +86,7 @@ def read_tissue(path: Path, spec: CellsFile, tissue: str, *, name: str, atlas: s
         it, the table of cells contradicts itself, or neither matrix holds counts.
     """
     change = f"conf/atlas/{atlas}.yaml: cells.{name}.columns"
-    obs = read_obs(path, cells.wanted_columns(spec), change=change)
+    obs = read_obs(path, cells.wanted_columns(spec), change=change, modality=spec.modality)
     rows, known = _cells_of(obs, spec, tissue, path=path, name=name, atlas=atlas)
     counts, genes = _read_counts(path, rows, n_cells=len(obs))
     return from_counts(counts, genes, known, where=f"{tissue} of {path}")
@@ -179,8 +178,11 @@ def _cells_of(
     # One place decides what ages and sexes mean and which animals contradict themselves.
     counted = cells.count(mine, spec, name=name, atlas=atlas)
     of_animal = counted.drop_duplicates("animal").set_index("animal")
-    animal = cells.as_text(mine[spec.columns.animal]).fillna(UNKNOWN_ANIMAL)
-    known = of_animal.loc[animal, ["sex", "age_months", "age_group"]].reset_index()
+    animal = cells.animals(mine, spec)
+    who = pd.DataFrame({"tissue": tissue, "animal": animal, "condition": None})
+    if not spec.groups.by_age and spec.columns.condition is not None:
+        who["condition"] = cells.as_text(mine[spec.columns.condition])
+    known = of_animal.loc[cells.named(who), WHO].reset_index()
     known["cohort"], known["platform"], known["tissue"] = spec.cohort, spec.platform, tissue
     known["cell_type"] = cells.as_text(mine[spec.columns.cell_type])
     return rows, known[OBS]

@@ -1,9 +1,10 @@
 r"""Ask whether what this field uses sees the same tissues change: three other methods beside ours.
 
 * ``clr_linear``, propeller's way [1]_: a linear model of the centred log-ratio of each type (a
-  two-sample t), adjusted over types. A tissue's p is Simes' [2]_: its smallest adjusted one.
-* ``dirichlet_multinomial``: regression of the counts on age [3]_, every :math:`\alpha_k` free in
-  both groups, so that shares and overdispersion may change; the likelihood ratio is put to a
+  two-sample t, or that of pairs), adjusted over types. A tissue's p is Simes' [2]_: its smallest
+  adjusted one.
+* ``dirichlet_multinomial``: regression of the counts on the group [3]_, every :math:`\alpha_k` free
+  in both groups, so that shares and overdispersion may change; the likelihood ratio is put to a
   permutation test, since with few animals its limit is far.
 * ``permanova`` of Aitchison distances [4]_, with a permutation test.
 
@@ -36,15 +37,15 @@ from scipy import special, stats
 from stages.base import cli, tables
 from stages.base.settings import load
 from stages.cells import counts
+from stages.cells.design import Design, Places, design
 from stages.cells.settings import Comparators
-from stages.cells.tables.aging import AGING
 from stages.cells.tables.comparators import COMPARATORS, METHODS
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.measurement import resampling
 from stages.measurement.streams import stream
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
 
 OURS = ("gini", "effective_number")
 # The likelihood ratio is known to this many digits once no fit gains more than `GAIN` in a step.
@@ -56,7 +57,7 @@ LARGEST_SUM = 1e7
 
 
 def comparators(
-    proportions: pd.DataFrame, aging: pd.DataFrame, settings: Comparators
+    proportions: pd.DataFrame, contrast: pd.DataFrame, settings: Comparators
 ) -> pd.DataFrame:
     """Return what each method says of every tissue that was compared (``COMPARATORS``).
 
@@ -64,15 +65,15 @@ def comparators(
     ----------
     proportions
         ``PROPORTIONS``.
-    aging
-        ``AGING``; the tissues are those that it compares.
+    contrast
+        ``CONTRAST``; the tissues are those that it compares.
     """
-    whole = aging[(aging["cells"] == "all") & aging["metric"].isin(OURS)]
+    whole = contrast[(contrast["cells"] == "all") & contrast["metric"].isin(OURS)]
     names = {
         "metric": "method",
-        "mann_whitney_u": "statistic",
-        "mann_whitney_p": "p",
-        "mann_whitney_p_smallest": "p_smallest",
+        "rank_statistic": "statistic",
+        "rank_p": "p",
+        "rank_p_smallest": "p_smallest",
     }
     ours = whole.rename(columns=names)[[*counts.TISSUE, *names.values()]]
     rows = []
@@ -80,6 +81,8 @@ def comparators(
     for key in ours[counts.TISSUE].drop_duplicates().itertuples(index=False, name=None):
         place = dict(zip(counts.TISSUE, key, strict=True))
         rows += [place | row for row in compare(samples[key], settings, stream_of=key)]
+    if not rows:
+        return tables.empty(COMPARATORS)
     table = pd.concat([ours, pd.DataFrame(rows)], ignore_index=True)
     family = table.groupby(["cohort", "platform", "method"])["p"]
     table["q"] = family.transform(resampling.benjamini_hochberg)
@@ -91,18 +94,25 @@ def comparators(
 def compare(
     proportions: pd.DataFrame, settings: Comparators, *, stream_of: Sequence[str]
 ) -> list[dict[str, object]]:
-    """Compare the young and old samples of one tissue by the three other methods."""
-    ends = proportions[proportions["age_group"].isin(["young", "old"])]
+    """Compare both groups of the samples of one tissue by the three other methods."""
+    ends = proportions[proportions["group"].isin(["reference", "compared"])]
     table = counts.matrix(ends)
-    old = (table.samples["age_group"] == "old").to_numpy()
+    found = design(table.samples)
     ratios = centred_log_ratios(table.counts + settings.pseudo_count)
-    tests = stats.ttest_ind(ratios[old], ratios[~old])
-    surest = int(np.argmin(tests.pvalue))
+    reference, compared = found.split(ratios)
+    tests = (
+        stats.ttest_rel(compared, reference)
+        if found.paired
+        else stats.ttest_ind(compared, reference)
+    )
+    # Of a type that varies in no sample nothing is known.
+    p = np.where(np.isnan(tests.pvalue), 1.0, tests.pvalue)
+    surest = int(np.argmin(p))
     rows: list[dict[str, object]] = [
         {
             "method": "clr_linear",
-            "statistic": float(np.abs(tests.statistic[surest])),
-            "p": float(resampling.benjamini_hochberg(tests.pvalue).min()),
+            "statistic": float(np.abs(np.nan_to_num(np.asarray(tests.statistic)[surest]))),
+            "p": float(resampling.benjamini_hochberg(p).min()),
             "cell_type": table.types[surest],
         }
     ]
@@ -113,8 +123,7 @@ def compare(
     for method, statistic in methods.items():
         test = permuted(
             statistic,
-            np.flatnonzero(~old),
-            np.flatnonzero(old),
+            found,
             max_permutations=settings.max_permutations,
             rng=stream(settings.seed, *stream_of, method),
         )
@@ -131,32 +140,35 @@ def compare(
 
 def permuted(
     statistic: Callable[[Places, Places], Floats],
-    young: Places,
-    old: Places,
+    found: Design,
     *,
     max_permutations: int,
     rng: np.random.Generator,
 ) -> resampling.Test:
-    """Test whether a statistic is larger than animals exchanged between the ages make it.
+    """Test whether a statistic is larger than samples exchanged between the groups make it.
 
     Parameters
     ----------
     statistic
-        Of the places of young and of old animals, each of shape (..., n); one number for each.
+        Of the places of both groups, each of shape (..., n); one number for each.
+    found
+        In pairs, samples are exchanged within them.
     """
     test = stats.permutation_test(
-        (young, old),
+        (found.reference, found.compared),
         lambda x, y, axis: statistic(x, y),
+        permutation_type="samples" if found.paired else "independent",
         vectorized=True,
         n_resamples=max_permutations,
         batch=1000,
         alternative="greater",
         rng=rng,
     )
-    n_all = math.comb(young.size + old.size, old.size)
+    n, m = found.n
+    n_all = 2**n if found.paired else math.comb(n + m, m)
     exact = n_all <= max_permutations
     # Where both groups are as large, exchanging them wholly gives the same statistic.
-    smallest = (1 + (young.size == old.size)) / n_all if exact else 1 / (max_permutations + 1)
+    smallest = (1 + (n == m)) / n_all if exact else 1 / (max_permutations + 1)
     return resampling.Test(float(test.statistic), float(test.pvalue), smallest, exact)
 
 
@@ -173,16 +185,16 @@ def centred_log_ratios(weights: Floats) -> Floats:
     return centred
 
 
-def pseudo_f(young: Floats, old: Floats) -> Floats:
+def pseudo_f(reference: Floats, compared: Floats) -> Floats:
     """Return the pseudo-F of a permutational analysis of variance over Euclidean distances.
 
     Parameters
     ----------
-    young, old : shape (..., n_animals, n_types)
+    reference, compared : shape (..., n_animals, n_types)
         Centred log-ratios, whose Euclidean distances are Aitchison's.
     """
-    both = np.concatenate([young, old], axis=-2)
-    total, within = _scatter(both), _scatter(young) + _scatter(old)
+    both = np.concatenate([reference, compared], axis=-2)
+    total, within = _scatter(both), _scatter(reference) + _scatter(compared)
     ratio: Floats = (total - within) / (within / (both.shape[-2] - 2))
     return ratio
 
@@ -193,18 +205,18 @@ def _scatter(values: Floats) -> Floats:
     return total
 
 
-def likelihood_ratio(young: Floats, old: Floats) -> Floats:
+def likelihood_ratio(reference: Floats, compared: Floats) -> Floats:
     """Return twice the gain in log-likelihood of two Dirichlet-multinomials over one.
 
     Parameters
     ----------
-    young, old : shape (..., n_animals, n_types)
+    reference, compared : shape (..., n_animals, n_types)
         Counts.
     """
-    both = np.concatenate([young, old], axis=-2)
+    both = np.concatenate([reference, compared], axis=-2)
     # Whatever the arrangement, all animals together are the same: fitted once.
     pooled = dirichlet_multinomial(both.reshape(-1, *both.shape[-2:])[:1])[0]
-    gain = dirichlet_multinomial(young) + dirichlet_multinomial(old) - pooled
+    gain = dirichlet_multinomial(reference) + dirichlet_multinomial(compared) - pooled
     ratio: Floats = np.round(2 * gain, DIGITS)
     return ratio
 
@@ -295,7 +307,7 @@ def _log_likelihood(alpha: Floats, x: Floats) -> Floats:
 def _run(args: argparse.Namespace) -> None:
     table = comparators(
         tables.read(args.proportions, PROPORTIONS),
-        tables.read(args.aging, AGING),
+        tables.read(args.contrast, CONTRAST),
         load(args.params).comparators,
     )
     tables.write(table, COMPARATORS, args.out)
@@ -306,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--proportions", type=Path, required=True)
-    parser.add_argument("--aging", type=Path, required=True)
+    parser.add_argument("--contrast", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stages.base import cli, tables
-from stages.base.errors import AtlasError
 from stages.base.settings import Settings, load
 from stages.cells import counts
-from stages.cells.aging import aging
+from stages.cells.contrast import contrast
 from stages.cells.metrics import metrics
 from stages.cells.settings import Concordance
-from stages.cells.tables.aging import AGING
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.measurement import resampling
 
@@ -122,18 +121,28 @@ def changes_on_common_tissues(
     merged = merge_tissues(proportions[proportions["cohort"] == wanted.cohort], wanted.tissue_map)
     if merged.empty:
         return aged
-    try:
-        again, _ = aging(metrics(merged, settings.metrics), settings.aging)
-    except AtlasError:  # the mapped tissues have too few animals; the others can still be compared
-        return aged
+    again, _ = contrast(metrics(merged, settings.metrics), settings.contrast)
     kept = aged[~aged["tissue"].isin(set(wanted.tissue_map))]
     return pd.concat([kept, again], ignore_index=True)
 
 
+def of_atlas(settings: Settings) -> Settings:
+    """Return the settings with a cohort that the atlas has, and two platforms that it is on."""
+    wanted, on = settings.concordance, dict[str, list[str]]()
+    for file in settings.atlas.cells.values():
+        platforms = on.setdefault(file.cohort, [])
+        platforms += [file.platform] * (file.platform not in platforms)
+    found = [(cohort, platforms) for cohort, platforms in on.items() if len(platforms) > 1]
+    if wanted.cohort in on or not found:
+        return settings
+    own = {"cohort": found[0][0], "platforms": found[0][1][:2]}
+    return settings.model_copy(update={"concordance": wanted.model_copy(update=own)})
+
+
 def _run(args: argparse.Namespace) -> None:
-    settings = load(args.params)
+    settings = of_atlas(load(args.params))
     proportions = tables.read(args.proportions, PROPORTIONS)
-    aged = tables.read(args.aging, AGING)
+    aged = tables.read(args.contrast, CONTRAST)
     changes = changes_on_common_tissues(proportions, aged, settings)
     table = concordance(changes, settings.concordance)
     rng = np.random.default_rng(settings.concordance.seed)
@@ -150,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--proportions", type=Path, required=True)
-    parser.add_argument("--aging", type=Path, required=True)
+    parser.add_argument("--contrast", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--summary", type=Path, required=True)
     return cli.run(parser, _run, argv)

@@ -12,8 +12,10 @@ from stages.base import tables
 from stages.base.errors import AtlasError
 from stages.inputs.tables import COUNTS
 
-SAMPLE = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "age_group"]
 TISSUE = ["cohort", "platform", "tissue"]
+WHO = ["sex", "block", "age_months", "condition", "group"]
+"""What is known of a sample beyond its name."""
+SAMPLE = [*TISSUE, "animal", *WHO]
 # An interval over animals needs at least two of them in each group.
 MIN_ANIMALS = 2
 

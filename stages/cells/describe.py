@@ -13,7 +13,7 @@ from stages.base import cli, tables
 from stages.base.settings import load
 from stages.cells import counts
 from stages.cells.tables.describe import CONFOUNDING, SAMPLES
-from stages.inputs.tables import AGE_GROUPS
+from stages.inputs.tables import GROUPS
 
 
 def samples(cells: pd.DataFrame, *, pooled_pattern: str) -> pd.DataFrame:
@@ -38,21 +38,21 @@ def samples(cells: pd.DataFrame, *, pooled_pattern: str) -> pd.DataFrame:
 
 
 def confounding(described: pd.DataFrame) -> pd.DataFrame:
-    """Count animals by tissue, age group and sex, and say where sex cannot be told from age.
+    """Count samples by tissue, group and sex, and say where sex cannot be told from the group.
 
-    A tissue is confounded when no sex has both a young and an old animal: then no comparison within
-    a sex exists. Pooled labels are counted by themselves, since they are no animals.
+    A tissue is confounded when no sex is in both groups: then no comparison within a sex exists.
+    Pooled labels are counted by themselves, since they are no animals.
     """
     rows = []
     for key, tissue in described.groupby(["cohort", "platform", "tissue"], sort=True):
         single = tissue[~tissue["pooled"]]
         by_sex = {
-            group: set(single.loc[single["age_group"] == group, "sex"].dropna())
-            for group in ("young", "old")
+            group: set(single.loc[single["group"] == group, "sex"].dropna())
+            for group in ("reference", "compared")
         }
-        confounded = not by_sex["young"] & by_sex["old"]
-        for group in AGE_GROUPS:
-            here = tissue[tissue["age_group"] == group]
+        confounded = not by_sex["reference"] & by_sex["compared"]
+        for group in GROUPS:
+            here = tissue[tissue["group"] == group]
             animals = here[~here["pooled"]]
             rows.append(
                 [

@@ -19,7 +19,7 @@ from stages.base.errors import SettingsError
 from stages.base.settings import Settings, load
 from stages.cells import clustering, over_clusters
 from stages.cells.settings import Granularity
-from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.clusters import CLUSTER_CONTRAST, CLUSTER_METRICS
 
 FAMILIES = {
     "tissues": ["cohort", "platform", "resolution"],
@@ -41,10 +41,10 @@ def granularity(
     Returns
     -------
     metrics, comparison
-        ``CLUSTER_METRICS`` and ``CLUSTER_AGING``, without rows where there is no graph.
+        ``CLUSTER_METRICS`` and ``CLUSTER_CONTRAST``, without rows where there is no graph.
     """
     if not graphs:
-        return tables.empty(CLUSTER_METRICS), tables.empty(CLUSTER_AGING)
+        return tables.empty(CLUSTER_METRICS), tables.empty(CLUSTER_CONTRAST)
     clusters = settings.clusters
     resolutions = sorted({*clusters.resolutions, *rules.resolutions})
     measured = pd.concat(
@@ -55,7 +55,7 @@ def granularity(
         ignore_index=True,
     )
     family = FAMILIES[rules.adjusted_over]
-    return measured, over_clusters.compare(measured, clusters.comparison, family=family)
+    return measured, over_clusters.compare(measured, clusters.contrast, family=family)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -65,11 +65,11 @@ def _run(args: argparse.Namespace) -> None:
         msg = f"granularity has no entry {args.entry!r} in {args.params}: allowed are {allowed}."
         raise SettingsError(msg)
     rules = settings.granularity[args.entry]
-    keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
+    keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues, rules.otherwise)
     graphs = [clustering.read_graph(args.graphs / f"{key}.h5ad") for key in keys]
     measured, compared = granularity(graphs, settings, rules)
     tables.write(measured, CLUSTER_METRICS, args.metrics)
-    tables.write(compared, CLUSTER_AGING, args.out)
+    tables.write(compared, CLUSTER_CONTRAST, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

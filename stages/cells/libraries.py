@@ -123,10 +123,11 @@ def _obs(library: Library, n: int, spec: Libraries) -> pd.DataFrame:
         "tissue": spec.tissue,
         "animal": library.name,
         "sex": SEXES[library.sex],
+        "block": None,
         "age_months": spec.age_months[library.condition],
-        "age_group": "young" if library.condition == "Y" else "old",
-        "cell_type": None,
         "condition": CONDITIONS[library.condition],
+        "group": "reference" if library.condition == "Y" else "compared",
+        "cell_type": None,
     }
     return pd.DataFrame([known] * n).astype({"cell_type": object})
 

@@ -1,10 +1,12 @@
-"""State the medians of young and old animals as one measured system among others.
+"""State the medians of two groups of samples as one measured system among others.
 
-A tissue is a series with two states, its young and its old animals; the replicates are animals,
-each measured over its own cell types (:mod:`stages.cells.metrics`). A state's value is the median
-over its animals, with the interval of the exact bootstrap
-(:func:`stages.measurement.resampling.median_distribution`). Beside it stand draws for what needs
-both metrics of an animal together: resampled animals, and animals exchanged between the ages.
+A tissue is a series with two states, its reference samples (the young) and those that are compared
+with them (the old); the replicates are animals, each measured over its own cell types
+(:mod:`stages.cells.metrics`). A state's value is the median over its animals, with the interval of
+the exact bootstrap (:func:`stages.measurement.resampling.median_distribution`). Beside it stand
+draws for what needs both metrics of an animal together: resampled animals, and animals exchanged
+between the groups; in pairs (:mod:`stages.cells.design`) both partners are drawn, and each pair is
+exchanged within itself.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from stages.base import cli, tables
 from stages.base.settings import load
 from stages.cells import counts
+from stages.cells.design import Design, design
 from stages.cells.settings import Medians
 from stages.cells.tables.metrics import METRICS
 from stages.measurement import resampling
@@ -30,7 +33,7 @@ from stages.measurement.tables import CHANGES, MEASURED
 
 Floats = NDArray[np.float64]
 
-STATES = ("young", "old")
+STATES = ("reference", "compared")
 TOGETHER = (
     ("gini", "effective_number"),
     ("gini_corrected", "effective_share", "effective_excess"),
@@ -62,7 +65,7 @@ def effective_share(samples: pd.DataFrame) -> Floats:
 def medians(
     metrics: pd.DataFrame, settings: Medians
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Measure every tissue that has two young and two old animals.
+    """Measure every tissue that has two samples in each group, or two pairs.
 
     Parameters
     ----------
@@ -86,14 +89,14 @@ def medians(
             "condition": cells,
         }
         for metric in MEASURED_BY:
-            young, old = (_of(samples, state, [metric])[:, 0] for state in STATES)
-            if min(len(young), len(old)) < counts.MIN_ANIMALS:
+            values, found = _of(samples, [metric])
+            if min(found.n) < counts.MIN_ANIMALS:
                 continue
             rows += [
-                key | _value(state, metric, values, settings)
-                for state, values in zip(STATES, (young, old), strict=True)
+                key | _value(state, metric, of_state, settings)
+                for state, of_state in zip(STATES, found.split(values[:, 0]), strict=True)
             ]
-            changes.append(key | _change(metric, young, old, settings))
+            changes.append(key | _change(metric, values[:, 0], found, settings))
         drawn += _draws(samples, key, settings)
     return (
         pd.DataFrame(rows).reindex(columns=list(MEASURED.columns)),
@@ -102,41 +105,47 @@ def medians(
     )
 
 
-def _of(samples: pd.DataFrame, state: str, metrics: Sequence[str]) -> Floats:
-    """Return the metrics of the animals of an age that have them all, (n_animals, n_metrics)."""
-    values = samples.loc[samples["age_group"] == state, list(metrics)].to_numpy(float)
-    kept: Floats = values[np.isfinite(values).all(axis=1)]
-    return kept
+def _of(samples: pd.DataFrame, metrics: Sequence[str]) -> tuple[Floats, Design]:
+    """Return the metrics of the samples that have them all, (n_samples, n_metrics), and the design.
+
+    Of the samples of both groups only.
+    """
+    values = samples[list(metrics)].to_numpy(float)
+    kept = np.isfinite(values).all(axis=1)
+    return values[kept], design(samples[kept].reset_index(drop=True))
 
 
 def _value(state: str, metric: str, values: Floats, settings: Medians) -> dict[str, object]:
-    support, probability = resampling.median_distribution(values)
-    tail = (1 - settings.confidence) / 2
-    low = float(support[np.searchsorted(np.cumsum(probability), tail)])
-    high = float(support[::-1][np.searchsorted(np.cumsum(probability[::-1]), tail)])
+    median = resampling.bootstrap_median(values, confidence=settings.confidence)
     return {
         "state": state,
         "metric": metric,
-        "value": float(np.median(values)),
-        **_ends(low, high),
+        "value": median.estimate,
+        **_ends(median.low, median.high),
         "n_components": 1,
         "n_replicates": len(values),
     }
 
 
-def _change(metric: str, young: Floats, old: Floats, settings: Medians) -> dict[str, object]:
-    change = resampling.bootstrap_median_change(young, old, confidence=settings.confidence)
+def _change(metric: str, values: Floats, found: Design, settings: Medians) -> dict[str, object]:
+    reference, compared = found.split(values)
+    level = settings.confidence
+    change = (
+        resampling.bootstrap_median(compared - reference, confidence=level)
+        if found.paired
+        else resampling.bootstrap_median_change(reference, compared, confidence=level)
+    )
     return {
         "metric": metric,
         "state_first": STATES[0],
         "state_last": STATES[1],
-        "value_first": float(np.median(young)),
-        "value_last": float(np.median(old)),
+        "value_first": float(np.median(reference)),
+        "value_last": float(np.median(compared)),
         "change": change.estimate,
         **_ends(change.low, change.high),
         "n_components": 1,
-        "n_first": len(young),
-        "n_last": len(old),
+        "n_first": len(reference),
+        "n_last": len(compared),
     }
 
 
@@ -150,20 +159,19 @@ def _ends(low: float, high: float) -> dict[str, object]:
 
 
 def _draws(samples: pd.DataFrame, key: dict[str, object], settings: Medians) -> list[pd.DataFrame]:
-    """Return draws of the medians of both ages: animals resampled, and exchanged between ages."""
+    """Return draws of the medians of both groups: samples resampled, and exchanged between them."""
     wide: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for metrics in TOGETHER:
-        young, old = (_of(samples, state, metrics) for state in STATES)
-        if min(len(young), len(old)) < counts.MIN_ANIMALS:
+        values, found = _of(samples, metrics)
+        if min(found.n) < counts.MIN_ANIMALS:
             continue
         rng = stream(settings.seed, *map(str, key.values()), *metrics)
-        resampled = [_medians(animals, settings.draws, rng) for animals in (young, old)]
         for sampling, both in (
-            ("replicates", resampled),
-            ("permuted", permuted(young, old, settings, rng)),
+            ("replicates", resampled(*found.split(values), settings, rng, paired=found.paired)),
+            ("permuted", permuted(*found.split(values), settings, rng, paired=found.paired)),
         ):
-            for state, found in zip(STATES, both, strict=True):
-                table = pd.DataFrame(found, columns=list(metrics))
+            for state, of_state in zip(STATES, both, strict=True):
+                table = pd.DataFrame(of_state, columns=list(metrics))
                 wide.setdefault((sampling, state), []).append(table)
     parts = []
     for (sampling, state), tables_ in wide.items():
@@ -180,42 +188,82 @@ def _no_draws() -> pd.DataFrame:
     return pd.DataFrame(empty | {name: pd.Series(dtype=float) for name in MEASURED_BY})
 
 
-def _medians(animals: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    """Return the medians of resampled animals, of shape (draws, n_metrics)."""
-    chosen = rng.integers(len(animals), size=(draws, len(animals)))
-    found: Floats = np.median(animals[chosen], axis=1)
-    return found
-
-
-def permuted(
-    young: Floats, old: Floats, settings: Medians, rng: np.random.Generator
+def resampled(
+    reference: Floats,
+    compared: Floats,
+    settings: Medians,
+    rng: np.random.Generator,
+    *,
+    paired: bool = False,
 ) -> tuple[Floats, Floats]:
-    """Return the medians of both ages when animals are exchanged between them.
+    """Return the medians of both groups over resampled samples, or pairs of them.
+
+    In pairs the second is the first plus the median of the changes, so that their difference is the
+    change that is reported.
 
     Parameters
     ----------
-    young, old : shape (n, n_metrics)
+    reference, compared : shape (n, n_metrics)
 
     Returns
     -------
-    young, old : arrays of shape (n_arrangements, n_metrics)
+    reference, compared : arrays of shape (draws, n_metrics)
+    """
+    chosen = [
+        rng.integers(len(group), size=(settings.draws, len(group)))
+        for group in ((reference,) if paired else (reference, compared))
+    ]
+    first: Floats = np.median(reference[chosen[0]], axis=1)
+    if paired:
+        return first, first + np.median((compared - reference)[chosen[0]], axis=1)
+    return first, np.median(compared[chosen[1]], axis=1)
+
+
+def permuted(
+    reference: Floats,
+    compared: Floats,
+    settings: Medians,
+    rng: np.random.Generator,
+    *,
+    paired: bool = False,
+) -> tuple[Floats, Floats]:
+    """Return the medians of both groups when samples are exchanged between them, or within pairs.
+
+    Parameters
+    ----------
+    reference, compared : shape (n, n_metrics)
+
+    Returns
+    -------
+    reference, compared : arrays of shape (n_arrangements, n_metrics)
         All arrangements if there are at most ``max_permutations``, else that many drawn ones.
     """
-    pooled = np.concatenate([young, old])
-    n, n_old = len(pooled), len(old)
-    if math.comb(n, n_old) <= settings.max_permutations:
+    if paired:
+        n = len(reference)
+        signs = (
+            np.array(list(itertools.product([1, -1], repeat=n)))
+            if 2**n <= settings.max_permutations
+            else rng.choice([1, -1], size=(settings.max_permutations, n))
+        )
+        changes = signs[:, :, np.newaxis] * (compared - reference)
+        swapped = np.where(signs[:, :, np.newaxis] > 0, reference, compared)
+        first = np.median(swapped, axis=1)
+        return first, first + np.median(changes, axis=1)
+    pooled = np.concatenate([reference, compared])
+    n, n_compared = len(pooled), len(compared)
+    if math.comb(n, n_compared) <= settings.max_permutations:
         order = np.array(
             [
                 [*taken, *sorted(set(range(n)) - set(taken))]
-                for taken in itertools.combinations(range(n), n_old)
+                for taken in itertools.combinations(range(n), n_compared)
             ]
         )
     else:
         order = rng.permuted(np.tile(np.arange(n), (settings.max_permutations, 1)), axis=1)
-    of_old, of_young = (
-        np.median(pooled[part], axis=1) for part in (order[:, :n_old], order[:, n_old:])
+    of_compared, of_reference = (
+        np.median(pooled[part], axis=1) for part in (order[:, :n_compared], order[:, n_compared:])
     )
-    return of_young, of_old
+    return of_reference, of_compared
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -32,9 +32,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stages.base import cli, tables
-from stages.base.errors import AtlasError
 from stages.base.settings import Settings, load
 from stages.cells import counts
+from stages.cells.design import Design, between
 from stages.cells.metrics import measure, rarefied
 from stages.cells.proportions import proportions
 from stages.cells.settings import Rarefaction
@@ -78,12 +78,7 @@ def multiverse(cells: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, p
     Returns
     -------
     multiverse, choices
-        ``MULTIVERSE`` and ``MULTIVERSE_CHOICES``.
-
-    Raises
-    ------
-    AtlasError
-        No arm has two young and two old animals.
+        ``MULTIVERSE`` and ``MULTIVERSE_CHOICES``, without rows where no arm can be compared.
     """
     thresholds = dict.fromkeys([settings.proportions.min_cells, *settings.multiverse.min_cells])
     by_threshold = {}
@@ -101,11 +96,7 @@ def multiverse(cells: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, p
         rows.append(names | summary(analyses, single))
         singles.append(single.assign(**names))
     if not rows:
-        msg = (
-            f"no tissue has {counts.MIN_ANIMALS} young and {counts.MIN_ANIMALS} old animals. "
-            "Check young_max_months and old_min_months of the atlas, and the exclusions table."
-        )
-        raise AtlasError(msg)
+        return tables.empty(MULTIVERSE), tables.empty(MULTIVERSE_CHOICES)
     choices = pd.concat(singles, ignore_index=True)
     return (
         pd.DataFrame(rows)[list(MULTIVERSE.columns)],
@@ -125,9 +116,10 @@ def arm(samples: dict[int, pd.DataFrame], rarefaction: Rarefaction) -> pd.DataFr
     Returns
     -------
     DataFrame
-        One row an analysis, the published one first: a column for each of ``KINDS``, ``n_young``,
-        ``n_old``, ``d_gini``, ``d_number`` and ``direction``. ``animals`` numbers what is compared:
-        analyses with the same number and the same choices of ``OF_NUMBERS`` are one.
+        One row an analysis, the published one first: a column for each of ``KINDS``,
+        ``n_reference``, ``n_compared``, ``d_gini``, ``d_number`` and ``direction``. ``animals``
+        numbers what is compared: analyses with the same number and the same choices of
+        ``OF_NUMBERS`` are one.
     """
     inner = pd.MultiIndex.from_product([CELLS, GINI, NUMBER, STATISTIC], names=OF_NUMBERS)
     shape = tuple(map(len, inner.levels))
@@ -140,15 +132,20 @@ def arm(samples: dict[int, pd.DataFrame], rarefaction: Rarefaction) -> pd.DataFr
         for labels, young, old in groups(table.samples):
             # What animals there are decides the types of the tissue and the depth of rarefaction.
             compared = (frozenset(animals), frozenset(animals[young]), frozenset(animals[old]))
-            d_gini, d_number = (_changes(values, young, old) for values in (gini, number))
+            who = between(table.samples["block"], young, old)
+            d_gini, d_number = (_changes(values, who) for values in (gini, number))
             part = pd.DataFrame(index=inner).reset_index()
             part["d_gini"] = np.broadcast_to(d_gini[:, :, np.newaxis], shape).ravel()
             part["d_number"] = np.broadcast_to(d_number[:, np.newaxis], shape).ravel()
             of_animals = dict(zip(OF_ANIMALS, (*labels, str(least)), strict=True))
-            size = {"n_young": int(young.sum()), "n_old": int(old.sum())}
+            size = dict(zip(("n_reference", "n_compared"), who.n, strict=True))
             number_of = seen.setdefault(compared, len(seen))
             parts.append(part.assign(**of_animals, **size, animals=number_of))
-    if not parts or tuple(parts[0].loc[0, ["young", "old", "sex"]]) != (PUBLISHED, PUBLISHED, ALL):
+    if not parts or tuple(parts[0].loc[0, ["reference", "compared", "sex"]]) != (
+        PUBLISHED,
+        PUBLISHED,
+        ALL,
+    ):
         return pd.DataFrame()
     # The corrected Gini coefficient of an animal with a single type is undefined.
     analyses = pd.concat(parts, ignore_index=True).dropna(subset=["d_gini", "d_number"])
@@ -196,32 +193,36 @@ def groups(samples: pd.DataFrame) -> list[tuple[tuple[str, str, str], Flags, Fla
     }
     found = []
     for (young, of_young), (old, of_old), (name, of_sex) in itertools.product(
-        ages(samples, "young"), ages(samples, "old"), sexes.items()
+        ages(samples, "reference"), ages(samples, "compared"), sexes.items()
     ):
         one, other = of_young & of_sex, of_old & of_sex
-        if min(one.sum(), other.sum()) >= counts.MIN_ANIMALS:
+        if min(between(samples["block"], one, other).n) >= counts.MIN_ANIMALS:
             found.append(((young, old, name), one, other))
     return found
 
 
-def ages(samples: pd.DataFrame, group: Literal["young", "old"]) -> list[tuple[str, Flags]]:
+def ages(samples: pd.DataFrame, group: Literal["reference", "compared"]) -> list[tuple[str, Flags]]:
     """Return the ways to say who is young, or old, by the ages that animals have; none twice.
 
-    After the published one stand the other cut-offs (young up to an age of a young animal, old from
-    an age that is past youth), then single ages of the published group.
+    Groups that conditions make have no other. After the published one stand the other cut-offs
+    (young up to an age of a young animal, old from an age that is past youth), then single ages of
+    the published group.
 
     Examples
     --------
     >>> animals = pd.DataFrame({"age_months": [1.0, 3.0, 18.0, 24.0]})
-    >>> animals["age_group"] = ["young", "young", "middle", "old"]
-    >>> [(name, who.tolist()) for name, who in ages(animals, "old")]
+    >>> animals["group"] = ["reference", "reference", "other", "compared"]
+    >>> animals["condition"] = None
+    >>> [(name, who.tolist()) for name, who in ages(animals, "compared")]
     [('published', [False, False, False, True]), ('from 18', [False, False, True, True])]
     """
     months = samples["age_months"].to_numpy(float)
-    inside = (samples["age_group"] == group).to_numpy()
-    past = months[(samples["age_group"] != "young").to_numpy()]
+    inside = (samples["group"] == group).to_numpy()
     ways = {PUBLISHED: inside}
-    if group == "young":
+    if samples["condition"].notna().any():
+        return list(ways.items())
+    past = months[(samples["group"] != "reference").to_numpy()]
+    if group == "reference":
         ways |= {f"up to {age:g}": months <= age for age in np.unique(months[inside])}
     else:
         ways |= {f"from {age:g}": months >= age for age in np.unique(past)}
@@ -295,13 +296,10 @@ def _place(kinds: pd.Series) -> pd.Series:
     return kinds.map([PUBLISHED, *KINDS].index)
 
 
-def _changes(values: Floats, young: Flags, old: Flags) -> Floats:
-    """Return old minus young, by each of ``STATISTIC`` along a new last axis."""
-    medians, means = (
-        centre(values[old], axis=0) - centre(values[young], axis=0)
-        for centre in (np.median, np.mean)
-    )
-    return np.stack([medians, means], axis=-1)
+def _changes(values: Floats, who: Design) -> Floats:
+    """Return compared minus reference, by each of ``STATISTIC`` along a new last axis."""
+    young, old = who.split(values)
+    return np.stack([who.change(values), old.mean(axis=0) - young.mean(axis=0)], axis=-1)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stages.base import cli
-from stages.base.errors import AtlasError
+from stages.base import cli, tables
 from stages.base.settings import Settings
-from stages.cells import aging, clustering, counts, metrics
-from stages.cells.settings import Aging, Clusters, Leiden, Metrics
-from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells import clustering, contrast, counts, metrics
+from stages.cells.design import design
+from stages.cells.settings import Clusters, Contrast, Leiden, Metrics, Otherwise
+from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_CONTRAST, CLUSTER_METRICS
 from stages.measurement import resampling
 from stages.measurement.streams import stream
 
@@ -25,23 +25,46 @@ SAMPLE_KEY = [*counts.TISSUE, "animal"]
 CLUSTERING = [*counts.TISSUE, "cell_type", "resolution"]
 
 
-def graphs_of(settings: Settings, cohorts: Sequence[str], tissues: Sequence[str]) -> list[str]:
+def graphs_of(
+    settings: Settings,
+    cohorts: Sequence[str],
+    tissues: Sequence[str],
+    otherwise: Otherwise = "all",
+) -> list[str]:
     """Return the keys of the atlas' graphs of some cohorts and tissues, in its order.
 
-    An atlas may have none of them, and what rests on them is then empty; one line says so.
+    An atlas that has none of these cohorts is another study's: then its own are taken, as
+    `otherwise` says. It may have none of them, and what rests on them is then empty; one line says
+    so.
+
+    Parameters
+    ----------
+    otherwise
+        ``all`` graphs; those of the ``first tissue`` that has one; or those of ``later cohorts``
+        whose tissue is one of the first cohort's.
     """
     graphs, files = settings.atlas.graphs, settings.atlas.cells
-    found = [
-        key
-        for key, of in graphs.items()
-        if of.tissue in tissues and files[of.cells].cohort in cohorts
-    ]
+    of = {key: (files[graph.cells].cohort, graph.tissue) for key, graph in graphs.items()}
+    if {file.cohort for file in files.values()} & set(cohorts):
+        found = [
+            key for key, (cohort, tissue) in of.items() if cohort in cohorts and tissue in tissues
+        ]
+    else:
+        first = next(iter(of.values()), ("", ""))
+        shared = {tissue for cohort, tissue in of.values() if cohort == first[0]}
+        found = [
+            key
+            for key, (cohort, tissue) in of.items()
+            if otherwise == "all"
+            or (otherwise == "first tissue" and tissue == first[1])
+            or (otherwise == "later cohorts" and cohort != first[0] and tissue in shared)
+        ]
     if not found:
         cli.log.info(
             "no graph is of cohort %s and tissue %s; the atlas names %s",
             " or ".join(cohorts),
             " or ".join(tissues),
-            ", ".join(f"{key} ({of.tissue})" for key, of in graphs.items()) or "none",
+            ", ".join(f"{key} ({tissue})" for key, (_, tissue) in of.items()) or "none",
         )
     return found
 
@@ -98,11 +121,11 @@ def measure(
     return pd.concat(parts, ignore_index=True)[list(CLUSTER_METRICS.columns)]
 
 
-def compare(table: pd.DataFrame, settings: Aging, *, family: Sequence[str]) -> pd.DataFrame:
-    """Compare old with young samples, clustering by clustering (``CLUSTER_AGING``).
+def compare(table: pd.DataFrame, settings: Contrast, *, family: Sequence[str]) -> pd.DataFrame:
+    """Compare both groups of samples, clustering by clustering (``CLUSTER_CONTRAST``).
 
-    The change is the difference of the medians over animals, with the exact bootstrap interval and
-    the exact Mann-Whitney test of :mod:`stages.cells.aging`.
+    Each as :mod:`stages.cells.contrast` compares them over annotated types. One with fewer than two
+    samples in a group is left out, and one line says so.
 
     Parameters
     ----------
@@ -110,45 +133,45 @@ def compare(table: pd.DataFrame, settings: Aging, *, family: Sequence[str]) -> p
         ``CLUSTER_METRICS``.
     family
         p-values are adjusted (Benjamini-Hochberg) among the rows that agree in these columns.
-
-    Raises
-    ------
-    AtlasError
-        A clustering has fewer than two young or two old animals.
     """
     rows = []
     clusterings = table.groupby(CLUSTERING, sort=True)
     for key, samples in clusterings:
-        require_animals(samples, str(key[2]))
+        if not can_be_compared(samples):
+            continue
         names = dict(zip(CLUSTERING, key, strict=True))
         rng = stream(settings.seed, *key)
         for cells, part in samples.groupby("cells", sort=True):
             n_clusters = part["n_clusters"].iloc[0]
             for metric in settings.metrics:
-                if found := aging.compare(part, metric, settings=settings, rng=rng):
+                if found := contrast.compare(part, metric, settings=settings, rng=rng):
                     known = {"n_clusters": n_clusters, "cells": cells, "metric": metric}
                     rows.append(names | known | found)
+    if not rows:
+        return tables.empty(CLUSTER_CONTRAST)
     compared = pd.DataFrame(rows)
-    tests = compared.groupby([*family, "cells", "metric"])["mann_whitney_p"]
-    compared["mann_whitney_q"] = tests.transform(resampling.benjamini_hochberg)
+    tests = compared.groupby([*family, "cells", "metric"])["rank_p"]
+    compared["rank_q"] = tests.transform(resampling.benjamini_hochberg)
     parts = [part for _, part in compared.groupby(CLUSTERING)]
-    compared["quadrant"] = pd.concat([aging.quadrants(part) for part in parts])
-    compared["emphasised"] = pd.concat([aging.emphasised(part) for part in parts])
-    return compared[list(CLUSTER_AGING.columns)]
+    compared["quadrant"] = pd.concat([contrast.quadrants(part) for part in parts])
+    compared["emphasised"] = pd.concat([contrast.emphasised(part) for part in parts])
+    return compared[list(CLUSTER_CONTRAST.columns)]
 
 
-def require_animals(samples: pd.DataFrame, tissue: str) -> None:
-    """Stop where there are not enough animals of both ages to compare."""
-    of_animal = samples.drop_duplicates("animal")["age_group"].value_counts()
-    n_young, n_old = int(of_animal.get("young", 0)), int(of_animal.get("old", 0))
-    if min(n_young, n_old) < counts.MIN_ANIMALS:
-        msg = (
-            f"{tissue} has {n_young} young and {n_old} old animals: at least {counts.MIN_ANIMALS} "
-            "and "
-            f"{counts.MIN_ANIMALS} are needed. Check young_max_months and old_min_months of the "
-            "atlas, or leave the tissue out of atlas.graphs."
-        )
-        raise AtlasError(msg)
+def can_be_compared(samples: pd.DataFrame) -> bool:
+    """Say whether a tissue has two samples of each group, or two pairs; one line says if not.
+
+    Parameters
+    ----------
+    samples
+        Rows of its samples or cells; the columns ``counts.SAMPLE``.
+    """
+    n, m = design(samples.drop_duplicates("animal").reset_index(drop=True)).n
+    if min(n, m) < counts.MIN_ANIMALS:
+        where = " ".join(map(str, samples.iloc[0][counts.TISSUE]))
+        cli.log.info("%s not compared: %d and %d samples in its groups", where, n, m)
+        return False
+    return True
 
 
 def rules(settings: Clusters) -> Metrics:

@@ -85,7 +85,7 @@ def reconstruction(
         changes["without_one"] = _changes(arm, without)
         changes["without_largest"] = _changes(arm, [without[largest]])
         of = compared[key]
-        for fault, kinds in (("ages", ["young", "old"]), ("rarefied", ["cells"])):
+        for fault, kinds in (("ages", ["reference", "compared"]), ("rarefied", ["cells"])):
             chosen = of[of["kind"].isin(kinds)]
             changes[fault] = chosen[["d_gini", "d_number"]].to_numpy(float)
         direction = quadrant(*changes["none"].T)[0]
@@ -178,9 +178,9 @@ def several(
 
 
 def _arm(samples: pd.DataFrame) -> Arm:
-    ends = samples[samples["age_group"].isin(["young", "old"])]
+    ends = samples[samples["group"].isin(["reference", "compared"])]
     table = counts.matrix(ends)
-    old = (table.samples["age_group"] == "old").to_numpy()
+    old = (table.samples["group"] == "compared").to_numpy()
     return Arm(table.counts, table.samples["age_months"].to_numpy(float), old)
 
 

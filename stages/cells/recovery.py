@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 
 from stages.base import cli, tables
-from stages.cells.tables.aging import AGING
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.recovery import RECOVERY
 from stages.cells.tables.truth import TRUTH
 
 
-def recovery(truth: pd.DataFrame, aging: pd.DataFrame) -> pd.DataFrame:
+def recovery(truth: pd.DataFrame, contrast: pd.DataFrame) -> pd.DataFrame:
     """Return ``RECOVERY``: truth, estimate and interval of every tissue and metric."""
     key = ["cohort", "platform", "tissue", "metric"]
-    found = aging.loc[aging["cells"] == "all", [*key, "change", "change_low", "change_high"]]
+    found = contrast.loc[contrast["cells"] == "all", [*key, "change", "change_low", "change_high"]]
     both = truth.rename(columns={"change_of_medians": "truth"}).merge(found, on=key)
     both["covered"] = both["truth"].between(both["change_low"], both["change_high"])
     both["same_sign"] = np.sign(both["truth"]) == np.sign(both["change"])
@@ -30,15 +30,15 @@ def recovery(truth: pd.DataFrame, aging: pd.DataFrame) -> pd.DataFrame:
 
 def _run(args: argparse.Namespace) -> None:
     truth = tables.read(args.truth, TRUTH)
-    aging = tables.read(args.aging, AGING)
-    tables.write(recovery(truth, aging), RECOVERY, args.out)
+    contrast = tables.read(args.contrast, CONTRAST)
+    tables.write(recovery(truth, contrast), RECOVERY, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     parser.add_argument("--truth", type=Path, required=True)
-    parser.add_argument("--aging", type=Path, required=True)
+    parser.add_argument("--contrast", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

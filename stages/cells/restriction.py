@@ -275,7 +275,6 @@ def compare(
         that do not name the clustering.
     """
     measured = metrics.metrics(table, rules)
-    measured.insert(0, "condition", measured["animal"].map(condition))
     of_libraries = counts.matrix(table)
     rows = in_order(of_libraries.samples, condition)
     # (3 conditions, 2 sexes, n_clusters)
@@ -342,7 +341,7 @@ def restriction(
         A library is missing.
     """
     clusters, leiden = settings.clusters, settings.leiden
-    if "condition" not in graph.obs:
+    if graph.obs["condition"].isna().any():
         msg = (
             "the graph does not say the condition of its libraries: it is no graph of libraries. "
             "Run the stage that writes it: dvc repro libraries."

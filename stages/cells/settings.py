@@ -48,7 +48,7 @@ class Metrics(Section):
         return self
 
 
-class Aging(Section):
+class Contrast(Section):
     """How young and old are compared."""
 
     metrics: Annotated[list[Metric], Field(min_length=1)]
@@ -113,7 +113,10 @@ class Reconstruction(Section):
 
 
 class Concordance(Section):
-    """Which two platforms are compared, over which tissues."""
+    """Which two platforms are compared, over which tissues.
+
+    Of an atlas without this cohort, the first one on two platforms and the first two of these.
+    """
 
     cohort: str
     platforms: Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -193,7 +196,7 @@ class Clusters(Section):
     """Clusters that count as components: present in the animal's sample, or in any animal."""
     equal_cells: Rarefaction
     """The same number of cells of every animal; results from all cells stand beside it."""
-    comparison: Aging
+    contrast: Contrast
 
     _order = field_validator("resolutions")(_ascending)
 
@@ -205,11 +208,16 @@ class Clusters(Section):
         return self
 
 
+Otherwise = Literal["all", "first tissue", "later cohorts"]
+
+
 class Granularity(Section):
     """Which tissues of which cohorts are followed from coarse to fine clusters."""
 
     cohorts: Annotated[list[str], Field(min_length=1)]
     tissues: Annotated[list[str], Field(min_length=1)]
+    otherwise: Otherwise
+    """Which graphs of an atlas that has none of these cohorts."""
     resolutions: list[Resolution]
     """Beside those of `clusters`."""
     adjusted_over: Literal["tissues", "resolutions"]
@@ -272,7 +280,7 @@ class Restriction(Section):
 SECTIONS = {
     "proportions": Proportions,
     "metrics": Metrics,
-    "aging": Aging,
+    "contrast": Contrast,
     "medians": Medians,
     "multiverse": Multiverse,
     "trend": Trend,

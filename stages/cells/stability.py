@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
 from stages.cells import clustering, counts, metrics, over_clusters
-from stages.cells.aging import PLANE
+from stages.cells.contrast import PLANE
+from stages.cells.design import design
 from stages.cells.settings import Stability
 from stages.cells.tables.stability import STABILITY, STABILITY_RUNS
 from stages.measurement import concentration, resampling
@@ -84,7 +85,7 @@ def renamed(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> dict[str, float]:
-    """Return old minus young of the medians of Gini and effective number over clusters.
+    """Return the change of the Gini coefficient and the effective number over clusters.
 
     Parameters
     ----------
@@ -99,13 +100,8 @@ def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> 
     values = metrics.measure(
         table.counts, components="present" if components == "present" else "all"
     )
-    group = table.samples["age_group"].to_numpy()
-    return {
-        metric: float(
-            np.median(values[metric][group == "old"]) - np.median(values[metric][group == "young"])
-        )
-        for metric in PLANE
-    }
+    found = design(table.samples)
+    return {metric: float(found.change(values[metric])) for metric in PLANE}
 
 
 def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -115,13 +111,9 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
     -------
     runs, agreement
         ``STABILITY_RUNS``; and `resolution`, `ari` of each pair of seeds on all cells.
-
-    Raises
-    ------
-    AtlasError
-        There are fewer than two young or two old animals.
     """
-    over_clusters.require_animals(graph.obs, str(graph.obs["tissue"].iloc[0]))
+    if not over_clusters.can_be_compared(graph.obs):
+        return tables.empty(STABILITY_RUNS), pd.DataFrame(columns=["resolution", "ari"])
     rules = settings.stability
     names = dict(graph.obs.iloc[0][counts.TISSUE])
     rows, agreement = [], []
@@ -209,7 +201,7 @@ def wanted(settings: Settings) -> list[str]:
     followed = {
         key
         for rules in settings.granularity.values()
-        for key in over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
+        for key in over_clusters.graphs_of(settings, rules.cohorts, rules.tissues, rules.otherwise)
     }
     return [key for key in settings.atlas.graphs if key in followed]
 
@@ -220,6 +212,8 @@ def _run(args: argparse.Namespace) -> None:
     for key in wanted(settings):
         graph = clustering.read_graph(args.graphs / f"{key}.h5ad")
         table, agreement = runs(graph, settings)
+        if table.empty:
+            continue
         found.append(table)
         summaries.append(summary(table, agreement, settings.stability))
     for parts, schema, path in (

@@ -1,4 +1,4 @@
-"""Look for substates within each cell type of a tissue, and compare old with young over them.
+"""Look for substates within each cell type of a tissue, and compare both groups over them.
 
 Original steps 08 and 09. The cells of one type are clustered by themselves: genes, components and
 neighbours are chosen anew among them, since what tells types apart says little within one. An
@@ -15,11 +15,11 @@ import anndata as ad
 import pandas as pd
 
 from stages.base import cli, tables
-from stages.base.errors import AtlasError
 from stages.base.settings import Settings, load
 from stages.cells import clustering, counts, neighbours, over_clusters
+from stages.cells.design import design
 from stages.cells.settings import Neighbours, Substates
-from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.clusters import CLUSTER_CONTRAST, CLUSTER_METRICS
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 
 
@@ -44,19 +44,20 @@ def types_of(
         n_cells = obs["animal"].value_counts()
         enough = n_cells.index[n_cells >= rules.min_cells]
         kept = obs["animal"].isin(enough)
-        groups = obs[kept].drop_duplicates("animal")["age_group"].value_counts()
-        n_young, n_old = int(groups.get("young", 0)), int(groups.get("old", 0))
+        n_reference, n_compared = design(
+            obs[kept].drop_duplicates("animal").reset_index(drop=True)
+        ).n
         reason = ""
-        if min(n_young, n_old) < rules.min_animals:
+        if min(n_reference, n_compared) < rules.min_animals:
             reason = (
-                f"needs {rules.min_animals} young and {rules.min_animals} old animals with "
+                f"needs {rules.min_animals} animals in each group, or complete pairs, with "
                 f"{rules.min_cells} cells"
             )
         elif kept.sum() <= graph.n_neighbors:
             reason = f"needs {graph.n_neighbors + 1} cells for a graph of neighbours"
         if reason:
             tissue = obs.iloc[0][counts.TISSUE]
-            left_out.append([*tissue, cell_type, len(obs), n_young, n_old, reason])
+            left_out.append([*tissue, cell_type, len(obs), n_reference, n_compared, reason])
         else:
             found[str(cell_type)] = cells[where[kept.to_numpy()]].copy()
     return found, pd.DataFrame(left_out, columns=list(SUBSTATES_NOT_COMPARED.columns))
@@ -75,12 +76,7 @@ def substates(
     Returns
     -------
     metrics, comparison, not compared
-        ``CLUSTER_METRICS``, ``CLUSTER_AGING``, ``SUBSTATES_NOT_COMPARED``.
-
-    Raises
-    ------
-    AtlasError
-        No type of any tissue can be compared.
+        ``CLUSTER_METRICS``, ``CLUSTER_CONTRAST``, ``SUBSTATES_NOT_COMPARED``; each may be empty.
     """
     rules = settings.substates
     measured, skipped = [], []
@@ -97,21 +93,15 @@ def substates(
             )
             for cell_type, of_type in by_type.items()
         ]
-    if not measured:
-        msg = (
-            f"no cell type of {' or '.join(rules.tissues)} in cohort "
-            f"{' or '.join(rules.cohorts)} has enough cells and animals to look for substates "
-            "in. Lower substates.min_cells, or add the tissue to graphs in "
-            f"conf/atlas/{settings.atlas.name}.yaml."
-        )
-        raise AtlasError(msg)
-    table = pd.concat(measured, ignore_index=True)
-    family = [*counts.TISSUE, "resolution"]
-    compared = over_clusters.compare(table, settings.clusters.comparison, family=family)
     listed = [rows for rows in skipped if len(rows)]
     left_out = (
         pd.concat(listed, ignore_index=True) if listed else tables.empty(SUBSTATES_NOT_COMPARED)
     )
+    if not measured:
+        return tables.empty(CLUSTER_METRICS), tables.empty(CLUSTER_CONTRAST), left_out
+    table = pd.concat(measured, ignore_index=True)
+    family = [*counts.TISSUE, "resolution"]
+    compared = over_clusters.compare(table, settings.clusters.contrast, family=family)
     return table, compared, left_out
 
 
@@ -119,18 +109,12 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     rules = settings.substates
     keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
-    if not keys:
-        tables.write(tables.empty(CLUSTER_METRICS), CLUSTER_METRICS, args.metrics)
-        tables.write(tables.empty(CLUSTER_AGING), CLUSTER_AGING, args.out)
-        none = tables.empty(SUBSTATES_NOT_COMPARED)
-        tables.write(none, SUBSTATES_NOT_COMPARED, args.not_compared)
-        return
     tissues = (neighbours.read(settings, key) for key in keys)
     measured, compared, left_out = substates(tissues, settings)
     for row in left_out.itertuples():
         cli.log.info("%s %s %s: %s", row.platform, row.tissue, row.cell_type, row.reason)
     tables.write(measured, CLUSTER_METRICS, args.metrics)
-    tables.write(compared, CLUSTER_AGING, args.out)
+    tables.write(compared, CLUSTER_CONTRAST, args.out)
     tables.write(left_out, SUBSTATES_NOT_COMPARED, args.not_compared)
 
 

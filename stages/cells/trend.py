@@ -25,6 +25,7 @@ from scipy import stats
 from stages.base import cli, tables
 from stages.base.settings import load
 from stages.cells import counts
+from stages.cells.design import design
 from stages.cells.settings import Trend
 from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.trend import TREND
@@ -39,7 +40,7 @@ FOLLOWED = ("gini", "effective_number")
 
 
 def trend(metrics: pd.DataFrame, settings: Trend) -> pd.DataFrame:
-    """Return the trend of every tissue that has two young and two old animals (``TREND``).
+    """Return the trend of every tissue whose groups ages make, if both can be compared (``TREND``).
 
     Parameters
     ----------
@@ -48,8 +49,8 @@ def trend(metrics: pd.DataFrame, settings: Trend) -> pd.DataFrame:
     """
     rows = []
     for (*key, cells), samples in metrics.groupby([*counts.TISSUE, "cells"], sort=True):
-        of_group = samples["age_group"].value_counts()
-        if min(of_group.get("young", 0), of_group.get("old", 0)) < counts.MIN_ANIMALS:
+        n = design(samples.reset_index(drop=True)).n
+        if samples["condition"].notna().any() or min(n) < counts.MIN_ANIMALS:
             continue
         names = dict(zip(counts.TISSUE, key, strict=True))
         for metric in FOLLOWED:

@@ -26,7 +26,6 @@ from stages.base import cli, settings, tables
 from stages.cells.settings import Proportions
 from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.truth import PLANTED, TRUTH, UNCHANGED
-from stages.inputs.cells import age_group
 from stages.inputs.demo import model
 from stages.inputs.settings import CellsFile, DemoAtlas, Graph, Libraries
 from stages.measurement.concentration import effective_number, gini, quadrant
@@ -73,11 +72,11 @@ def truth(atlas: DemoAtlas, rules: Proportions, *, n_animals: int = N_ANIMALS) -
                 continue
             generator = model.rng(SEED, f"{cohort.cohort}/{cohort.platform}/{tissue}")
             medians = {}
-            for group in ("young", "old"):
+            for group in ("reference", "compared"):
                 drifts = [
                     animal.drift
                     for animal in model.animals(cohort)
-                    if age_group(animal.months, spec) == group
+                    if spec.groups.group(animal.months, None) == group
                     and animal.small_in != tissue
                     and not re.search(rules.pooled_pattern, animal.animal)
                 ]
@@ -98,7 +97,8 @@ def truth(atlas: DemoAtlas, rules: Proportions, *, n_animals: int = N_ANIMALS) -
                         "tissue": tissue,
                         "metric": metric,
                         "change_of_mean_composition": float(change_of_mean),
-                        "change_of_medians": medians["old"][metric] - medians["young"][metric],
+                        "change_of_medians": medians["compared"][metric]
+                        - medians["reference"][metric],
                     }
                 )
     return pd.DataFrame(rows, columns=list(TRUTH.columns))

@@ -1,6 +1,7 @@
 """The command line that every figure's stage shares: read its tables, draw, write."""
 
 import argparse
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,8 @@ def run(
     doc
         The docstring of its module.
     draw
-        Takes the tables in the order of `inputs`, and the numbers by their names.
+        Takes the tables in the order of `inputs`, the numbers by their names, and, as `about`, the
+        study, if it has such a parameter.
     name
         Of the figure: ``fig_<name>.png`` and ``.svg``.
     inputs
@@ -44,8 +46,7 @@ def run(
         Whether it shows cells and heads: ``--study-heads`` then states the heads, and the figure
         bears the notices of both.
     real
-        Whether it leaves out simulated arms where there are others; `draw` then takes the study
-        too, as `about`.
+        Whether it leaves out simulated arms where there are others.
     arms
         What names the arms that the tables show, by which the notice goes: those of the first; None
         where they show no cells.
@@ -58,6 +59,7 @@ def run(
         options = {option: given[option] for option in numbers}
         if real:
             shown = [evidence.real(table, about) for table in shown]
+        if "about" in inspect.signature(draw).parameters:
             options["about"] = about
         figure = draw(*shown, **options)
         if arms is not None:

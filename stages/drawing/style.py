@@ -59,8 +59,8 @@ COLOURS = {
     "disperse": "#2F86C6",
     "mixed": GREY,
     "heads": "#542788",
-    "young": GREY,
-    "old": INK,
+    "reference": GREY,
+    "compared": INK,
 }
 BAR = ((-1.0, -0.5), (1.0, -0.5), (1.0, 0.5), (-1.0, 0.5), (-1.0, -0.5))
 MARKERS: dict[str, Any] = {"crystallize": "D", "disperse": "o", "mixed": BAR}
@@ -88,7 +88,10 @@ METRICS = {
     "hill_1": "Hill number of order 1",
     "hill_2": "Hill number of order 2",
 }
-CHANGE = "Change (old \N{MINUS SIGN} young)"
+MINUS = "\N{MINUS SIGN}"
+UNSTATED = "unstated"
+"""The platform of an atlas that does not say it."""
+NOTHING_COMPARED = "No tissue has two samples\nin each of two groups."
 
 _NAMES = {
     "tms": "TMS",
@@ -184,9 +187,13 @@ def series(table: pd.DataFrame) -> list[Series]:
     looks = [_KNOWN[pair] for pair in known]
     looks += [_SPARE[i % len(_SPARE)] for i in range(len(others))]
     return [
-        Series(cohort, platform, f"{name(cohort)} {name(platform)}", *look)
+        Series(cohort, platform, _of_arm(cohort, platform), *look)
         for (cohort, platform), look in zip([*known, *others], looks, strict=True)
     ]
+
+
+def _of_arm(cohort: str, platform: str) -> str:
+    return name(cohort) + ("" if platform == UNSTATED else f" {name(platform)}")
 
 
 def of_series(table: pd.DataFrame, which: Series) -> pd.DataFrame:
@@ -291,6 +298,11 @@ def signed(value: float, digits: int) -> str:
     """Return a number with its sign, a true minus, and no sign where it rounds to zero."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def change(groups: study.Groups) -> str:
+    """Return what an axis of changes is called."""
+    return f"Change ({groups.minus(MINUS)})"
 
 
 def p_value(p: float) -> str:

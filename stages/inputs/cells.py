@@ -16,17 +16,21 @@ import pandas as pd
 
 from stages.base import cli, settings, tables
 from stages.base.errors import AtlasError
-from stages.inputs.obs import read_obs
-from stages.inputs.settings import CellsFile
+from stages.inputs import ages
+from stages.inputs.obs import N_CELLS, count_obs, distinct
+from stages.inputs.settings import AgeRange, CellsFile
 from stages.inputs.tables import COUNTS, UNKNOWN_ANIMAL
 
 UNANNOTATED = frozenset({"", "nan", "NaN", "NA", "None"})
 """Cell types that say nothing. The published atlases write "nan" where a cell has no annotation."""
 
-# The column that counts the cells of a distinct row; no atlas has one of this name.
-N_CELLS = "(number of cells)"
+# Labels of types that are often none.
+NO_TYPE = re.compile(
+    r"(unknown|unassigned|unannotated|undefined|unclassified|unidentified|ambiguous|doublets?|"
+    r"low[ _-]?quality|other|n/?a|null|mixed)( cells?)?",
+    re.IGNORECASE,
+)
 WHOLE = re.compile(r"0*[1-9]\d*")
-AGE = re.compile(r"(\d+(?:\.\d+)?)m?")
 SHOWN = 5
 
 
@@ -37,9 +41,9 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     ----------
     obs
         One row a cell, or as many cells as its column ``n_cells`` says, with the columns that
-        `spec` names.
+        `spec` names; or what :func:`stages.inputs.obs.count_obs` made of these rows.
     spec
-        What the columns mean, and what counts as young and old.
+        What the columns mean, and who is compared with whom.
     name, atlas
         The file's key in ``conf/atlas/<atlas>.yaml``; errors name them.
 
@@ -52,24 +56,27 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     Raises
     ------
     AtlasError
-        No cell is left or annotated, an age or a number of cells is not understood, a tissue is
-        missing, or an animal has two ages or sexes in one tissue.
+        No cell is left or annotated, an age or a number of cells is not understood, a tissue, an
+        age or a condition is missing, no cell is of a group, or an animal has two ages or sexes in
+        one tissue.
     """
-    obs = _keep(_weighted(_distinct(obs), spec), spec, name, atlas)
+    if N_CELLS not in obs:
+        obs = distinct(obs)
+    obs = _keep(_weighted(obs, spec), spec, name, atlas)
     columns = spec.columns
     cells = pd.DataFrame({"n_cells": obs[N_CELLS]}, index=obs.index)
     cells["tissue"] = (
         _tissues(obs, columns.tissue, spec) if columns.tissue else spec.constants.tissue
     )
-    cells["animal"] = as_text(obs[columns.animal]).fillna(UNKNOWN_ANIMAL)
-    sex = (
-        as_text(obs[columns.sex])
-        if columns.sex
-        else pd.Series(spec.constants.sex, obs.index, "object")
-    )
+    cells["animal"] = animals(obs, spec)
+    sex = _texts(obs, columns.sex, spec.constants.sex)
     cells["sex"] = sex.str.lower() if sex.notna().any() else sex
-    cells["age_months"] = _months(obs, columns.age, spec, name, atlas)
-    cells["cell_type"] = as_text(obs[columns.cell_type])
+    cells["block"] = _texts(obs, columns.block)
+    cells["age_months"] = math.nan
+    if columns.age is not None:
+        cells["age_months"] = _months(obs, columns.age, spec, name, atlas)
+    cells["condition"] = _conditions(obs, spec, name, atlas)
+    cells["cell_type"] = _cell_types(obs, spec, name, atlas)
     if cells["cell_type"].isna().all():
         msg = (
             f"none of the {cells['n_cells'].sum()} cells of {spec.raw} has a cell type in column "
@@ -79,49 +86,62 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
         raise AtlasError(msg)
     cells = _settle(cells, spec)
 
-    key = ["tissue", "animal", "sex", "age_months", "cell_type"]
+    texts = ["sex", "block", "condition", "cell_type"]
+    key = ["tissue", "animal", "age_months", *texts]
     counted = cells.groupby(key, dropna=False)["n_cells"].sum().reset_index()
-    counted = counted.astype({"sex": "object", "cell_type": "object"})
-    counted[["sex", "cell_type"]] = counted[["sex", "cell_type"]].where(
-        counted[["sex", "cell_type"]].notna(), None
-    )
+    counted = counted.astype(dict.fromkeys(texts, "object"))
+    counted[texts] = counted[texts].where(counted[texts].notna(), None)
     counted["cohort"] = spec.cohort
     counted["platform"] = spec.platform
-    counted["age_group"] = [age_group(months, spec) for months in counted["age_months"]]
+    of_sample = zip(counted["age_months"], counted["condition"], strict=True)
+    counted["group"] = [spec.groups.group(*sample) for sample in of_sample]
     keys = zip(counted["tissue"], counted["animal"], counted["cell_type"], strict=True)
     ranked = sorted((tuple(_natural(part) for part in key), row) for row, key in enumerate(keys))
     rows = counted.iloc[[row for _, row in ranked]]
     return rows[list(COUNTS.columns)].reset_index(drop=True)
 
 
-def age_group(months: float, spec: CellsFile) -> str:
-    """Return young, middle or old, by the limits of the cohort."""
-    if months <= spec.young_max_months:
-        return "young"
-    return "old" if months >= spec.old_min_months else "middle"
+def animals(obs: pd.DataFrame, spec: CellsFile) -> pd.Series:
+    """Return the animal of each row, ``UNKNOWN_ANIMAL`` where it is not stated.
 
-
-def parse_age(label: str, labels: dict[str, float]) -> float | None:
-    """Return an age in months, or None if the label is not understood.
-
-    Understood are a label that `labels` names, whole or decimal months, and the same with an ``m``.
-
-    Examples
-    --------
-    >>> [parse_age(label, {"young": 7.5}) for label in ("24m", "3.0", "young", "3 mo")]
-    [24.0, 3.0, 7.5, None]
+    Raises
+    ------
+    AtlasError
+        The pattern of animals finds nothing in a name.
     """
-    if label in labels:
-        return labels[label]
-    found = AGE.fullmatch(label)
-    return float(found[1]) if found else None
+    names = as_text(obs[spec.columns.animal])
+    if spec.animal_pattern is not None:
+        parts = {name: re.search(spec.animal_pattern, name) for name in names.dropna().unique()}
+        if lost := [name for name, part in parts.items() if part is None]:
+            msg = (
+                f"animal_pattern {spec.animal_pattern!r} finds nothing in {lost[0]!r} of column "
+                f"{spec.columns.animal} of {spec.raw}. Correct the pattern, or leave it out."
+            )
+            raise AtlasError(msg)
+        found = {name: part[part.re.groups and 1] for name, part in parts.items() if part}
+        names = names.map(found)
+    return names.astype(object).where(names.notna(), UNKNOWN_ANIMAL)
+
+
+def named(cells: pd.DataFrame) -> pd.Series:
+    """Return the name of the sample of each row: its animal, and of several its condition too.
+
+    Parameters
+    ----------
+    cells
+        With `tissue`, `animal` and `condition`.
+    """
+    of_animal = cells.groupby(["tissue", "animal"])["condition"]
+    several = (of_animal.transform("nunique") > 1) & (cells["animal"] != UNKNOWN_ANIMAL)
+    both = cells["animal"] + " (" + cells["condition"].fillna("") + ")"
+    return cells["animal"].where(~several, both)
 
 
 def wanted_columns(spec: CellsFile) -> list[str]:
     """Return the columns of the file that this stage needs."""
     named = spec.columns
-    columns = [named.animal, named.tissue, named.age, named.sex, named.cell_type, named.n_cells]
-    columns += spec.where
+    columns = [named.animal, named.tissue, named.age, named.condition, named.sex, named.block]
+    columns += [named.cell_type, named.n_cells, *spec.where]
     return [column for column in dict.fromkeys(columns) if column is not None]
 
 
@@ -147,27 +167,6 @@ def _keep(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.DataF
     return kept
 
 
-def _distinct(obs: pd.DataFrame) -> pd.DataFrame:
-    """Return each distinct row of `obs` once, with the number of cells that share it.
-
-    Hundreds of thousands of cells are a few thousand combinations of animal, tissue and type: what
-    follows looks at these.
-    """
-    if obs.empty:
-        return obs.assign(**{N_CELLS: 0})
-    combination, n_possible = np.zeros(len(obs), dtype=np.int64), 1
-    for column in obs.columns:
-        codes, values = pd.factorize(obs[column])
-        if n_possible * (len(values) + 1) > np.iinfo(np.int64).max:
-            seen, combination = np.unique(combination, return_inverse=True)
-            n_possible = len(seen)
-        # A missing value has code -1.
-        combination = combination * (len(values) + 1) + codes + 1
-        n_possible *= len(values) + 1
-    _, first, n_cells = np.unique(combination, return_index=True, return_counts=True)
-    return obs.iloc[first].assign(**{N_CELLS: n_cells})
-
-
 def _weighted(obs: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
     """Count a row as often as its column of numbers of cells says."""
     column = spec.columns.n_cells
@@ -182,6 +181,12 @@ def _weighted(obs: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
             "table, or leave those rows out."
         )
         raise AtlasError(msg)
+    if (twice := obs[N_CELLS] > 1).any():
+        cli.log.warning(
+            "%s: %d rows stand there more than once, and their cells count each time",
+            spec.raw,
+            int(twice.sum()),
+        )
     return obs.assign(**{N_CELLS: obs[N_CELLS] * texts.astype(int)})
 
 
@@ -210,6 +215,30 @@ def _tissues(obs: pd.DataFrame, column: str, spec: CellsFile) -> pd.Series:
     return tissues
 
 
+def _cell_types(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.Series:
+    """Return the type of each row, None where it has none, and warn of what looks like none."""
+    types = as_text(obs[spec.columns.cell_type])
+    types = types.where(~types.isin(spec.unannotated), None)
+    for label in sorted(types.dropna().unique()):
+        if NO_TYPE.fullmatch(label):
+            cli.log.warning(
+                "%s: %d cells are of type %r, which counts as a type; if it is none, name it in "
+                "conf/atlas/%s.yaml: cells.%s.unannotated",
+                spec.raw,
+                int(obs.loc[types == label, N_CELLS].sum()),
+                label,
+                atlas,
+                name,
+            )
+    return types
+
+
+def _texts(obs: pd.DataFrame, column: str | None, constant: str | None = None) -> pd.Series:
+    if column is None:
+        return pd.Series(constant, obs.index, dtype="object")
+    return as_text(obs[column])
+
+
 def _months(obs: pd.DataFrame, column: str, spec: CellsFile, name: str, atlas: str) -> pd.Series:
     """Parse every distinct age once."""
     labels = as_text(obs[column])
@@ -221,42 +250,85 @@ def _months(obs: pd.DataFrame, column: str, spec: CellsFile, name: str, atlas: s
         raise AtlasError(msg)
     months: dict[Hashable, float] = {}
     for label in labels.unique():
-        age = parse_age(label, spec.age_months)
+        age = spec.age_months.get(label)
+        if age is None:
+            age = ages.parse(label, spec.age_unit)
         if age is None or not math.isfinite(age) or age < 0:
+            where = f"conf/atlas/{atlas}.yaml: cells.{name}"
+            what = f"age {label!r} in column {column} of {spec.raw}"
             msg = (
-                f"age {label!r} in column {column} of {spec.raw} is not understood: allowed are "
-                "3m, plain months, "
-                f"or a label named under atlas.cells.{name}.age_months. "
-                f"Add it there (conf/atlas/{atlas}.yaml) with its months, at least 0."
+                f"{what} has no unit. Say it in {where}.age_unit: {', '.join(ages.MONTHS)}."
+                if ages.is_number(label)
+                else f"{what} is not understood: allowed are 3m, 10 weeks, 23y, 65-year-old and "
+                f"P7, or a label with its months, at least 0. Add it to {where}.age_months."
             )
             raise AtlasError(msg)
         months[label] = age
     return labels.map(months).astype(float)
 
 
-def _settle(cells: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
-    """Give every sample one age and one sex, or say which animal contradicts itself."""
-    unknown = cells["animal"] == UNKNOWN_ANIMAL
-    for column in ("age_months", "sex"):
-        distinct = cells[~unknown].groupby(["tissue", "animal"])[column].nunique(dropna=False)
-        if (distinct > 1).any():
-            tissue, animal = distinct[distinct > 1].sort_index().index[0]
-            sample = cells[(cells["tissue"] == tissue) & (cells["animal"] == animal)]
-            found = ", ".join(sorted({str(value) for value in sample[column]}, key=_natural))
+def _conditions(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.Series:
+    """Return the label that decides the group of each cell; None where ages do."""
+    if isinstance(spec.groups.reference, AgeRange) or spec.columns.condition is None:
+        return pd.Series(None, obs.index, dtype="object")
+    column = spec.columns.condition
+    labels = as_text(obs[column])
+    if missing := _n_missing(labels, obs):
+        msg = (
+            f"{missing} have no condition in column {column} of {spec.raw}. "
+            "Fill them in or leave those cells out of the file."
+        )
+        raise AtlasError(msg)
+    there = sorted(labels.unique(), key=_natural)
+    for group, members in (
+        ("reference", spec.groups.reference),
+        ("compared", spec.groups.compared),
+    ):
+        if unknown := [label for label in members if label not in there]:
             msg = (
-                f"animal {animal} has more than one {column.removesuffix('_months')} in {tissue} "
-                f"of {spec.raw}: "
-                f"{found}. Correct the table, or name the column that tells the animals apart."
+                f"no cell of {spec.raw} has {unknown[0]!r} in column {column}; values there are: "
+                f"{', '.join(there[:SHOWN])}. "
+                f"Change conf/atlas/{atlas}.yaml: cells.{name}.groups.{group}."
             )
             raise AtlasError(msg)
+    return labels
+
+
+def _settle(cells: pd.DataFrame, spec: CellsFile) -> pd.DataFrame:
+    """Give every sample one age, sex and block, or say which animal contradicts itself.
+
+    An animal under several conditions is a sample under each; it is what they share.
+    """
+    unknown = cells["animal"] == UNKNOWN_ANIMAL
+    for column in ("age_months", "sex"):
+        _require_one(cells[~unknown], ["tissue", "animal"], column, spec)
+    sample = named(cells)
+    # One animal under several conditions makes pairs of all animals of its tissue.
+    paired = (sample != cells["animal"]).groupby(cells["tissue"]).transform("any") & ~unknown
+    cells.loc[paired, "block"] = cells.loc[paired, "animal"]
+    cells["animal"] = sample
+    _require_one(cells[~unknown], ["tissue", "animal"], "block", spec)
     if unknown.any():
-        # Cells of unknown animals are one excluded sample a tissue. The table needs an age; no
-        # stage uses it.
-        cells.loc[unknown, "age_months"] = (
-            cells[unknown].groupby("tissue")["age_months"].transform("min")
-        )
-        cells.loc[unknown, "sex"] = None
+        # Cells of unknown animals are one excluded sample a tissue. No stage uses what is known of
+        # it.
+        first = cells[unknown].groupby("tissue")[["age_months", "condition"]].transform("min")
+        cells.loc[unknown, ["age_months", "condition"]] = first
+        cells.loc[unknown, ["sex", "block"]] = None
     return cells
+
+
+def _require_one(cells: pd.DataFrame, key: list[str], column: str, spec: CellsFile) -> None:
+    distinct = cells.groupby(key)[column].nunique(dropna=False)
+    if (distinct > 1).any():
+        tissue, animal = distinct[distinct > 1].sort_index().index[0]
+        sample = cells[(cells["tissue"] == tissue) & (cells["animal"] == animal)]
+        found = ", ".join(sorted({str(value) for value in sample[column]}, key=_natural))
+        msg = (
+            f"animal {animal} has more than one {column.removesuffix('_months')} in {tissue} "
+            f"of {spec.raw}: "
+            f"{found}. Correct the table, or name the column that tells the animals apart."
+        )
+        raise AtlasError(msg)
 
 
 def _natural(text: object) -> tuple[object, ...]:
@@ -277,7 +349,8 @@ def _run(args: argparse.Namespace) -> None:
         raise AtlasError(msg)
     spec = atlas.cells[args.file]
     change = f"conf/atlas/{atlas.name}.yaml: cells.{args.file}.columns"
-    obs = read_obs(spec.raw, wanted_columns(spec), change=change)
+    change += "; sex and tissue may be left out there, and stated under constants"
+    obs = count_obs(spec.raw, wanted_columns(spec), change=change, modality=spec.modality)
     tables.write(count(obs, spec, name=args.file, atlas=atlas.name), COUNTS, args.out)
 
 

@@ -1,63 +1,71 @@
 """Read columns of a table of cells from whatever layout it has, never the expression matrix.
 
-=====================  ========================================================================
-h5ad, anndata >= 0.8   `obs` is an HDF5 group; each wanted column is decoded by ``anndata.io``.
-h5ad, anndata 0.7      the same, with the categories under ``obs/__categories``.
-h5ad, anndata 0.6      `obs` is one compound dataset whose categorical columns are codes, their
-                       names in ``uns/<column>_categories`` or ``uns/__categories/<column>``
-                       (Tabula Muris Senis).
-CSV, TSV (also gzip)   every value as text; only an empty field is missing.
-Parquet                every value as text.
-=====================  ========================================================================
+==========================  ===================================================================
+AnnData (h5ad, zarr)        every layout since anndata 0.6; columns as anndata has them.
+MuData (h5mu, zarr)         the `obs` of a modality, or that of the whole.
+Text                        comma, semicolon or tab; UTF-8 or UTF-16; also gz, bz2, xz, or a zip
+                            of one file. Every value is text; only an empty field is missing.
+Excel (xlsx)                the first sheet; every value is text.
+Parquet                     every value is text; folders named ``key=value`` are columns.
+Folder, pattern or list     of h5ad or Parquet, or named files of any kind: read as one table.
+==========================  ===================================================================
 
-The layout is told by the bytes, not by the file's name. Reading a legacy `obs` with a general
-reader gives the codes without a word; here a whole number without a category name is an error.
+The layout is told by the bytes, not by the file's name; `stages.inputs.formats` has one file each,
+and says of all else what to do with it. Counting needs no more than the distinct rows and how many
+cells share each: :func:`count_obs` keeps no others, so sixty million cells fit into memory.
 """
 
-import csv
-import gzip
+import lzma
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import h5py
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
-from anndata.io import read_elem
-from numpy.typing import NDArray
+from pandas.api.types import union_categoricals
 
 from stages.base.errors import AtlasError
+from stages.inputs.formats import excel, parquet, refused, stored, text
+from stages.inputs.formats.wanted import Listed, Names, Wanted
 
-HEAD_BYTES = 512
-GZIP_MAGIC = b"\x1f\x8b"
-PARQUET_MAGIC = b"PAR1"
-MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")
-COLUMNS_SHOWN = 40
-AGAIN = "Fetch or write it again."
+N_CELLS = "(number of cells)"
+"""The column that counts the cells of a distinct row; no atlas has one of this name."""
+
+IN_FOLDERS = (".h5ad", ".parquet")
+ROWS_KEPT = 1 << 20
+
+Pieces: TypeAlias = Callable[[Path, Wanted], Iterator[pd.DataFrame]]
 
 
 def read_obs(
-    path: Path, columns: Sequence[str], *, change: str = "the column names"
+    path: Path | Sequence[Path],
+    columns: Sequence[str],
+    *,
+    change: str = "the column names",
+    modality: str | None = None,
 ) -> pd.DataFrame:
     """Return wanted columns of a table of cells, decoded, in the order of the file.
 
     Parameters
     ----------
     path
-        An h5ad of any layout, a CSV or TSV (also gzipped), or a Parquet file.
+        A table of cells in any layout; a folder or pattern (``cells/*.h5ad``) of several, in the
+        order of their names; or a list of such.
     columns
         The columns to read; nothing else is.
     change
         What a person should change when a column is missing; it ends that error.
+    modality
+        Whose `obs` of a MuData; None: that of the whole.
 
     Returns
     -------
     DataFrame
-        From an h5ad exactly the columns of ``anndata.read_h5ad(path).obs``, categories and their
-        order included; from a text table or Parquet, text. The index counts the rows.
+        From AnnData exactly the columns of ``anndata.read_h5ad(path).obs``, categories and their
+        order included; from others, categories of text. The index counts the rows.
 
     Raises
     ------
@@ -65,16 +73,131 @@ def read_obs(
         The file is missing, empty, damaged or something else; a column is missing; or a legacy file
         has codes but not the names that they stand for.
     """
-    wanted = list(dict.fromkeys(columns))
-    head = _head(path)
+    wanted = Wanted(list(dict.fromkeys(columns)), change, modality)
+    return _joined([_joined(list(_pieces(file, wanted))) for file in _files(path)])
+
+
+def count_obs(
+    path: Path | Sequence[Path],
+    columns: Sequence[str],
+    *,
+    change: str = "the column names",
+    modality: str | None = None,
+) -> pd.DataFrame:
+    """Return each distinct row of wanted columns once, with the number of cells that share it.
+
+    Parameters and errors are those of :func:`read_obs`, which gives the same values and kinds of
+    columns; here a piece of the rows at a time is in memory, and the distinct ones.
+
+    Returns
+    -------
+    DataFrame
+        The columns and ``N_CELLS``, the rows in no set order. The index counts them.
+    """
+    wanted = Wanted(list(dict.fromkeys(columns)), change, modality)
+    return _counted(_counted(_pieces(file, wanted)) for file in _files(path))
+
+
+def columns_of(path: Path, *, modality: str | None = None) -> list[str]:
+    """Return the names of the columns of a table of cells, in their order.
+
+    Errors are those of :func:`read_obs`.
+    """
+    wanted = Names([], "the column names", modality)
+    try:
+        for file in _files(path):
+            for _ in _pieces(file, wanted):
+                pass
+    except Listed as found:
+        return [name for name in found.names if name]
+    return []
+
+
+def _counted(tables: Iterator[pd.DataFrame]) -> pd.DataFrame:
+    """Join tables, whose rows may be counted already, into distinct rows."""
+    waiting = [distinct(next(tables))]
+    for table in tables:
+        waiting.append(distinct(table))
+        if sum(map(len, waiting[1:])) > max(ROWS_KEPT, len(waiting[0])):
+            waiting = [distinct(_joined(waiting))]
+    return distinct(_joined(waiting))
+
+
+def distinct(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return each distinct row once, with the number of cells that share it in ``N_CELLS``.
+
+    A table that has ``N_CELLS`` already says so of each row; in another, each is one cell.
+    """
+    if N_CELLS not in rows:
+        rows = rows.assign(**{N_CELLS: 1})
+    kinds = rows.dtypes
+    keys = [name for name in rows.columns if name != N_CELLS]
+    groups = rows.groupby(keys, observed=True, dropna=False, sort=False)
+    # Grouping forgets that categories are ordered, and takes objects that are all numbers for such.
+    return groups[N_CELLS].sum().reset_index().astype(kinds)
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put tables of the same columns one below the other; categories stay categories."""
+    tables = [table for table in tables if len(table)] or list(tables[:1])
+    return pd.DataFrame(
+        {name: _column([table[name] for table in tables]) for name in tables[0].columns}
+    )
+
+
+def _column(parts: list[pd.Series]) -> pd.Series:
+    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+        try:
+            return pd.Series(union_categoricals(parts))
+        except TypeError:  # they are of different kinds, or ordered in different ways
+            parts = [part.astype(object) for part in parts]
+    return pd.concat(parts, ignore_index=True)
+
+
+# --- which files, and who reads them -------------------------------------------------------------
+
+
+def _files(path: Path | Sequence[Path]) -> list[Path]:
+    """List the tables that a path stands for."""
+    if not isinstance(path, Path):
+        return [file for one in path for file in _files(one)]
+    refused.address(path)
+    if not path.exists():
+        if found := sorted(path.parent.glob(path.name)):
+            return _files(found)
+        msg = f"{path} does not exist. Fetch it with dvc repro, or correct atlas.cells.<name>.raw."
+        raise AtlasError(msg)
+    if not path.is_dir() or _is_zarr(path):
+        return [path]
+    files = sorted(
+        file for file in path.rglob("[!.]*") if file.suffix in IN_FOLDERS and file.is_file()
+    )
+    if not files:
+        raise refused.folder(path)
+    if len({file.suffix for file in files}) > 1:
+        msg = (
+            f"{path} holds both h5ad and Parquet files, perhaps of the same cells. Name one kind: "
+            f"{path}/*.h5ad or {path}/*.parquet."
+        )
+        raise AtlasError(msg)
+    return files
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in stored.ZARR_MARKS)
+
+
+def _pieces(path: Path, wanted: Wanted) -> Iterator[pd.DataFrame]:
+    """Yield the wanted columns of one table; whatever its reader meets becomes one line."""
     # A reader of any layout fails in its own way on a damaged file; a person needs one line.
     try:
-        if h5py.is_hdf5(path):
-            return _read_h5ad(path, wanted, change)
-        if head.startswith(PARQUET_MAGIC):
-            return _read_parquet(path, wanted, change)
-        _refuse_other(path, head)
-        return _read_text(path, wanted, change)
+        pieces = _reader(path)
+        if wanted.modality is not None and pieces is not stored.pieces:
+            msg = f"{path} has no modality {wanted.modality!r}: it is no MuData. Name none."
+            raise AtlasError(msg)
+        yield from pieces(path, wanted)
+    except PermissionError:
+        raise
     except (
         OSError,
         EOFError,
@@ -82,192 +205,31 @@ def read_obs(
         RuntimeError,
         ValueError,
         TypeError,
+        BadZipFile,
+        lzma.LZMAError,
         zlib.error,
         pa.ArrowException,
     ) as error:
         reason = " ".join(str(error).split())[:200]
-        msg = f"{path} is damaged or not a table of cells ({reason}). {AGAIN}"
+        msg = f"{path} is damaged or not a table of cells ({reason}). {refused.AGAIN}"
         raise AtlasError(msg) from None
 
 
-def _head(path: Path) -> bytes:
-    """Return the first bytes of the file, or say why there are none."""
-    if not path.exists():
-        msg = f"{path} does not exist. Fetch it with dvc repro, or correct atlas.cells.<name>.raw."
-        raise AtlasError(msg)
+def _reader(path: Path) -> Pieces:
+    """Tell by the bytes who reads a table."""
     if path.is_dir():
-        msg = f"{path} is a folder, not a table of cells. Give an h5ad, CSV or Parquet file."
-        raise AtlasError(msg)
+        return stored.pieces
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if not head:
-        msg = f"{path} is empty (0 bytes): a download was refused or cut off. {AGAIN}"
-        raise AtlasError(msg)
-    return head
-
-
-def _refuse_other(path: Path, head: bytes) -> None:
-    """Stop at what is no text table: a web page, a broken h5ad, other binary files."""
-    if head.lstrip().lower().startswith(MARKUP):
-        msg = f"{path} is a web page, not a table of cells: the server sent an error page. {AGAIN}"
-        raise AtlasError(msg)
-    if path.suffix in {".h5ad", ".h5"}:
-        msg = f"{path} is not HDF5 (it begins with {head[:8]!r}). {AGAIN}"
-        raise AtlasError(msg)
-    if not head.startswith(GZIP_MAGIC) and b"\0" in head:
-        msg = f"{path} is neither HDF5, Parquet nor text (it begins with {head[:8]!r}). {AGAIN}"
-        raise AtlasError(msg)
-
-
-def _require(path: Path, wanted: list[str], present: Sequence[str], change: str) -> None:
-    if missing := [column for column in wanted if column not in present]:
-        shown = ", ".join(present[:COLUMNS_SHOWN]) + (
-            ", ..." if len(present) > COLUMNS_SHOWN else ""
-        )
-        msg = (
-            f"column {', '.join(missing)} is not in {path}. Its columns are: {shown or '(none)'}. "
-            f"Change {change}."
-        )
-        raise AtlasError(msg)
-
-
-# --- h5ad ----------------------------------------------------------------------------------------
-
-
-def _read_h5ad(path: Path, wanted: list[str], change: str) -> pd.DataFrame:
-    with h5py.File(path, "r") as file:
-        obs = file.get("obs")
-        if isinstance(obs, h5py.Group):
-            return _read_group(path, obs, wanted, change)
-        if isinstance(obs, h5py.Dataset) and obs.dtype.names:
-            return _read_compound(path, file, obs, wanted, change)
-    msg = f"{path} is HDF5 but has no table obs: it is no h5ad. {AGAIN}"
-    raise AtlasError(msg)
-
-
-def _read_group(path: Path, obs: h5py.Group, wanted: list[str], change: str) -> pd.DataFrame:
-    """Read columns of the layout in which every column is an HDF5 object of its own."""
-    order = obs.attrs.get("column-order")
-    names = [str(name) for name in (order if order is not None else obs) if name != "__categories"]
-    _require(path, wanted, names, change)
-    return pd.DataFrame({column: _read_column(obs, column) for column in wanted})
-
-
-def _read_column(obs: h5py.Group, column: str) -> pd.Categorical | NDArray[np.generic]:
-    element = obs[column]
-    if isinstance(element, h5py.Dataset) and "categories" in element.attrs:
-        # anndata 0.7: codes that point to a dataset under obs/__categories; read_elem would leave
-        # them undecoded.
-        names = obs[element.attrs["categories"]]
-        ordered = bool(names.attrs.get("ordered", False))
-        return pd.Categorical.from_codes(element[()], _texts(names), ordered=ordered)
-    values: pd.Categorical | NDArray[np.generic] = read_elem(element)
-    return values
-
-
-def _read_compound(
-    path: Path, file: h5py.File, obs: h5py.Dataset, wanted: list[str], change: str
-) -> pd.DataFrame:
-    """Read fields of the layout of anndata 0.6, in which `obs` is one compound dataset."""
-    names = list(obs.dtype.names)[1:]  # the first field is the index
-    _require(path, wanted, names, change)
-    # HDF5 hands over the wanted fields only: the names of 245,389 cells are never made into Python
-    # strings.
-    table = obs.fields(wanted)[()]
-    return pd.DataFrame(
-        {
-            column: _decode(path, column, table[column], _categories(file, column))
-            for column in wanted
-        }
-    )
-
-
-def _categories(file: h5py.File, column: str) -> h5py.Dataset | None:
-    """Find the category names of a column of a legacy file."""
-    for place in (f"uns/{column}_categories", f"uns/__categories/{column}"):
-        if place in file:
-            return file[place]
-    return None
-
-
-def _decode(
-    path: Path, column: str, values: NDArray[np.generic], names: h5py.Dataset | None
-) -> pd.Categorical | NDArray[np.generic]:
-    if names is not None:
-        categories = _texts(names)
-        codes = np.asarray(values)
-        if codes.dtype.kind in "iu" and len(codes) and codes.max() >= len(categories):
-            msg = (
-                f"column {column} of {path} has the code {codes.max()} but only {len(categories)} "
-                "category names "
-                "in uns: the file is inconsistent. Write it again with a current anndata."
-            )
-            raise AtlasError(msg)
-        return pd.Categorical.from_codes(codes.astype(np.int64), categories)
-    if values.dtype.kind in "iu":
-        msg = (
-            f"column {column} of {path} holds whole numbers without category names: in this layout "
-            "(anndata 0.6) "
-            f"they are codes, and uns/{column}_categories is missing. Write the file again with a "
-            "current anndata, "
-            "or give a CSV with text."
-        )
-        raise AtlasError(msg)
-    if values.dtype.kind in "SO":
-        return np.array(
-            [v.decode() if isinstance(v, bytes) else v for v in values.tolist()], dtype=object
-        )
-    return values
-
-
-def _texts(names: h5py.Dataset) -> NDArray[np.generic]:
-    """Return category names as text; a single one may have been written as a scalar."""
-    values = np.atleast_1d(names[()])
-    if values.dtype.kind in "SO":
-        return np.array(
-            [v.decode() if isinstance(v, bytes) else v for v in values.tolist()], dtype=object
-        )
-    return values
-
-
-# --- text and Parquet ----------------------------------------------------------------------------
-
-
-def _read_text(path: Path, wanted: list[str], change: str) -> pd.DataFrame:
-    with path.open("rb") as raw:
-        zipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-        first = file.readline().decode("utf-8-sig").strip("\r\n")
-        separator = "\t" if first.count("\t") > first.count(",") else ","
-        names = next(csv.reader([first], delimiter=separator), [])
-        _require(path, wanted, names, change)
-        if twice := [column for column in wanted if names.count(column) > 1]:
-            msg = f"{path} has more than one column {twice[0]}. Rename all but one."
-            raise AtlasError(msg)
-        file.seek(0)
-        # Not pandas: it takes a row with one field too many without a word and shifts its values.
-        table = pa_csv.read_csv(
-            file,
-            parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pa_csv.ConvertOptions(
-                include_columns=wanted,
-                column_types=dict.fromkeys(wanted, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-    return table.to_pandas()
-
-
-def _read_parquet(path: Path, wanted: list[str], change: str) -> pd.DataFrame:
-    with pq.ParquetFile(path) as file:
-        _require(path, wanted, file.schema_arrow.names, change)
-        table = file.read(columns=wanted).to_pandas(ignore_metadata=True)
-    text = {
-        column: [
-            None if missing else str(value)
-            for value, missing in zip(values, values.isna(), strict=True)
-        ]
-        for column, values in table[wanted].items()
-    }
-    return pd.DataFrame(text, columns=wanted, dtype="object")
+        head = file.read(len(refused.PARQUET))
+    if h5py.is_hdf5(path):
+        return stored.pieces
+    if head == refused.PARQUET:
+        return parquet.pieces
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            names = archive.namelist()
+        if "xl/workbook.xml" in names:
+            return excel.pieces
+        if stored.zarr_root(names) is not None:
+            return stored.pieces
+    return text.pieces

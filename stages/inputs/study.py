@@ -24,13 +24,22 @@ from stages.inputs.settings import DemoAtlas
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
+    # Which papers are made changes nothing that stands in one.
     changed = overridden(yaml.safe_load(args.params.read_text(encoding="utf-8")), args.conf)
+    changed = {key: of for key, of in changed.items() if not key.startswith("alone.")}
     for key, (value, default) in changed.items():
         cli.log.info("%s is %r for this run; conf/ says %r", key, value, default)
     atlas, model = settings.atlas, settings.model
     seed = atlas.seed if isinstance(atlas, DemoAtlas) else None
     arms = [
-        Arm(spec.cohort, spec.platform, spec.constants.tissue, spec.evidence, spec.basis)
+        Arm(
+            spec.cohort,
+            spec.platform,
+            spec.constants.tissue,
+            spec.evidence,
+            spec.basis,
+            *(spec.groups.called.reference, spec.groups.called.compared, spec.groups.by_age),
+        )
         for spec in atlas.cells.values()
     ]
     arms += [Arm(of.cohort, of.platform, of.tissue, of.evidence) for of in atlas.libraries.values()]

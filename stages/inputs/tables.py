@@ -2,7 +2,7 @@
 
 from stages.base.columns import count, number, schema, text
 
-AGE_GROUPS = ("young", "middle", "old")
+GROUPS = ("reference", "other", "compared")
 
 
 # The label of cells whose animal is not stated; the proportions stage leaves them out.
@@ -18,9 +18,15 @@ SAMPLE = {
     "tissue": text(),
     "animal": text(),
     "sex": text(nullable=True),
-    "age_months": number(0),
-    "age_group": text(isin=AGE_GROUPS),
+    "block": text(nullable=True),
+    "age_months": number(0, nullable=True),
+    "condition": text(nullable=True),
+    "group": text(isin=GROUPS),
 }
+"""What is known of a sample. `block`: what it must share with another to be exchanged with it; of
+an animal under several conditions that is the animal, and each condition is a sample of its own,
+whose `animal` bears both names. `condition`: the label that decides the group, empty where ages
+do."""
 
 
 TISSUE = {"cohort": text(), "platform": text(), "tissue": text()}

@@ -127,8 +127,10 @@ def _median_probabilities(n: int) -> tuple[NDArray[np.int64], Floats]:
     return np.array(pairs), np.array(probability)
 
 
-def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
-    """Return median(old) - median(young) with its exact percentile-bootstrap interval.
+def bootstrap_median_change(
+    reference: ArrayLike, compared: ArrayLike, *, confidence: float
+) -> Interval:
+    """Return median(compared) - median(reference) with its exact percentile-bootstrap interval.
 
     Animals are resampled within their group. The distribution of the difference is the convolution
     of the two exact distributions of :func:`median_distribution`, so the interval carries no Monte
@@ -141,7 +143,7 @@ def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: flo
     >>> bootstrap_median_change([1.0, 1.0, 1.0], [2.0, 3.0, 4.0], confidence=0.95)
     Interval(estimate=2.0, low=1.0, high=3.0, confidence=0.95)
     """
-    x, y = _finite(young, "young")[np.newaxis], _finite(old, "old")[np.newaxis]
+    x, y = _finite(reference, "reference")[np.newaxis], _finite(compared, "compared")[np.newaxis]
     estimate, low, high = (
         float(of[0]) for of in bootstrap_median_changes(x, y, confidence=confidence)
     )
@@ -149,22 +151,22 @@ def bootstrap_median_change(young: ArrayLike, old: ArrayLike, *, confidence: flo
 
 
 def bootstrap_median_changes(
-    young: Floats, old: Floats, *, confidence: float
+    reference: Floats, compared: Floats, *, confidence: float
 ) -> tuple[Floats, Floats, Floats]:
     """Return estimates, lower and upper ends of :func:`bootstrap_median_change` of many studies.
 
     Parameters
     ----------
-    young, old : shape (n_studies, n_animals)
+    reference, compared : shape (n_studies, n_animals)
         Finite values.
     """
     medians, probabilities = [], []
-    for group in (young, old):
+    for group in (reference, compared):
         pairs, probability = _median_probabilities(group.shape[1])
         medians.append(np.sort(group, axis=1)[:, pairs].mean(axis=-1))
         probabilities.append(probability)
     changes = medians[1][:, :, np.newaxis] - medians[0][:, np.newaxis, :]
-    support = changes.reshape(len(young), -1)
+    support = changes.reshape(len(reference), -1)
     order = np.argsort(support, axis=1)
     probability = np.outer(probabilities[1], probabilities[0]).ravel()[order]
     tail = (1 - confidence) / 2 - _TIE
@@ -173,10 +175,27 @@ def bootstrap_median_changes(
     at_high = (np.cumsum(probability[:, ::-1], axis=1) < tail).sum(axis=1)
     ends = np.column_stack([at_low, support.shape[1] - 1 - at_high])
     low, high = np.take_along_axis(support, np.take_along_axis(order, ends, 1), 1).T
-    return np.median(old, axis=1) - np.median(young, axis=1), low, high
+    return np.median(compared, axis=1) - np.median(reference, axis=1), low, high
 
 
-def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
+def bootstrap_median(values: ArrayLike, *, confidence: float) -> Interval:
+    """Return the median with its exact percentile-bootstrap interval.
+
+    See :func:`median_distribution`. Of the differences within pairs, it is their change.
+
+    Examples
+    --------
+    >>> bootstrap_median([1.0, 2.0, 3.0, 5.0, 8.0], confidence=0.95)
+    Interval(estimate=3.0, low=1.0, high=8.0, confidence=0.95)
+    """
+    support, probability = median_distribution(values)
+    tail = (1 - confidence) / 2
+    low = float(support[np.searchsorted(np.cumsum(probability), tail)])
+    high = float(support[::-1][np.searchsorted(np.cumsum(probability[::-1]), tail)])
+    return Interval(float(np.median(_finite(values, "values"))), low, high, confidence)
+
+
+def mann_whitney(reference: ArrayLike, compared: ArrayLike) -> Test:
     """Compare two groups by the Mann-Whitney U test, exact with and without ties [1]_.
 
     The null distribution is that of the rank sum over all assignments of the pooled midranks to the
@@ -186,8 +205,8 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
     Returns
     -------
     Test
-        `statistic` is U of the old group: pairs in which the old value is larger, ties counting one
-        half.
+        `statistic` is U of the compared group: pairs in which its value is larger, ties counting
+        one half.
 
     References
     ----------
@@ -199,24 +218,24 @@ def mann_whitney(young: ArrayLike, old: ArrayLike) -> Test:
     >>> mann_whitney([1, 2, 3, 4, 5], [6, 7, 8, 9])
     Test(statistic=20.0, p=0.015873015873015872, p_smallest=0.015873015873015872, exact=True)
     """
-    x, y = _finite(young, "young")[np.newaxis], _finite(old, "old")[np.newaxis]
+    x, y = _finite(reference, "reference")[np.newaxis], _finite(compared, "compared")[np.newaxis]
     u, p, smallest = (float(of[0]) for of in mann_whitneys(x, y))
     return Test(u, p, smallest, exact=True)
 
 
-def mann_whitneys(young: Floats, old: Floats) -> tuple[Floats, Floats, Floats]:
+def mann_whitneys(reference: Floats, compared: Floats) -> tuple[Floats, Floats, Floats]:
     """Return U, p and the smallest p of :func:`mann_whitney` of many studies.
 
     Parameters
     ----------
-    young, old : shape (n_studies, n_animals)
+    reference, compared : shape (n_studies, n_animals)
         Finite values.
     """
     from scipy import stats
 
-    n, k = young.shape[1] + old.shape[1], old.shape[1]
+    n, k = reference.shape[1] + compared.shape[1], compared.shape[1]
     # Midranks are multiples of one half: doubled, they are whole numbers that can index an array.
-    doubled = np.rint(2 * stats.rankdata(np.hstack([young, old]), axis=1)).astype(np.int64)
+    doubled = np.rint(2 * stats.rankdata(np.hstack([reference, compared]), axis=1)).astype(np.int64)
     observed = doubled[:, n - k :].sum(axis=1)
     # Studies without ties share their ranks, and the count of all ways to divide them.
     ranks, of_study = np.unique(np.sort(doubled, axis=1), axis=0, return_inverse=True)
@@ -232,7 +251,7 @@ def mann_whitneys(young: Floats, old: Floats) -> tuple[Floats, Floats, Floats]:
     return observed / 2 - k * (k + 1) / 2, p, smallest
 
 
-def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> Interval:
+def shift_interval(reference: ArrayLike, compared: ArrayLike, *, confidence: float) -> Interval:
     """Return the Hodges-Lehmann shift [1]_ and the interval that inverts the Mann-Whitney test.
 
     The interval holds the shifts that the exact two-sided test does not reject. Under a pure shift
@@ -250,7 +269,7 @@ def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> In
     >>> shift_interval([1.0, 2.0], [5.0, 7.0], confidence=0.95)
     Interval(estimate=4.5, low=nan, high=nan, confidence=nan)
     """
-    x, y = _finite(young, "young"), _finite(old, "old")
+    x, y = _finite(reference, "reference"), _finite(compared, "compared")
     differences = np.sort((y[:, np.newaxis] - x).ravel())
     estimate = float(np.median(differences))
     counts = _rank_sum_counts(2 * np.arange(1, x.size + y.size + 1), y.size)[::2]
@@ -275,24 +294,91 @@ def shift_interval(young: ArrayLike, old: ArrayLike, *, confidence: float) -> In
     )
 
 
+def signed_rank(differences: ArrayLike) -> Test:
+    """Test differences within pairs by the signed-rank test of Wilcoxon, exact with ties [1]_.
+
+    Differences of zero are left out. The null distribution is that of the sum of the midranks of
+    positive differences over all signs, counted by dynamic programming. Two-sided.
+
+    Returns
+    -------
+    Test
+        `statistic` is the sum of the ranks of the positive differences.
+
+    References
+    ----------
+    .. [1] Wilcoxon, F. (1945). Individual comparisons by ranking methods. Biometrics Bulletin
+       1:80-83.
+
+    Examples
+    --------
+    >>> signed_rank([1.0, 2.0, 3.0, 4.0, 5.0, -0.5])
+    Test(statistic=20.0, p=0.0625, p_smallest=0.03125, exact=True)
+    """
+    from scipy import stats
+
+    values = _finite(differences, "differences")
+    values = values[values != 0]
+    doubled = np.rint(2 * stats.rankdata(np.abs(values))).astype(np.int64)
+    counts = _signed_rank_counts(doubled)
+    # Twice the distance from the centre, so that it is a whole number.
+    offset = np.abs(2 * np.arange(counts.size) - doubled.sum())
+    observed = int(doubled[values > 0].sum())
+    p = _share(counts, offset >= offset[observed], 2**values.size)
+    smallest = _share(counts, offset >= offset.max(), 2**values.size)
+    return Test(observed / 2, p, smallest, exact=True)
+
+
+def signed_shift_interval(differences: ArrayLike, *, confidence: float) -> Interval:
+    """Return the Hodges-Lehmann shift of pairs [1]_ and the interval that inverts their rank test.
+
+    The shift is the median of the means of all pairs of differences, each with itself included.
+    Under a symmetric distribution of the differences the coverage is at least `confidence`; the
+    returned confidence is the one attained. Where pairs are too few to reach it, the interval is
+    nan.
+
+    References
+    ----------
+    .. [1] Hodges, J. L. and Lehmann, E. L. (1963). Estimates of location based on rank tests.
+       Annals of Mathematical Statistics 34:598-611.
+
+    Examples
+    --------
+    >>> signed_shift_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], confidence=0.95)
+    Interval(estimate=3.5, low=1.0, high=6.0, confidence=0.96875)
+    """
+    values = _finite(differences, "differences")
+    first, second = np.triu_indices(values.size)
+    means = np.sort((values[first] + values[second]) / 2)
+    counts = _signed_rank_counts(np.arange(1, values.size + 1))
+    estimate = float(np.median(means))
+    tails = [int(tail) for tail in np.cumsum(counts)]
+    within = [2 * tail / 2**values.size <= 1 - confidence + _TIE for tail in tails]
+    cut = within.index(False) - 1
+    if cut < 0:
+        return Interval(estimate, math.nan, math.nan, math.nan)
+    attained = 1 - 2 * tails[cut] / 2**values.size
+    return Interval(estimate, float(means[cut]), float(means[means.size - 1 - cut]), attained)
+
+
 def stratified_permutation(
-    young: Sequence[ArrayLike],
-    old: Sequence[ArrayLike],
+    reference: Sequence[ArrayLike],
+    compared: Sequence[ArrayLike],
     *,
     max_permutations: int,
     rng: np.random.Generator,
 ) -> Test:
-    """Test the change of the medians by exchanging animals between age groups within strata only.
+    """Test the change of the medians by exchanging animals between groups within strata only.
 
-    Strata are sexes. The statistic is the mean over strata of median(old) - median(young), weighted
-    by n_young n_old / (n_young + n_old). A stratum in which one of the groups is empty says nothing
-    about age and must be left out by the caller. All arrangements are counted if there are at most
-    `max_permutations`; otherwise that many are drawn at random, and the observed one is counted
-    among them, so that p is never zero [1]_.
+    Strata are sexes, batches or pairs. The statistic is the mean over strata of median(compared) -
+    median(reference), weighted by n m / (n + m) for groups of n and m. A stratum in which one of
+    the groups is empty says nothing of the change and must be left out by the caller. All
+    arrangements are counted if there are at most `max_permutations`; otherwise that many are drawn
+    at random, and the observed one is counted among them, so that p is never zero [1]_.
 
     Parameters
     ----------
-    young, old
+    reference, compared
         The values of each stratum, in the same order.
 
     References
@@ -300,9 +386,12 @@ def stratified_permutation(
     .. [1] Phipson, B. and Smyth, G. K. (2010). Permutation p-values should never be zero.
        Statistical Applications in Genetics and Molecular Biology 9:39.
     """
-    strata = [(_finite(x, "young"), _finite(y, "old")) for x, y in zip(young, old, strict=True)]
+    strata = [
+        (_finite(x, "reference"), _finite(y, "compared"))
+        for x, y in zip(reference, compared, strict=True)
+    ]
     if not strata:
-        msg = "a stratified permutation test needs at least one stratum with young and old animals"
+        msg = "a stratified permutation test needs at least one stratum with both groups"
         raise ValueError(msg)
     weights = np.array([x.size * y.size / (x.size + y.size) for x, y in strata])
     weights = weights / weights.sum()
@@ -464,6 +553,15 @@ def _rank_sum_counts(doubled_ranks: NDArray[np.int64], size: int) -> NDArray[np.
     return counts
 
 
+def _signed_rank_counts(ranks: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Count the subsets of `ranks` of any size by their sum, in whole numbers of any size."""
+    counts = np.zeros(int(ranks.sum()) + 1, dtype=object)
+    counts[0] = 1
+    for rank in ranks:
+        counts[rank:] = counts[rank:] + counts[: counts.size - rank]
+    return counts
+
+
 def _share(counts: NDArray[np.object_], selected: NDArray[np.bool_], total: int) -> float:
     return int(counts[selected].sum()) / total
 
@@ -479,12 +577,12 @@ def _all_splits(n: int, size: int) -> NDArray[np.bool_]:
     return splits
 
 
-def _median_changes(values: Floats, old: NDArray[np.bool_]) -> Floats:
-    """Return median(old) - median(young) of the values for each row of the mask `old`."""
-    rows = np.broadcast_to(values, old.shape)
-    size = int(old[0].sum())
-    taken = rows[old].reshape(len(old), size)
-    rest = rows[~old].reshape(len(old), values.size - size)
+def _median_changes(values: Floats, compared: NDArray[np.bool_]) -> Floats:
+    """Return the median of the values in each row of the mask `compared`, less that of the rest."""
+    rows = np.broadcast_to(values, compared.shape)
+    size = int(compared[0].sum())
+    taken = rows[compared].reshape(len(compared), size)
+    rest = rows[~compared].reshape(len(compared), values.size - size)
     changes: Floats = np.median(taken, axis=1) - np.median(rest, axis=1)
     return changes
 

@@ -128,7 +128,7 @@ def axes(cells: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFram
     ----------
     cells
         From :func:`samples`, one row an animal of a tissue: `cohort`, `platform`, `tissue`,
-        `age_group`.
+        `group`.
     others
         The same of the states of other systems, by their names.
     """
@@ -156,9 +156,9 @@ def _alone(table: pd.DataFrame, name: str) -> dict[str, object]:
 
 
 def _of_cells(table: pd.DataFrame, name: str) -> dict[str, object]:
-    medians = table.groupby([*counts.TISSUE, "age_group"])[[GINI, name]].median().unstack()
-    n = table.groupby([*counts.TISSUE, "age_group"])[name].count().unstack()
-    moved = medians.xs("old", axis=1, level=1) - medians.xs("young", axis=1, level=1)
+    medians = table.groupby([*counts.TISSUE, "group"])[[GINI, name]].median().unstack()
+    n = table.groupby([*counts.TISSUE, "group"])[name].count().unstack()
+    moved = medians.xs("compared", axis=1, level=1) - medians.xs("reference", axis=1, level=1)
     moved = moved[(n >= counts.MIN_ANIMALS).all(axis=1)]
     platforms = medians[name].stack().unstack("platform").dropna()
     return {
@@ -207,7 +207,7 @@ def intraclass(table: pd.DataFrame, name: str) -> float:
     One-way, with groups of unequal sizes: the share of the variance that lies between the groups.
     """
     known = table[np.isfinite(table[name])]
-    of = known.groupby([*counts.TISSUE, "age_group"])[name]
+    of = known.groupby([*counts.TISSUE, "group"])[name]
     size, n = of.size().to_numpy(float), len(known)
     if not 1 < len(size) < n:
         return np.nan
@@ -219,8 +219,8 @@ def intraclass(table: pd.DataFrame, name: str) -> float:
 
 def _animals(proportions: pd.DataFrame, about: study.Study) -> pd.DataFrame:
     """Return young and old animals of real tissues; of all of them where none is real."""
-    rows = about.real(proportions[proportions["age_group"].isin(("young", "old"))])
-    keys = [*counts.TISSUE, "age_group", "animal"]
+    rows = about.real(proportions[proportions["group"].isin(("reference", "compared"))])
+    keys = [*counts.TISSUE, "group", "animal"]
     return samples(
         (dict(zip(keys, key, strict=True)), of["n_cells"].to_numpy(float))
         for key, of in rows.groupby(keys, sort=True)

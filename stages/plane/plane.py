@@ -16,7 +16,7 @@ interval of the heads should be believed.
 
 *What it cannot say.* A quadrant that cells and heads share is an analogy and not a mechanism: no
 tissue of one animal and no head of one model have a common cause here. Ages are permuted regardless
-of sex, so what confounds age and sex (:mod:`stages.cells.aging` permutes within sexes) stays
+of sex, so what confounds age and sex (:mod:`stages.cells.contrast` permutes within sexes) stays
 in. The first checkpoint's heads may be all but noise, whose Gini is 0.414: `noise_share_first` says
 how far the vector starts from the noise floor instead of from a measured state.
 

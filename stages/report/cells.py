@@ -5,7 +5,8 @@ import pandas as pd
 from stages.base.settings import Settings
 from stages.base.study import ANNOTATION, RECONSTRUCTED, SIMULATED, Study
 from stages.cells.tables.comparators import METHODS
-from stages.inputs.tables import AGE_GROUPS
+from stages.inputs.settings import AgeRange
+from stages.inputs.tables import GROUPS
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report import text
 from stages.report.comparisons import (
@@ -40,13 +41,15 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
         where there are real ones.
     """
     kept, read = found.proportions, found.exclusions
-    confounding = spread(about.real(found.confounding), TISSUE, "age_group")
+    groups = about.groups(about.real(kept))
+    confounding = spread(about.real(found.confounding), TISSUE, "group")
     recovery = found.recovery
-    aged = about.real(found.aging)
+    aged = about.real(found.contrast)
     return {
+        "groups": groups._asdict(),
         "data": {
             "arms": [_arm(rows) for _, rows in in_order(kept).groupby(ARM, sort=False)],
-            "ages": _ages(settings, kept),
+            "groups": _groups(settings, kept),
             "n_cells_read": int(found.samples["n_cells"].sum()),
             "confounding": confounding,
             "n_confounded": sum(bool(row["sex_confounded"]) for row in confounding),
@@ -56,7 +59,7 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
             },
             **_evidence(kept, settings, about),
         },
-        "aging": _compared(aged, about),
+        "contrast": _compared(aged, found.not_compared, about),
         "calibration": _calibration(found.calibration),
         "multiverse": _multiverse(about.real(found.multiverse)),
         "trend": _trend(about.real(found.trend)),
@@ -78,14 +81,11 @@ def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
     """Say which arms are annotated, reconstructed and simulated."""
     arms = kept.drop_duplicates(TISSUE)
     named = about.evidence_of(arms)
-    first = _ages(settings, kept)[0]
-    of_old = kept[(kept["age_group"] == "old") & kept["sex"].notna()]
+    of_compared = kept[(kept["group"] == "compared") & kept["sex"].notna()]
     simulated = [arm.cohort for arm in about.arms if arm.evidence == SIMULATED]
     if not about.arms and about.simulated:
         simulated = sorted(kept["cohort"].unique())
     return {
-        "young": first["young"],
-        "old": first["old"],
         "real": bool((named != SIMULATED).any()),
         "annotated": [
             f"{text.arm(row['cohort'], row['platform'])} {text.tissue_name(row['tissue']).lower()}"
@@ -105,15 +105,19 @@ def _evidence(kept: pd.DataFrame, settings: Settings, about: Study) -> Row:
             for arm in about.arms
             if arm.basis
         ],
-        "old_sexes": sorted(of_old["sex"].unique()),
+        "compared_sexes": sorted(of_compared["sex"].unique()),
     }
 
 
-def _compared(aged: pd.DataFrame, about: Study) -> Row:
+def _compared(aged: pd.DataFrame, skipped: pd.DataFrame, about: Study) -> Row:
     found = compared(aged)
     for row in found["rows"]:
         row["evidence"] = about.evidence(row["cohort"], row["platform"], row["tissue"])
-    return found | {"emphasised": [row for row in found["rows"] if row["emphasised"]]}
+    return found | {
+        "emphasised": [row for row in found["rows"] if row["emphasised"]],
+        "paired": sum(bool(row["gini"]["paired"]) for row in found["rows"]),
+        "not_compared": records(in_order(skipped)),
+    }
 
 
 def _calibration(table: pd.DataFrame) -> Row:
@@ -126,10 +130,12 @@ def _calibration(table: pd.DataFrame) -> Row:
     shift = float(planted["gini_shift"].median()) if len(planted) else 0.0
     shift = min(planted["gini_shift"].unique(), key=lambda one: abs(float(one) - shift))
     at = planted[planted["gini_shift"] == shift]
-    by_size = records(at.assign(n=at["n_young"] + at["n_old"]).sort_values(["n_arms", "n"]))
+    by_size = records(
+        at.assign(n=at["n_reference"] + at["n_compared"]).sort_values(["n_arms", "n"])
+    )
     return {
         "n_studies": int(table["n_studies"].iloc[0]),
-        "designs": spread(unchanged, ["n_young", "n_old"], "rule"),
+        "designs": spread(unchanged, ["n_reference", "n_compared"], "rule"),
         "ends": {rule: ends(rows["rate"]) for rule, rows in unchanged.groupby("rule")},
         "shift": float(shift),
         "typical": by_size[-1],
@@ -172,7 +178,10 @@ def _comparators(table: pd.DataFrame) -> Row:
     return {
         "rows": rows,
         "n_arms": len(rows),
-        "n": {method: int((small == method).sum()) for method in METHODS},
+        "n": (n := {method: int((small == method).sum()) for method in METHODS}),
+        # All others see more than either of ours.
+        "surer": min(n[method] for method in METHODS if method not in text.CHANGES)
+        > max(n[metric] for metric in text.CHANGES),
     }
 
 
@@ -194,21 +203,39 @@ def _reconstruction(table: pd.DataFrame) -> Row:
 
 
 def _arm(rows: pd.DataFrame) -> Row:
-    groups = rows.drop_duplicates("animal")["age_group"].value_counts()
+    groups = rows.drop_duplicates("animal")["group"].value_counts()
     return {
         **records(rows[ARM])[0],
         "tissues": sorted(rows["tissue"].unique()),
         "n_cells": int(rows["n_cells"].sum()),
-        "n_animals": {group: int(groups.get(group, 0)) for group in AGE_GROUPS},
+        "n_animals": {group: int(groups.get(group, 0)) for group in GROUPS},
     }
 
 
-def _ages(settings: Settings, kept: pd.DataFrame) -> list[Row]:
-    """Return which cohorts share which ages of young and old animals."""
+def _groups(settings: Settings, kept: pd.DataFrame) -> list[Row]:
+    """Return which cohorts share which groups."""
     there = set(kept["cohort"])
-    found: dict[tuple[float, float], dict[str, None]] = {}
+    found: dict[tuple[str, ...], dict[str, None]] = {}
     for spec in settings.atlas.cells.values():
         if spec.cohort not in there:
             continue
-        found.setdefault((spec.young_max_months, spec.old_min_months), {})[spec.cohort] = None
-    return [{"young": ages[0], "old": ages[1], "cohorts": list(of)} for ages, of in found.items()]
+        called = spec.groups.called
+        said = [_members(group) for group in (spec.groups.reference, spec.groups.compared)]
+        key = (called.reference, said[0], called.compared, said[1])
+        found.setdefault(key, {})[spec.cohort] = None
+    names = ("reference", "of_reference", "compared", "of_compared")
+    return [dict(zip(names, key, strict=True)) | {"cohorts": list(of)} for key, of in found.items()]
+
+
+def _members(group: AgeRange | list[str]) -> str:
+    """Say who is in a group.
+
+    Examples
+    --------
+    >>> _members(AgeRange(up_to="3 months")), _members(["ctrl", "mock"])
+    ('up to 3 months', 'ctrl or mock')
+    """
+    if not isinstance(group, AgeRange):
+        return " or ".join(group)
+    ends = (("from", group.from_), ("up to", group.up_to))
+    return " ".join(f"{word} {age}" for word, age in ends if age is not None)

@@ -36,7 +36,7 @@ def context(found: Tables, settings: Settings, about: Study) -> Row:
     """Return what the templates need on clusters, by topic."""
     rules, stability = settings.clusters, settings.stability
     made: Row = {
-        "kidney": _kidney(found, settings, about),
+        "kidney": _kidney(found, about),
         "kimmel": _kimmel(found, settings),
         "substates": _substates(found, settings),
         "restriction": _restriction(found, settings),
@@ -91,11 +91,13 @@ def _stable(stability: pd.DataFrame) -> Row:
     }
 
 
-def _kidney(found: Tables, settings: Settings, about: Study) -> Row:
+def _kidney(found: Tables, about: Study) -> Row:
     if found.kidney.empty:
         return {}
-    of = found.stability["tissue"] == settings.granularity["curve"].tissues[0]
+    tissue = str(found.kidney["tissue"].iloc[0])
+    of = found.stability["tissue"] == tissue
     return compared(found.kidney) | {
+        "tissue": tissue,
         "simulated": bool((about.evidence_of(found.kidney) == SIMULATED).all()),
         "arms": [
             _curve(rows, over_types(found, key))
@@ -138,7 +140,7 @@ def _kimmel(found: Tables, settings: Settings) -> Row:
             {**records(rows[TISSUE])[0], "along": records(rows.sort_values("resolution"))}
             for _, rows in gini.groupby(TISSUE)
         ],
-        "animals": sorted({(row["n_young"], row["n_old"]) for row in records(gini)}),
+        "animals": sorted({(row["n_reference"], row["n_compared"]) for row in records(gini)}),
         "stability": _stable(found.stability.merge(gini[TISSUE].drop_duplicates())),
     }
 

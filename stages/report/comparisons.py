@@ -84,7 +84,7 @@ def of_tissue(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
 
 def over_types(found: Tables, key: Sequence[str]) -> Row:
     """Return the comparison of a tissue over annotated types, with their number; or nothing."""
-    rows = spread(of_tissue(all_cells(found.aging), key), TISSUE)
+    rows = spread(of_tissue(all_cells(found.contrast), key), TISSUE)
     kept = of_tissue(found.proportions, key)
     return rows[0] | {"n_types": int(kept["cell_type"].nunique())} if rows else {}
 
@@ -118,7 +118,7 @@ def compared(table: pd.DataFrame) -> Row:
     equal = keyed(spread(rarefied, keys), keys)
     for key, row in keyed(rows, keys).items():
         row["equal"] = equal.get(key, {})
-    small = plane[plane["mann_whitney_q"] < SIGNIFICANT]["metric"]
+    small = plane[plane["rank_q"] < SIGNIFICANT]["metric"]
     return {
         "rows": rows,
         "quadrants": {name: [row for row in rows if row["quadrant"] == name] for name in QUADRANTS},
@@ -126,5 +126,5 @@ def compared(table: pd.DataFrame) -> Row:
         "n_exclude_zero": int(excludes_zero(plane).sum()),
         "n_significant": {metric: int((small == metric).sum()) for metric in text.CHANGES},
         "n_same": sum(row["quadrant"] == row["equal"].get("quadrant") for row in rows),
-        "p_smallest": ends(plane["mann_whitney_p_smallest"]),
+        "p_smallest": ends(plane["rank_p_smallest"]),
     }

@@ -53,7 +53,7 @@ def headline(found: Tables, settings: Settings, cells: study.Study, model: study
         ``restriction``: rescue fractions; ``truth``: known changes of simulated cohorts whose sign
         and value the pipeline found; ``claims``: published claims by verdict.
     """
-    full = directions(found.aging)
+    full = directions(found.contrast)
     evidence = cells.evidence_of(full)
     quadrants = {
         topic: full.loc[(evidence == study.SIMULATED) == simulated, "quadrant"]
@@ -133,7 +133,7 @@ def curves(found: Tables, cells: study.Study, model: study.Study) -> dict[str, p
     names = {"value": "value", "sequences_low": "low", "sequences_high": "high", "floor": "noise"}
     trajectory = along.rename(columns=names)[["state", "position", "metric", *names.values()]]
     names = {"change_low": "low", "change_high": "high"}
-    aged = all_cells(found.aging).rename(columns=names)
+    aged = all_cells(found.contrast).rename(columns=names)
     notices = _notices(aged, cells)
     aged["tissue"] = [_tissue(row) for row in records(aged)]
     changes = aged[["tissue", "metric", "change", "low", "high", "quadrant"]]

@@ -28,7 +28,6 @@ def context(found: Tables, settings: Settings) -> Row:
         "removals": _removals(found.head_removals),
         "seeds": _seeds(found),
         "published_heads": _published(found),
-        "plane": plane(found),
     }
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 
 from stages.base import tables
-from stages.cells.tables.aging import AGING
 from stages.cells.tables.calibration import CALIBRATION
-from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.clusters import CLUSTER_CONTRAST
 from stages.cells.tables.comparators import COMPARATORS
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
+from stages.cells.tables.contrast import CONTRAST, NOT_COMPARED
 from stages.cells.tables.describe import CONFOUNDING, SAMPLES
 from stages.cells.tables.multiverse import MULTIVERSE
 from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
@@ -32,7 +32,7 @@ from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 
-_CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, AGING, RECOVERY)
+_CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, CONTRAST, NOT_COMPARED, RECOVERY)
 _ARGUED = (CALIBRATION, MULTIVERSE, TREND, COMPARATORS, RECONSTRUCTION)
 _PLATFORMS = (CONCORDANCE, CONCORDANCE_SUMMARY)
 _CLUSTERS = (STABILITY, SUBSTATES_NOT_COMPARED, RESTRICTION, RESTRICTION_TESTS)
@@ -47,7 +47,7 @@ _BESIDE_HEADS = (
 _BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS)
 _ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
 SCHEMAS = {schema.name: schema for schema in _ALL} | {
-    **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_AGING),
+    **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_CONTRAST),
     "head_trajectory": MEASURED,
     "head_change": CHANGES,
     "companion_trajectory": MEASURED,

@@ -1,6 +1,7 @@
 """Settings of the report."""
 
 from enum import Enum
+from typing import Literal
 
 from stages.base.sections import Section
 
@@ -20,4 +21,11 @@ class Render(Section):
     renderer: Renderer
 
 
-SECTIONS = {"render": Render}
+class Alone(Section):
+    """Papers on one system alone: of each the name of its pages, or none."""
+
+    cells: list[Literal["cells"]]
+    heads: list[Literal["heads"]]
+
+
+SECTIONS = {"render": Render, "alone": Alone}

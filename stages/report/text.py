@@ -11,6 +11,8 @@ MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 NBSP = "\N{NO-BREAK SPACE}"
 # The field's abbreviations as a reader would write them.
+UNSTATED = "unstated"
+"""The platform of an atlas that does not say it."""
 PLATFORMS = {"facs": "FACS", "droplet": "droplet"}
 COHORTS = {"tms": "TMS", "tms-simulated": "simulated TMS", "kimmel": "Kimmel", "rat": "rat"}
 # What one, and what several, do in a quadrant of the plane.
@@ -261,6 +263,8 @@ def cohort_name(cohort: str) -> str:
 
 def arm(cohort: str, platform: str) -> str:
     """Return the name of one arm of the study: a cohort on a platform."""
+    if platform == UNSTATED:
+        return cohort_name(cohort)
     return f"{cohort_name(cohort)} {PLATFORMS.get(platform, platform)}"
 
 

@@ -349,10 +349,10 @@ class TestTwoAtOnce:
 class TestDeleted:
     def test_a_table_and_a_figure_come_back_from_the_cache(self, study):
         must(study.folder, *REPRO)
-        for name in ("reports/tables/aging.csv", "reports/figures/fig_lorenz.png"):
+        for name in ("reports/tables/contrast.csv", "reports/figures/fig_lorenz.png"):
             (study.folder / name).unlink()
         must(study.folder, *REPRO)
-        wanted = study.locked["aging"] | study.locked["lorenz"]
+        wanted = study.locked["contrast"] | study.locked["lorenz"]
         assert {name: _md5(study.folder / name) for name in wanted} == wanted
         study.as_it_was()
 
@@ -399,7 +399,7 @@ class TestFullDisk:
     @pytest.mark.parametrize(
         ("stage", "where", "free_bytes"),
         [
-            ("aging", "reports/tables", 8192),
+            ("contrast", "reports/tables", 8192),
             ("direction_heatmap", "reports/figures", 32768),
             ("neighbours@kimmel-kidney", "data/interim/demo/graphs", 65536),
             # A saved state of 20 MB and most of a checkpoint of 7 MB.
@@ -453,7 +453,7 @@ class TestFullDisk:
 
 # A cheap run through several rooms: a raw file in a gzip container, which holds a time; tables of
 # numbers, a figure with its fonts, the numbers as text, the paper.
-CHEAP = ("acquire@rat-marrow", "metrics", "aging", "direction_heatmap", "manuscript", "render")
+CHEAP = ("acquire@rat-marrow", "metrics", "contrast", "direction_heatmap", "manuscript", "render")
 
 
 @pytest.fixture(scope="module")

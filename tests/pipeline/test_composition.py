@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.base import tables
 from stages.base.errors import AtlasError, SettingsError, TableError
-from stages.cells import aging, concordance, counts, describe, drivers, metrics
+from stages.cells import concordance, contrast, counts, describe, drivers, metrics
 from stages.cells import proportions as proportions_stage
 from stages.cells.recovery import recovery
 from stages.cells.tables.drivers import NUMBER_OF_TYPES
@@ -25,18 +25,21 @@ SEX_OF = {"f": "female", "m": "male"}
 
 def cells(*samples, cohort="tms", platform="facs", tissue="Kidney"):
     """Return counts: a sample is (animal, age group, {type: cells}), its first letter the sex."""
-    months = {"young": 3.0, "middle": 18.0, "old": 24.0}
+    months = {"reference": 3.0, "other": 18.0, "compared": 24.0}
     rows = [
-        [cohort, platform, tissue, animal, SEX_OF.get(animal[0]), months[group], group, kind, n]
+        [
+            *(cohort, platform, tissue, animal, SEX_OF.get(animal[0])),
+            *(None, months[group], None, group, kind, n),
+        ]
         for animal, group, kinds in samples
         for kind, n in kinds.items()
     ]
     return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
-def random_cells(rng, *, n_young=4, n_old=4, types="abcdef", **where):
+def random_cells(rng, *, n_reference=4, n_compared=4, types="abcdef", **where):
     samples = []
-    for group, n, power in (("young", n_young, 1.0), ("old", n_old, 2.0)):
+    for group, n, power in (("reference", n_reference, 1.0), ("compared", n_compared, 2.0)):
         for i in range(n):
             shares = rng.dirichlet(np.full(len(types), 3.0)) ** power
             drawn = rng.multinomial(rng.integers(80, 200), shares / shares.sum())
@@ -60,10 +63,15 @@ def run(settings):
 class TestDescribe:
     def test_sex_that_cannot_be_told_from_age_is_flagged(self):
         kinds = {"a": 60}
-        told = cells(("f1", "young", kinds), ("m1", "young", kinds), ("m2", "old", kinds))
-        hidden = cells(("f1", "young", kinds), ("m2", "old", kinds), tissue="Lung")
+        told = cells(
+            ("f1", "reference", kinds), ("m1", "reference", kinds), ("m2", "compared", kinds)
+        )
+        hidden = cells(("f1", "reference", kinds), ("m2", "compared", kinds), tissue="Lung")
         pooled = cells(
-            ("m1/2", "young", kinds), ("f1", "young", kinds), ("m3", "old", kinds), tissue="Skin"
+            ("m1/2", "reference", kinds),
+            ("f1", "reference", kinds),
+            ("m3", "compared", kinds),
+            tissue="Skin",
         )
         described = describe.samples(pd.concat([told, hidden, pooled]), pooled_pattern="/")
         found = describe.confounding(described).groupby("tissue")["sex_confounded"].first()
@@ -71,7 +79,7 @@ class TestDescribe:
         assert found.to_dict() == {"Kidney": False, "Lung": True, "Skin": True}
 
     def test_cells_and_types_are_counted_and_unannotated_ones_apart(self):
-        counted = cells(("f1", "young", {"a": 5, "b": 3, None: 2}))
+        counted = cells(("f1", "reference", {"a": 5, "b": 3, None: 2}))
         row = describe.samples(counted, pooled_pattern="/").iloc[0]
         assert (row.n_cells, row.n_unannotated, row.n_types) == (10, 2, 2)
 
@@ -79,10 +87,10 @@ class TestDescribe:
 class TestProportions:
     def test_every_cell_is_in_a_sample_or_in_the_list_of_exclusions(self, settings):
         counted = cells(
-            ("f1", "young", {"a": 50, "b": 30, None: 7}),
-            ("m5/6", "young", {"a": 90, None: 2}),
-            ("m7", "old", {"a": 49}),
-            (UNKNOWN_ANIMAL, "old", {"b": 200}),
+            ("f1", "reference", {"a": 50, "b": 30, None: 7}),
+            ("m5/6", "reference", {"a": 90, None: 2}),
+            ("m7", "compared", {"a": 49}),
+            (UNKNOWN_ANIMAL, "compared", {"b": 200}),
         )
         kept, excluded = proportions_stage.proportions(counted, settings.proportions)
         assert kept["n_cells"].sum() + excluded["n_cells"].sum() == counted["n_cells"].sum()
@@ -101,22 +109,24 @@ class TestProportions:
 
     def test_an_empty_tissue_is_listed_and_the_others_go_on(self, settings, run):
         rng = np.random.default_rng(8)
-        empty = cells(("f1", "young", {None: 80}), ("m1", "old", {None: 90}), tissue="Skin")
+        empty = cells(
+            ("f1", "reference", {None: 80}), ("m1", "compared", {None: 90}), tissue="Skin"
+        )
         counted = pd.concat([random_cells(rng), empty])
         kept, excluded = proportions_stage.proportions(counted, settings.proportions)
         assert set(kept["tissue"]) == {"Kidney"}
         assert excluded.loc[excluded["tissue"] == "Skin", "n_cells"].tolist() == [80, 90]
         _, measured = run(counted)
-        table, _ = aging.aging(measured, settings.aging)
+        table, _ = contrast.contrast(measured, settings.contrast)
         assert set(table["tissue"]) == {"Kidney"}
 
     def test_all_cells_unannotated_is_said_with_the_rules_that_took_them(self, settings):
-        counted = cells(("f1", "young", {None: 80}), ("m1", "old", {None: 90}))
+        counted = cells(("f1", "reference", {None: 80}), ("m1", "compared", {None: 90}))
         with pytest.raises(AtlasError, match="no sample is left of 170 cells: 170 unannotated"):
             proportions_stage.proportions(counted, settings.proportions)
 
     def test_a_sample_in_two_files_is_refused(self, tmp_path):
-        counted = cells(("f1", "young", {"a": 50}))
+        counted = cells(("f1", "reference", {"a": 50}))
         for name in ("one", "two"):
             tables.write(counted, COUNTS, tmp_path / f"{name}.csv")
         with pytest.raises(AtlasError, match="tms facs Kidney animal f1: their cells would count"):
@@ -124,7 +134,7 @@ class TestProportions:
 
     def test_a_file_left_over_from_other_settings_is_refused(self, tmp_path):
         for name in ("one", "two"):
-            counted = cells(("f1", "young", {"a": 50}), tissue=name)
+            counted = cells(("f1", "reference", {"a": 50}), tissue=name)
             tables.write(counted, COUNTS, tmp_path / f"{name}.csv")
         with pytest.raises(AtlasError, match=r"holds two\.csv, which atlas\.cells does not name"):
             counts.read_all(tmp_path, ["one"])
@@ -133,7 +143,8 @@ class TestProportions:
 class TestMetrics:
     def test_components_are_those_present_tissue_wide_or_fixed(self, run):
         counted = cells(
-            ("f1", "young", {"a": 50, "b": 30, "c": 15, "d": 5}), ("m1", "old", {"a": 50, "e": 50})
+            ("f1", "reference", {"a": 50, "b": 30, "c": 15, "d": 5}),
+            ("m1", "compared", {"a": 50, "e": 50}),
         )
         found = {}
         for name, fixed in (("present", []), ("tissue", []), ("fixed", list("abcdefghij"))):
@@ -145,13 +156,13 @@ class TestMetrics:
         assert found["fixed"] == (0.75, 3.133404)
 
     def test_a_type_outside_the_fixed_categories_is_named(self, run):
-        counted = cells(("f1", "young", {"a": 50, "zebra cell": 30}))
+        counted = cells(("f1", "reference", {"a": 50, "zebra cell": 30}))
         with pytest.raises(SettingsError, match="fixed_categories lacks zebra cell"):
             run(counted, category_set="fixed", fixed_categories=["a"])
 
     def test_rarefaction_to_all_cells_changes_nothing(self, run):
         kinds = {"a": 40, "b": 30, "c": 10}
-        _, table = run(cells(("f1", "young", kinds), ("m1", "old", kinds)))
+        _, table = run(cells(("f1", "reference", kinds), ("m1", "compared", kinds)))
         # Both samples have 80 cells: every draw takes all of them.
         values = table.drop(columns=["cells", "n_cells"]).groupby("animal")
         for _, rows in values:
@@ -160,7 +171,7 @@ class TestMetrics:
 
     def test_rarefied_richness_is_the_hypergeometric_expectation(self, run):
         kinds = {"a": 100, "b": 20, "c": 4}
-        _, table = run(cells(("f1", "young", kinds), ("m1", "old", {"a": 60})))
+        _, table = run(cells(("f1", "reference", kinds), ("m1", "compared", {"a": 60})))
         found = table[(table["cells"] == "rarefied") & (table["animal"] == "f1")].iloc[0]
         n, depth = 124, 60
         missed = [math.comb(n - k, depth) / math.comb(n, depth) for k in kinds.values()]
@@ -172,7 +183,7 @@ class TestMetrics:
     def test_depth_above_the_smallest_sample_is_refused(self, run, settings):
         deep = settings.metrics.rarefaction.model_copy(update={"depth": 70})
         with pytest.raises(SettingsError, match="depth 70 is above the 60 cells"):
-            run(cells(("f1", "young", {"a": 60})), rarefaction=deep)
+            run(cells(("f1", "reference", {"a": 60})), rarefaction=deep)
 
     def test_order_of_rows_and_of_tissues_changes_nothing(self, run):
         rng = np.random.default_rng(5)
@@ -186,28 +197,32 @@ class TestAging:
     def test_the_change_is_the_difference_of_the_medians_and_names_the_quadrant(
         self, run, settings
     ):
-        shares, measured = run(random_cells(np.random.default_rng(1), n_young=5, n_old=4))
-        table, skipped = aging.aging(measured, settings.aging)
+        shares, measured = run(random_cells(np.random.default_rng(1), n_reference=5, n_compared=4))
+        table, skipped = contrast.contrast(measured, settings.contrast)
         assert skipped.empty
-        per_animal = shares.groupby(["animal", "age_group"])["n_cells"]
-        by_group = per_animal.apply(gini).groupby("age_group").median()
+        per_animal = shares.groupby(["animal", "group"])["n_cells"]
+        by_group = per_animal.apply(gini).groupby("group").median()
         row = table[(table["cells"] == "all") & (table["metric"] == "gini")].iloc[0]
-        assert row.change == pytest.approx(by_group["old"] - by_group["young"], abs=1e-14)
+        assert row.change == pytest.approx(by_group["compared"] - by_group["reference"], abs=1e-14)
         assert row.quadrant == "crystallize"
-        assert (row.n_young, row.n_old) == (5, 4)
+        assert (row.n_reference, row.n_compared) == (5, 4)
 
     def test_one_animal_in_a_group_is_listed_and_not_compared(self, run, settings):
         rng = np.random.default_rng(2)
-        both = pd.concat([random_cells(rng), random_cells(rng, n_old=1, tissue="Lung")])
+        both = pd.concat([random_cells(rng), random_cells(rng, n_compared=1, tissue="Lung")])
         _, measured = run(both)
-        table, skipped = aging.aging(measured, settings.aging)
+        table, skipped = contrast.contrast(measured, settings.contrast)
         assert set(table["tissue"]) == {"Kidney"}
-        assert skipped[["tissue", "n_young", "n_old"]].to_numpy().tolist() == [["Lung", 4, 1]]
+        assert skipped[["tissue", "n_reference", "n_compared"]].to_numpy().tolist() == [
+            ["Lung", 4, 1]
+        ]
 
-    def test_no_tissue_with_both_groups_is_one_clear_line(self, run, settings):
-        _, measured = run(random_cells(np.random.default_rng(2), n_old=1))
-        with pytest.raises(AtlasError, match="tms facs Kidney: 4 young, 1 old"):
-            aging.aging(measured, settings.aging)
+    def test_nothing_comparable_leaves_the_table_empty_and_says_why(self, run, settings):
+        _, measured = run(random_cells(np.random.default_rng(2), n_compared=1))
+        table, left_out = contrast.contrast(measured, settings.contrast)
+        assert table.empty
+        assert left_out[["n_reference", "n_compared"]].to_numpy().tolist() == [[4, 1]]
+        assert left_out["reason"].tolist() == ["needs 2 animals in each group"]
 
     def test_quadrants(self, run, settings):
         rows = [("K", 0.1, -1.0), ("L", -0.1, 1.0), ("M", 0.1, 1.0), ("N", 0.0, -1.0)]
@@ -219,7 +234,7 @@ class TestAging:
                 for metric, change in (("gini", dg), ("effective_number", dn))
             ]
         )
-        named = dict(zip(table["tissue"], aging.quadrants(table), strict=True))
+        named = dict(zip(table["tissue"], contrast.quadrants(table), strict=True))
         assert named == {"K": "crystallize", "L": "disperse", "M": "mixed", "N": "mixed"}
 
     def test_adjusted_values_are_taken_over_the_tissues_of_an_arm(self, run, settings):
@@ -227,21 +242,21 @@ class TestAging:
         parts = [random_cells(rng, tissue=name) for name in ("A", "B", "C")]
         parts.append(random_cells(rng, platform="droplet"))
         _, measured = run(pd.concat(parts))
-        table, _ = aging.aging(measured, settings.aging)
+        table, _ = contrast.contrast(measured, settings.contrast)
         table = table[(table["metric"] == "gini") & (table["cells"] == "all")]
         alone = table[table["platform"] == "droplet"].iloc[0]
-        assert alone.mann_whitney_q == alone.mann_whitney_p
-        facs = table[table["platform"] == "facs"].sort_values("mann_whitney_p")
+        assert alone.rank_q == alone.rank_p
+        facs = table[table["platform"] == "facs"].sort_values("rank_p")
         largest = facs.iloc[-1]
-        assert largest.mann_whitney_q == largest.mann_whitney_p
-        assert (facs["mann_whitney_q"] >= facs["mann_whitney_p"]).all()
+        assert largest.rank_q == largest.rank_p
+        assert (facs["rank_q"] >= facs["rank_p"]).all()
 
 
 class TestConcordance:
     def test_parts_of_a_tissue_are_put_together_before_they_are_measured(self, settings):
         kinds = {"a": 60, "b": 20}
-        heart = cells(("f1", "young", kinds), tissue="Heart")
-        aorta = cells(("f1", "young", {"b": 40, "c": 40}), tissue="Aorta")
+        heart = cells(("f1", "reference", kinds), tissue="Heart")
+        aorta = cells(("f1", "reference", {"b": 40, "c": 40}), tissue="Aorta")
         shares, _ = proportions_stage.proportions(pd.concat([heart, aorta]), settings.proportions)
         merged = concordance.merge_tissues(shares, settings.concordance.tissue_map)
         assert set(merged["tissue"]) == {"Heart_and_Aorta"}
@@ -250,8 +265,8 @@ class TestConcordance:
 
     def test_a_part_alone_is_not_the_whole(self, settings):
         """An aorta was compared with heart and aorta where a platform had no heart."""
-        aorta = cells(("f1", "young", {"b": 40, "c": 40}), tissue="Aorta")
-        whole = cells(("d1", "young", {"b": 90}), tissue="Heart_and_Aorta", platform="droplet")
+        aorta = cells(("f1", "reference", {"b": 40, "c": 40}), tissue="Aorta")
+        whole = cells(("d1", "reference", {"b": 90}), tissue="Heart_and_Aorta", platform="droplet")
         shares, _ = proportions_stage.proportions(pd.concat([aorta, whole]), settings.proportions)
         merged = concordance.merge_tissues(shares, settings.concordance.tissue_map)
         assert merged[["platform", "tissue"]].values.tolist() == [["droplet", "Heart_and_Aorta"]]
@@ -264,7 +279,7 @@ class TestConcordance:
             for name in ("Heart_and_Aorta", "Lung")
         ]
         shares, measured = run(pd.concat(parts))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         changes = concordance.changes_on_common_tissues(shares, aged, settings)
         table = concordance.concordance(changes, settings.concordance)
         assert set(table["tissue"]) == {"Heart_and_Aorta", "Lung"}
@@ -277,7 +292,7 @@ class TestConcordance:
     def test_platforms_without_a_common_tissue_give_an_empty_table(self, run, settings):
         rng = np.random.default_rng(4)
         _, measured = run(random_cells(rng))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         table = concordance.concordance(aged, settings.concordance)
         assert table.empty
         found = concordance.summary(table, settings.concordance, rng=rng)
@@ -321,8 +336,8 @@ class TestDrivers:
     def test_types_that_appear_have_a_row_of_their_own(self, run, settings):
         kinds, more = {"a": 50, "b": 50}, {"a": 50, "b": 50, "c": 1}
         counted = cells(
-            *((f"m{i}", "young", kinds) for i in range(3)),
-            *((f"m{i + 3}", "old", more) for i in range(3)),
+            *((f"m{i}", "reference", kinds) for i in range(3)),
+            *((f"m{i + 3}", "compared", more) for i in range(3)),
         )
         shares, measured = run(counted)
         table = drivers.drivers(measured, shares, settings.drivers).set_index("cell_type")
@@ -335,8 +350,8 @@ class TestDrivers:
     def test_log_ratio_changes_are_relative(self, run, settings):
         young, old = {"a": 100, "b": 100, "c": 100}, {"a": 400, "b": 100, "c": 100}
         counted = cells(
-            *((f"m{i}", "young", young) for i in range(3)),
-            *((f"m{i + 3}", "old", old) for i in range(3)),
+            *((f"m{i}", "reference", young) for i in range(3)),
+            *((f"m{i + 3}", "compared", old) for i in range(3)),
         )
         shares, measured = run(counted)
         table = drivers.drivers(measured, shares, settings.drivers).set_index("cell_type")
@@ -348,7 +363,7 @@ class TestDrivers:
 class TestRecovery:
     def test_truth_inside_and_outside(self, run, settings):
         _, measured = run(random_cells(np.random.default_rng(1)))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
         for value, covered in ((row.change, True), (row.change_high + 0.01, False)):
             truth = pd.DataFrame(
@@ -359,13 +374,13 @@ class TestRecovery:
 
     def test_real_inputs_have_no_truth(self, run, settings):
         _, measured = run(random_cells(np.random.default_rng(1)))
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, _ = contrast.contrast(measured, settings.contrast)
         assert recovery(tables.empty(TRUTH), aged).empty
 
 
 class TestTables:
     def test_numbers_survive_to_the_last_digit_and_nan_is_a_name(self, tmp_path):
-        counted = cells(("nan", "young", {"NA": 50}))
+        counted = cells(("nan", "reference", {"NA": 50}))
         counted["age_months"] = 0.1 + 0.2
         path = tmp_path / "counts.csv"
         tables.write(counted, COUNTS, path)
@@ -378,12 +393,12 @@ class TestTables:
         [
             ("n_cells", -3, "column n_cells, value -3"),
             ("n_cells", None, "n_cells"),
-            ("age_group", "ancient", "column age_group, value 'ancient'"),
-            ("age_months", float("nan"), "age_months"),
+            ("group", "ancient", "column group, value 'ancient'"),
+            ("age_months", -1.0, "age_months"),
         ],
     )
     def test_negative_missing_and_unknown_values_are_named(self, column, value, said, tmp_path):
-        counted = cells(("f1", "young", {"a": 50}))
+        counted = cells(("f1", "reference", {"a": 50}))
         counted[column] = [value]
         path = tmp_path / "counts.csv"
         with pytest.raises(TableError, match=said):
@@ -406,11 +421,11 @@ class TestCommandLine:
     def test_a_bad_table_ends_with_one_line_and_no_output(self, params, tmp_path, caplog):
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(copy.deepcopy(params)))
         (tmp_path / "metrics.csv").write_text("cohort,platform\ntms,facs\n", encoding="utf-8")
-        out = tmp_path / "aging.csv"
+        out = tmp_path / "contrast.csv"
         words = ["--params", str(tmp_path / "params.yaml")]
         words += ["--metrics", str(tmp_path / "metrics.csv")]
         words += ["--out", str(out), "--not-compared", str(tmp_path / "not.csv")]
-        assert aging.main(words) == 1
+        assert contrast.main(words) == 1
         assert "metrics.csv" in caplog.text
         assert "Traceback" not in caplog.text
         assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "params.yaml"]

@@ -36,6 +36,8 @@ SYSTEMS = {"cells", "heads"}
 # The atlas decides which package brings the raw files in, the model which stage brings the weights.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 WEIGHTS = {"trained": "mini", "downloaded": "hub"}
+# Of stages that have another name.
+MODULES = WEIGHTS | {"cells_alone": "manuscript", "heads_alone": "manuscript"}
 
 
 def _module_file(module: str) -> Path | None:
@@ -78,11 +80,11 @@ def _is_plumbing(module: str) -> bool:
 
 def _modules(stage: dict) -> list[str]:
     words = stage["cmd"].split()
-    module = words[words.index("-m") + 1]
+    modules = [module for option, module in itertools.pairwise(words) if option == "-m"]
     for variable, values in SOURCES.items():
-        if variable in module:
-            return [module.replace(variable, value) for value in values]
-    return [module]
+        if variable in modules[0]:
+            return [modules[0].replace(variable, value) for value in values]
+    return modules
 
 
 def _deps(stage: dict, module: str) -> list[Path]:
@@ -98,7 +100,7 @@ def test_stage_says_what_it_does_and_names_its_module(name):
     stage = STAGES[name]
     assert stage["desc"].endswith(".")
     if not any(variable in stage["cmd"] for variable in SOURCES):
-        assert _modules(stage)[0].rsplit(".", maxsplit=1)[-1] == WEIGHTS.get(name, name)
+        assert _modules(stage)[0].rsplit(".", maxsplit=1)[-1] == MODULES.get(name, name)
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "study"])
@@ -127,10 +129,12 @@ def test_a_new_file_of_a_room_runs_no_stage_again():
     """A table, a metric or a figure that is added is a dependency of nothing but its own stage.
 
     Whole folders are named only where everything in them decides the same: what a source of raw
-    files consists of, what a page is rendered with, and the templates of the text.
+    files consists of, which layouts a table of cells may have, what a page is rendered with, and
+    the templates of the text.
     """
     packages = itertools.chain(*SOURCES.values(), WEIGHTS.values())
     whole = {"stages/inputs/" + package for package in packages}
+    whole |= {"stages/inputs/formats"}
     whole |= {"stages/report/filters", "stages/report/assets", "stages/report/templates"}
     n_checked = 0
     for name, stage in STAGES.items():
@@ -166,7 +170,8 @@ def test_settings_sections_are_named_by_stages():
     # What `ablate` does over all checkpoints is a sweep; its settings go by that name. How clusters
     # are made and measured is one thing for all stages of the room.
     # What is measured, and of which systems, are two sections of one stage.
-    assert sections - {"sweep", "leiden", "clusters", "systems"} <= set(STAGES)
+    # Papers on one system alone are for whoever asks for them.
+    assert sections - {"sweep", "leiden", "clusters", "systems", "alone"} <= set(STAGES)
 
 
 def _keys(stage: dict) -> list[str]:
@@ -214,7 +219,7 @@ def test_the_paper_lists_every_table_that_comes_with_it():
     tables = [out.relative_to("reports/tables") for out in outs if "tables" in out.parts]
     written = {Path(out.parts[0]).stem for out in tables}
     sections = REPOSITORY / "stages" / "report" / "templates" / "sections"
-    paper = (sections / "supplement.md.j2").read_text(encoding="utf-8")
+    paper = (sections / "tables.md.j2").read_text(encoding="utf-8")
     listed = paper.partition("| Table |")[2].partition("{#tbl-tables}")[0]
     first_column = [row.split("|")[1] for row in listed.splitlines() if row.startswith("| ")]
     named = [name for cell in first_column for name in re.findall(r"`(\w+)`", cell)]

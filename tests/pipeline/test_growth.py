@@ -66,7 +66,7 @@ SYSTEM = """  toy:
 # What is said of the settings, and what must show every measured system.
 AGGREGATES = {"study", "plane", "axes", "explorer"}
 ROOMS_OF_BEFORE = re.compile(
-    r"acquire|cells|describe|proportions|metrics|aging|medians|concordance|drivers|neighbours|"
+    r"acquire|cells|describe|proportions|metrics|contrast|medians|concordance|drivers|neighbours|"
     r"stability|trained|downloaded|tokens|attribution|ablate|control_variate|importance|classes|"
     r"distribution|screen|measured@heads"
 )

@@ -11,8 +11,8 @@ import pytest
 from scipy import sparse
 
 from stages.base import compose, tables
-from stages.cells import aging, concordance, describe, drivers, metrics, proportions
-from stages.cells.tables.aging import AGING
+from stages.cells import concordance, contrast, describe, drivers, metrics, proportions
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.drivers import DRIVERS
 from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.proportions import EXCLUSIONS, PROPORTIONS
@@ -75,27 +75,27 @@ def test_published_change_of_bone_marrow(name, marrow_cells, repository, tmp_pat
         ["--cells", "cells", "--out", "proportions.csv", "--exclusions", "exclusions.csv"]
     )
     assert not metrics.main(["--proportions", "proportions.csv", "--out", "metrics.csv"])
-    assert not aging.main(
-        ["--metrics", "metrics.csv", "--out", "aging.csv", "--not-compared", "not.csv"]
+    assert not contrast.main(
+        ["--metrics", "metrics.csv", "--out", "contrast.csv", "--not-compared", "not.csv"]
     )
     assert not concordance.main(
-        "--proportions proportions.csv --aging aging.csv --out concordance.csv "
+        "--proportions proportions.csv --contrast contrast.csv --out concordance.csv "
         "--summary summary.csv".split()
     )
     assert not drivers.main(
         ["--metrics", "metrics.csv", "--proportions", "proportions.csv", "--out", "drivers.csv"]
     )
 
-    found = tables.read(Path("aging.csv"), AGING)
+    found = tables.read(Path("contrast.csv"), CONTRAST)
     found = found[found["cells"] == "all"].set_index("metric")
     gini, effective = found.loc["gini"], found.loc["effective_number"]
-    assert (gini.n_young, gini.n_old) == (5, 4)
+    assert (gini.n_reference, gini.n_compared) == (5, 4)
     assert gini.change == pytest.approx(DGINI, abs=5e-5)
     assert effective.change == pytest.approx(DEFFN, abs=5e-4)
     assert gini.quadrant == "crystallize"
     # The published choice of statistic does not hide how uncertain five and four animals are.
     assert gini.change_low < 0 < gini.change_high
-    assert gini.mann_whitney_p_smallest == pytest.approx(2 / 126)
+    assert gini.rank_p_smallest == pytest.approx(2 / 126)
 
     # The pair of females that plate order could not tell apart is no animal.
     excluded = tables.read(Path("exclusions.csv"), EXCLUSIONS)
@@ -111,7 +111,7 @@ def _drivers_sum_to_the_change_of_the_means() -> None:
     shared = tables.read(Path("drivers.csv"), DRIVERS)
     measured = tables.read(Path("metrics.csv"), METRICS)
     measured = measured[measured["cells"] == "all"]
-    means = measured.groupby("age_group")[["gini", "effective_number"]].mean()
+    means = measured.groupby("group")[["gini", "effective_number"]].mean()
     for metric in ("gini", "effective_number"):
         whole = means.loc["old", metric] - means.loc["young", metric]
         # Quadrature of the effective number: observed 4e-15.

@@ -18,10 +18,11 @@ from matplotlib.text import Text
 
 from stages.base import study, tables
 from stages.cells import (
-    aging,
     calibration,
     comparators,
     concordance,
+    contrast,
+    counts,
     describe,
     medians,
     metrics,
@@ -88,15 +89,14 @@ class ClusterTables(NamedTuple):
 def _samples(place, cell_type, resolution, shares, rules):
     """Three young and three old animals whose cells lie in four clusters by `shares`."""
     obs, labels = [], []
-    for group, months, of_group in (("young", 3.0, shares[0]), ("old", 24.0, shares[1])):
+    for group, months, of_group in (("reference", 3.0, shares[0]), ("compared", 24.0, shares[1])):
         for i in range(3):
             cells = np.round(np.array(of_group) * N_CELLS).astype(int)
             cells[0] += i
-            who = [*place, f"{group}{i}", "male", months, group]
+            who = [*place, f"{group}{i}", "male", None, months, None, group]
             obs += [who] * int(cells.sum())
             labels += list(np.repeat(np.arange(4), cells))
-    columns = ["cohort", "platform", "tissue", "animal", "sex", "age_months", "age_group"]
-    frame = pd.DataFrame(obs, columns=columns)
+    frame = pd.DataFrame(obs, columns=counts.SAMPLE)
     counted = over_clusters.clusters_as_types(frame, np.array(labels))
     measured = metrics.metrics(counted, rules)
     named = measured.assign(cell_type=cell_type, resolution=resolution, n_clusters=4)
@@ -107,7 +107,7 @@ def _compared(rows, settings, family):
     """Compare what :func:`_samples` makes of rows of place, cell type, resolution and shares."""
     rules = _rules(settings)
     table = pd.concat([_samples(*row, rules) for row in rows], ignore_index=True)
-    return over_clusters.compare(table, settings.clusters.comparison, family=family)
+    return over_clusters.compare(table, settings.clusters.contrast, family=family)
 
 
 def _rules(settings):
@@ -154,9 +154,9 @@ def _restriction(settings):
             condition[animal] = names[code]
             cells = np.round(np.array(of_condition) * N_CELLS)
             cells[1] += 2 * (sex == "male")
-            group = "young" if code == "Y" else "old"
+            group = "reference" if code == "Y" else "compared"
             months = 5.0 if code == "Y" else 27.0
-            key = ["rat", "droplet", "Marrow", animal, sex, months, group]
+            key = ["rat", "droplet", "Marrow", animal, sex, None, months, names[code], group]
             rows += [[*key, str(i), int(n), n / cells.sum()] for i, n in enumerate(cells)]
     table = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
     _, compared, tested = restriction.compare(
@@ -238,11 +238,14 @@ KINDS = ["B cell", "T cell", "a|b cell"]
 def _cells(platforms, tissue="Limb_Muscle"):
     rows = []
     for platform in platforms:
-        for group, months, weights in (("young", 3.0, (40, 35, 25)), ("old", 24.0, (70, 20, 10))):
+        for group, months, weights in (
+            ("reference", 3.0, (40, 35, 25)),
+            ("compared", 24.0, (70, 20, 10)),
+        ):
             for i in range(3):
                 for kind, n in zip(KINDS, weights, strict=True):
-                    sample = ["tms", platform, tissue, f"{group}{i}", "male", months, group]
-                    rows.append([*sample, kind, n + i])
+                    sample = ["tms", platform, tissue, f"{group}{i}", "male", None, months, None]
+                    rows.append([*sample, group, kind, n + i])
     return pd.DataFrame(rows, columns=list(COUNTS.columns))
 
 
@@ -457,7 +460,7 @@ def study_folder(
         counted = _cells(platforms, tissue)
         shares, excluded = proportions.proportions(counted, settings.proportions)
         measured = metrics.metrics(shares, settings.metrics)
-        aged, _ = aging.aging(measured, settings.aging)
+        aged, left_out = contrast.contrast(measured, settings.contrast)
         described = describe.samples(counted, pooled_pattern="/")
         both = concordance.concordance(aged, settings.concordance)
         truth = tables.empty(TRUTH)
@@ -470,7 +473,8 @@ def study_folder(
             "confounding": describe.confounding(described),
             "proportions": shares,
             "exclusions": excluded,
-            "aging": aged,
+            "contrast": aged,
+            "not_compared": left_out,
             "concordance": both,
             "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
             "recovery": recovery(truth, aged),

@@ -8,7 +8,7 @@ import pytest
 
 from stages.base import tables
 from stages.base.settings import parse
-from stages.cells import aging, calibration, metrics, proportions
+from stages.cells import calibration, contrast, metrics, proportions
 from stages.cells.calibration import Arm
 from stages.cells.figures import power
 from stages.cells.tables.calibration import ARMS, CALIBRATION, RULES
@@ -37,16 +37,16 @@ def table(draft):
 
 def row(table, design, shift, rule):
     """Return the row of a design, shift and rule."""
-    key = {"n_young": design[0], "n_old": design[1], "gini_shift": shift, "rule": rule}
+    key = {"n_reference": design[0], "n_compared": design[1], "gini_shift": shift, "rule": rule}
     [found] = table[(table[list(key)] == list(key.values())).all(axis=1)].to_dict("records")
     return found
 
 
 def changes(*rows):
-    """Return the columns of AGING that the rule reads: p, low and high of each metric."""
-    named = [("tms", "facs", "Lung", "all", metric) for metric in aging.PLANE]
+    """Return the columns of CONTRAST that the rule reads: p, low and high of each metric."""
+    named = [("tms", "facs", "Lung", "all", metric) for metric in contrast.PLANE]
     columns = ["cohort", "platform", "tissue", "cells", "metric"]
-    columns += ["mann_whitney_p", "change_low", "change_high"]
+    columns += ["rank_p", "change_low", "change_high"]
     return pd.DataFrame([[*n, *r] for n, r in zip(named, rows, strict=True)], columns=columns)
 
 
@@ -64,7 +64,7 @@ def changes(*rows):
 def test_a_direction_is_emphasised_by_interval_and_test_of_both_metrics(
     gini_row, number_row, emphasised
 ):
-    found = aging.emphasised(changes(gini_row, number_row).set_index(pd.Index([7, 3])))
+    found = contrast.emphasised(changes(gini_row, number_row).set_index(pd.Index([7, 3])))
     assert found.to_dict() == {7: emphasised, 3: emphasised}
 
 
@@ -84,34 +84,35 @@ def test_the_rule_cannot_fire_where_no_p_is_small_enough(design, p, emphasised):
     young = {"gini": 0.01 * groups[0], "effective_number": 20 + 0.1 * groups[0]}
     old = {"gini": 0.9 + 0.01 * groups[1], "effective_number": 2 + 0.1 * groups[1]}
     found = calibration.compare(young, old, confidence=0.95)
-    assert found["mann_whitney_p"].tolist() == pytest.approx([p, p])
+    assert found["rank_p"].tolist() == pytest.approx([p, p])
     assert ((found["change_low"] > 0) | (found["change_high"] < 0)).all()
     assert (found["quadrant"] == "crystallize").all()
     assert found["emphasised"].tolist() == [emphasised, emphasised]
 
 
 def test_simulated_studies_are_compared_as_the_pipeline_does(settings):
-    """The same counts through proportions, metrics and aging, tissue by tissue."""
+    """The same counts through proportions, metrics and contrast, tissue by tissue."""
     young, old = calibration.draw(
         MARROW, (5, 4), shift=0.1, studies=6, rng=np.random.default_rng(4)
     )
     rows = []
-    for group, months, cells in (("young", 3.0, young), ("old", 24.0, old)):
+    for group, months, cells in (("reference", 3.0, young), ("compared", 24.0, old)):
         for (study, animal, kind), n in np.ndenumerate(cells):
             if n:
-                who = ["tms", "facs", f"{study}", f"{group}{animal}", "male", months, group]
+                who = ["tms", "facs", f"{study}", f"{group}{animal}", "male", None, months]
+                who += [None, group]
                 rows.append([*who, f"type {kind}", int(n)])
     counted = COUNTS.validate(pd.DataFrame(rows, columns=list(COUNTS.columns)))
     shares, excluded = proportions.proportions(counted, settings.proportions)
     assert excluded.empty
-    compared, _ = aging.aging(metrics.metrics(shares, settings.metrics), settings.aging)
-    plane = compared[(compared["cells"] == "all") & compared["metric"].isin(aging.PLANE)]
+    compared, _ = contrast.contrast(metrics.metrics(shares, settings.metrics), settings.contrast)
+    plane = compared[(compared["cells"] == "all") & compared["metric"].isin(contrast.PLANE)]
     measured = [metrics.measure(cells, components="present") for cells in (young, old)]
-    found = calibration.compare(*measured, confidence=settings.aging.confidence)
+    found = calibration.compare(*measured, confidence=settings.contrast.confidence)
     found["tissue"] = found["tissue"].astype(str)
     both = plane.merge(found, on=["tissue", "metric"], suffixes=("", "_simulated"))
     assert len(both) == 12
-    for name in ("change", "change_low", "change_high", "mann_whitney_p"):
+    for name in ("change", "change_low", "change_high", "rank_p"):
         # The same functions: observed 0.
         assert both[name].to_numpy() == pytest.approx(both[f"{name}_simulated"].to_numpy(), abs=0)
     for name in ("quadrant", "emphasised"):
@@ -145,12 +146,12 @@ def test_a_large_planted_change_is_found_among_many_animals_only(table):
 
 
 def test_table_names_designs_of_the_settings_and_of_the_arms(table, draft):
-    sizes = table[["n_young", "n_old", "n_arms"]].drop_duplicates()
+    sizes = table[["n_reference", "n_compared", "n_arms"]].drop_duplicates()
     found = sizes.itertuples(index=False, name=None)
     assert list(found) == [(3, 3, 0), (4, 3, 0), (5, 4, 1), (12, 12, 0)]
     assert (table["n_studies"] >= draft.calibration.studies).all()
     assert set(table["rule"]) == set(RULES)
-    smallest = row(table, (4, 3), 0.0, "emphasised")["mann_whitney_p_smallest"]
+    smallest = row(table, (4, 3), 0.0, "emphasised")["rank_p_smallest"]
     assert smallest == pytest.approx(2 / 35)
 
 
@@ -214,15 +215,15 @@ def test_the_planted_change_is_that_of_the_mean_composition(by):
 def test_arms_are_what_the_proportions_say():
     rows = []
     for animal, group, counted in (
-        ("a", "young", (60, 40)),
-        ("b", "young", (80, 20)),
-        ("c", "old", (100, 100)),
-        ("d", "old", (90, 110)),
-        ("e", "middle", (1, 99)),
+        ("a", "reference", (60, 40)),
+        ("b", "reference", (80, 20)),
+        ("c", "compared", (100, 100)),
+        ("d", "compared", (90, 110)),
+        ("e", "other", (1, 99)),
     ):
-        months = {"young": 3.0, "middle": 18.0, "old": 24.0}[group]
+        months = {"reference": 3.0, "other": 18.0, "compared": 24.0}[group]
         for kind, n in zip("xy", counted, strict=True):
-            sample = ["tms", "facs", "Lung", animal, "male", months, group]
+            sample = ["tms", "facs", "Lung", animal, "male", None, months, None, group]
             rows.append([*sample, kind, n, n / sum(counted)])
     table = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
     other = table[table["animal"] != "b"].assign(tissue="Heart")

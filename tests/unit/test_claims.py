@@ -13,7 +13,7 @@ import yaml
 from stages.base import compose, tables
 from stages.base.errors import TableError
 from stages.base.study import Arm, Study
-from stages.cells import aging, metrics, proportions
+from stages.cells import contrast, metrics, proportions
 from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.restriction import RESTRICTION
 from stages.heads import companion
@@ -39,8 +39,8 @@ RESOLUTIONS = (0.2, 0.4, 0.8, 1.2, 1.6)
 
 
 def changed(cohort, platform, tissue, gini, effective_number, *, p=0.5, smallest=0.001, **more):
-    """Return rows of AGING, or of CLUSTER_AGING with a `resolution`: one a metric."""
-    n_young, n_old = ARMS[platform]
+    """Return rows of CONTRAST, or of CLUSTER_CONTRAST with a `resolution`: one a metric."""
+    n_reference, n_compared = ARMS[platform]
     clustering = {}
     if "resolution" in more:
         clustering = {"cell_type": ALL_TYPES, "resolution": 0.0, "n_clusters": 9} | more
@@ -49,14 +49,20 @@ def changed(cohort, platform, tissue, gini, effective_number, *, p=0.5, smallest
         {
             **{"cohort": cohort, "platform": platform, "tissue": tissue},
             **clustering,
-            **{"cells": "all", "metric": metric, "n_young": n_young, "n_old": n_old},
-            **{"young_median": 0.5, "old_median": 0.5 + change, "change": change},
+            **{
+                "cells": "all",
+                "metric": metric,
+                "n_reference": n_reference,
+                "n_compared": n_compared,
+                "paired": False,
+            },
+            **{"reference_median": 0.5, "compared_median": 0.5 + change, "change": change},
             **{"change_low": change - 0.02, "change_high": change + 0.02},
             **{"shift": change, "shift_low": np.nan, "shift_high": np.nan},
-            **{"shift_confidence": np.nan, "mann_whitney_u": 1.0, "mann_whitney_p": p},
-            **{"mann_whitney_p_smallest": smallest, "mann_whitney_q": p},
-            **{"within_sex_p": np.nan, "within_sex_p_smallest": np.nan, "within_sex_n": 0},
-            **{"within_sex_exact": True, "quadrant": quadrant, "emphasised": False},
+            **{"shift_confidence": np.nan, "rank_statistic": 1.0, "rank_p": p},
+            **{"rank_p_smallest": smallest, "rank_q": p},
+            **{"within_block_p": np.nan, "within_block_p_smallest": np.nan, "within_block_n": 0},
+            **{"within_block_exact": True, "quadrant": quadrant, "emphasised": False},
         }
         for metric, change in (("gini", gini), ("effective_number", effective_number))
     ]
@@ -137,7 +143,7 @@ def as_published(**signs):
     within += changed("tms", "facs", "Kidney", 0.1, -1, **few)
     rescue = [rescued("gini", 0.66, 1.0), rescued("effective_number", 0.55, 1.0)]
     made = {
-        "aging.csv": types,
+        "contrast.csv": types,
         "granularity_replication.csv": clusters,
         "granularity_curve.csv": kidney,
         "substates.csv": within,
@@ -228,10 +234,10 @@ def test_real_marrow_cells_reproduce_the_claim_on_facs_alone(
     words = "--cells cells --out proportions.csv --exclusions exclusions.csv"
     assert proportions.main(words.split()) == 0
     assert metrics.main("--proportions proportions.csv --out metrics.csv".split()) == 0
-    words = "--metrics metrics.csv --out tables/aging.csv --not-compared not.csv"
-    assert aging.main(words.split()) == 0
+    words = "--metrics metrics.csv --out tables/contrast.csv --not-compared not.csv"
+    assert contrast.main(words.split()) == 0
     for name, schema in claims.SCHEMAS.items():
-        if name != "aging.csv":
+        if name != "contrast.csv":
             tables.write(tables.empty(schema), schema, Path("tables") / name)
     local = {"name": "local", "source": "local", "simulated": False, "notice": ""}
     mini = {"name": "pythia-mini", "source": "mini", "simulated": True, "notice": "Demo model: x"}
@@ -250,7 +256,9 @@ def test_real_marrow_cells_reproduce_the_claim_on_facs_alone(
     found = verdicts(table)
     assert found.pop("marrow-facs") == "reproduced"
     assert set(found.values()) == {"not testable on these inputs"}
-    assert reasons(table)["marrow-droplet"] == "aging.csv has no comparison of TMS droplet marrow"
+    assert (
+        reasons(table)["marrow-droplet"] == "contrast.csv has no comparison of TMS droplet marrow"
+    )
 
 
 # Made inputs
@@ -325,7 +333,7 @@ def test_a_flip_needs_both_ends():
 
 def test_partial_inputs_are_judged_by_what_is_there():
     of = as_published()
-    of["aging.csv"] = of["aging.csv"][of["aging.csv"]["platform"] == "facs"]
+    of["contrast.csv"] = of["contrast.csv"][of["contrast.csv"]["platform"] == "facs"]
     of["granularity_curve.csv"] = of["granularity_curve.csv"][:0]
     found = verdicts(judged(of))
     assert found["kidney-types"] == found["marrow-facs"] == "reproduced"
@@ -374,7 +382,7 @@ def test_one_simulated_platform_bars_a_claim_on_both():
 )
 def test_a_value_agrees_within_its_tolerance(gini, expected):
     of = as_published()
-    rows = of["aging.csv"]
+    rows = of["contrast.csv"]
     marrow = (rows["tissue"] == "Marrow") & (rows["platform"] == "facs")
     rows.loc[marrow & (rows["metric"] == "gini"), "change"] = gini
     assert verdicts(judged(of))["marrow-facs"] == expected
@@ -395,7 +403,7 @@ def test_p_must_be_reached_on_both_metrics_or_on_one(p, podocytes, macrophages):
     rows = of["substates.csv"]
     droplet = rows["platform"] == "droplet"
     for metric, value in zip(claims.published.PLANE, p, strict=True):
-        rows.loc[droplet & (rows["metric"] == metric), "mann_whitney_p"] = value
+        rows.loc[droplet & (rows["metric"] == metric), "rank_p"] = value
     found = verdicts(judged(of))
     assert (found["podocytes"], found["macrophages"]) == (podocytes, macrophages)
 
@@ -550,7 +558,7 @@ def ledger_with(tmp_path, *, at=1, **changes):
         ),
         (
             {"table": "granularity_curve.csv"},
-            r"table = 'granularity_curve\.csv': input should be 'aging\.csv'",
+            r"table = 'granularity_curve\.csv': input should be 'contrast\.csv'",
         ),
         ({"notes": "x"}, r"the key notes is unknown"),
         ({"published": "up"}, r"claim marrow-facs: published = 'up': "),

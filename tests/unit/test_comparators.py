@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from skbio.stats import composition
 from skbio.stats.distance import DistanceMatrix, permanova
 
-from stages.cells import aging, comparators, counts, metrics, proportions
+from stages.cells import comparators, contrast, counts, metrics, proportions
 from stages.cells.settings import Comparators
 from stages.cells.tables.comparators import COMPARATORS, METHODS
 
@@ -24,7 +24,7 @@ def samples(tms_counts, settings):
 @pytest.fixture(scope="module")
 def aged(samples, few_draws):
     measured = metrics.metrics(samples, few_draws.metrics)
-    return aging.aging(measured, few_draws.aging)[0]
+    return contrast.contrast(measured, few_draws.contrast)[0]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def found(samples, aged):
 def marrow(samples):
     """Return counts of FACS marrow, and which animals are old."""
     of = samples[(samples["platform"] == "facs") & (samples["tissue"] == "Marrow")]
-    table = counts.matrix(of[of["age_group"] != "middle"])
-    return table.counts, (table.samples["age_group"] == "old").to_numpy()
+    table = counts.matrix(of[of["group"] != "other"])
+    return table.counts, (table.samples["group"] == "compared").to_numpy()
 
 
 def row(found, method):
@@ -51,9 +51,9 @@ def test_every_arm_has_every_method_in_order_and_ours_are_those_of_the_study(fou
     assert found["method"].tolist() == list(METHODS) * 22
     theirs = aged[(aged["cells"] == "all") & (aged["metric"] == "gini")]
     mine = found[found["method"] == "gini"]
-    assert mine["p"].tolist() == theirs["mann_whitney_p"].tolist()
+    assert mine["p"].tolist() == theirs["rank_p"].tolist()
     # Here, as there, adjusted over the tissues of a cohort and platform.
-    np.testing.assert_allclose(mine["q"], theirs["mann_whitney_q"], rtol=1e-12)
+    np.testing.assert_allclose(mine["q"], theirs["rank_q"], rtol=1e-12)
 
 
 def test_log_ratios_and_pseudo_f_are_those_of_scikit_bio(found, marrow):
@@ -104,12 +104,12 @@ def _by_a_general_optimiser(cells):
 def test_the_likelihood_is_as_large_as_a_general_optimiser_finds(found, marrow):
     cells, old = marrow
     largest = {}
-    for name, part in (("old", cells[old]), ("young", cells[~old]), ("both", cells)):
+    for name, part in (("compared", cells[old]), ("reference", cells[~old]), ("both", cells)):
         largest[name] = _by_a_general_optimiser(part)
         mine = float(comparators.dirichlet_multinomial(part))
         # Seen: 1e-6 above what scipy finds, which stops early; over all arms -4e-7 to 8e-6.
         assert mine == pytest.approx(largest[name], abs=1e-5)
-    ratio = 2 * (largest["old"] + largest["young"] - largest["both"])
+    ratio = 2 * (largest["compared"] + largest["reference"] - largest["both"])
     assert row(found, "dirichlet_multinomial")["statistic"] == pytest.approx(ratio, abs=1e-4)
 
 
@@ -165,10 +165,10 @@ def test_p_of_exchangeable_animals_is_uniform_and_of_a_planted_change_is_small()
 def _study(shares, rng):
     rows = []
     for i, of_animal in enumerate(shares):
-        group, months = ("young", 3.0) if i < 4 else ("old", 24.0)
+        group, months = ("reference", 3.0) if i < 4 else ("compared", 24.0)
         for cell_type, n in zip("abcd", rng.multinomial(400, of_animal), strict=True):
             if n:
-                sample = ["tms", "facs", "T", f"m{i}", "male", months, group]
+                sample = ["tms", "facs", "T", f"m{i}", "male", None, months, None, group]
                 rows.append([*sample, cell_type, n, n / 400])
     columns = [*counts.SAMPLE, "cell_type", "n_cells", "proportion"]
     return pd.DataFrame(rows, columns=columns)

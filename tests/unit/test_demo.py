@@ -408,8 +408,8 @@ def test_counts_hold_the_traps(counts):
 def test_simulated_animals_lie_around_their_means(counts):
     table = counts["kimmel-lung"]
     composition = model.compositions(model.cohort("kimmel", "droplet"))["Lung"]
-    for group, mean in (("young", composition.young), ("old", composition.old)):
-        pooled = table[table["age_group"] == group].groupby("cell_type")["n_cells"].sum()
+    for group, mean in (("reference", composition.young), ("compared", composition.old)):
+        pooled = table[table["group"] == group].groupby("cell_type")["n_cells"].sum()
         share = (pooled / pooled.sum()).reindex(list(composition.cell_types), fill_value=0)
         # Observed: at most 0.032 over three or four animals.
         assert np.abs(share.to_numpy() - mean).max() < 0.08
@@ -476,12 +476,12 @@ def test_the_simulated_cohorts_show_the_true_signs(counts, true_changes):
     for table in counts.values():
         table = table.dropna(subset="cell_type")
         table = table[~table["animal"].str.contains("/")]
-        key = ["cohort", "platform", "tissue", "age_group", "animal"]
+        key = ["cohort", "platform", "tissue", "group", "animal"]
         by_sample = table.groupby(key)["n_cells"]
         for metric, function in (("gini", gini), ("effective_number", effective_number)):
             values = by_sample.apply(function)[by_sample.sum() >= RULES.min_cells]
-            medians = values.groupby(key[:4]).median().unstack("age_group")
-            change = (medians["old"] - medians["young"]).rename("change").reset_index()
+            medians = values.groupby(key[:4]).median().unstack("group")
+            change = (medians["compared"] - medians["reference"]).rename("change").reset_index()
             merged = change.merge(true_changes[true_changes["metric"] == metric])
             n_right += int((merged["change"] * merged["change_of_medians"] > 0).sum())
             n_all += len(merged)

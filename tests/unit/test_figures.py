@@ -20,8 +20,8 @@ from stages.cells.figures import (
     metrics_vs_age,
     platform_concordance,
 )
-from stages.cells.tables.aging import AGING
 from stages.cells.tables.concordance import CONCORDANCE, CONCORDANCE_SUMMARY
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.drivers import DRIVERS, NUMBER_OF_TYPES
 from stages.cells.tables.metrics import CELLS, METRICS
 from stages.drawing import style
@@ -64,21 +64,22 @@ def _places(n_tissues, series):
 
 def metrics_table(n_tissues, series=SERIES):
     rng = np.random.default_rng(1)
-    ages = [("young", 3.0)] * 3 + [("middle", 18.0)] * 2 + [("old", 24.0)] * 3
+    ages = [("reference", 3.0)] * 3 + [("other", 18.0)] * 2 + [("compared", 24.0)] * 3
     rows = []
     for place in _places(n_tissues, series):
         for i, (group, age) in enumerate(ages):
             for cells in CELLS:
                 sex = ("male", "female", None)[i % 3]
-                numbers = dict.fromkeys(list(METRICS.columns)[9:], 1.0)
+                numbers = dict.fromkeys(list(METRICS.columns)[11:], 1.0)
                 numbers |= {"gini": rng.uniform(0.3, 0.8), "effective_number": rng.uniform(2, 9)}
                 names = dict(zip(list(METRICS.columns)[:4], [*place, f"m{i}"], strict=True))
-                rest = {"sex": sex, "age_months": age, "age_group": group}
+                rest = {"sex": sex, "block": None, "age_months": age, "condition": None}
+                rest["group"] = group
                 rows.append(names | rest | {"cells": cells, "n_cells": 100} | numbers)
     return METRICS.validate(pd.DataFrame(rows))
 
 
-def aging_table(n_tissues, series=SERIES):
+def contrast_table(n_tissues, series=SERIES):
     rng = np.random.default_rng(2)
     rows = []
     for place in _places(n_tissues, series):
@@ -87,14 +88,15 @@ def aging_table(n_tissues, series=SERIES):
             up, down = change["gini"] > 0, change["effective_number"] < 0
             quadrant = "mixed" if up != down else "crystallize" if up else "disperse"
             for metric, value in change.items():
-                row = dict.fromkeys(AGING.columns, 0.5) | {"n_young": 3, "n_old": 3}
+                row = dict.fromkeys(CONTRAST.columns, 0.5) | {"n_reference": 3, "n_compared": 3}
+                row["paired"] = False
                 row |= dict(zip(["cohort", "platform", "tissue"], place, strict=True))
                 row |= {"cells": cells, "metric": metric, "quadrant": quadrant, "change": value}
                 row |= {"change_low": value - 0.1, "change_high": value + 0.1}
-                row |= {"mann_whitney_q": rng.uniform(0, 0.1), "within_sex_n": 6}
+                row |= {"rank_q": rng.uniform(0, 0.1), "within_block_n": 6}
                 row |= {"emphasised": bool(rng.random() < 0.5)}
-                rows.append(row | {"within_sex_exact": True})
-    return AGING.validate(pd.DataFrame(rows))
+                rows.append(row | {"within_block_exact": True})
+    return CONTRAST.validate(pd.DataFrame(rows))
 
 
 def concordance_tables(n_tissues, scale=1.0):
@@ -130,7 +132,7 @@ DRAW = {
     "platform_concordance": lambda n, s: platform_concordance.draw(
         *concordance_tables(n), about=REAL
     ),
-    "direction_heatmap": lambda n, s: direction_heatmap.draw(aging_table(n, s), about=REAL),
+    "direction_heatmap": lambda n, s: direction_heatmap.draw(contrast_table(n, s), about=REAL),
     "driver_contributions": lambda n, s: driver_contributions.draw(drivers_table(n, s), about=REAL),
 }
 CASES = {"demo": (5, SERIES), "published": (23, SERIES), "local": (1, (("my_lab", "droplet"),))}
@@ -221,7 +223,7 @@ def test_bytes_are_the_same_in_another_process_and_whatever_matplotlibrc_says(tm
     changes, summary = concordance_tables(3)
     written = {
         "metrics": (metrics_table(1), METRICS),
-        "aging": (aging_table(2), AGING),
+        "contrast": (contrast_table(2), CONTRAST),
         "concordance": (changes, CONCORDANCE),
         "summary": (summary, CONCORDANCE_SUMMARY),
         "drivers": (drivers_table(1), DRIVERS),
@@ -231,7 +233,7 @@ def test_bytes_are_the_same_in_another_process_and_whatever_matplotlibrc_says(tm
     inputs = {
         "metrics_vs_age": ["metrics"],
         "platform_concordance": ["concordance", "summary"],
-        "direction_heatmap": ["aging"],
+        "direction_heatmap": ["contrast"],
         "driver_contributions": ["drivers"],
     }
     (tmp_path / "matplotlibrc").write_text(
@@ -333,9 +335,9 @@ def test_many_tissues_show_those_in_most_arms_and_of_these_those_that_change_mos
 
 
 def test_heatmap_is_bold_where_the_direction_is_emphasised_and_nowhere_else(drawn_texts):
-    table = aging_table(1, (("my_lab", "droplet"),))
+    table = contrast_table(1, (("my_lab", "droplet"),))
     # What decided it once: an interval or q of one metric alone.
-    table[["change_low", "change_high", "mann_whitney_q"]] = [0.1, 0.2, 0.001]
+    table[["change_low", "change_high", "rank_q"]] = [0.1, 0.2, 0.001]
     table["emphasised"] = table["cells"] == "all"
     words = drawn_texts(direction_heatmap.draw(table, about=REAL))
     for metric, digits in (("gini", 3), ("effective_number", 2)):
@@ -355,24 +357,25 @@ def test_medians_in_metrics_vs_age_are_those_of_the_groups():
     table = metrics_table(1, (("tms", "facs"),))
     axes = metrics_vs_age.draw(table, about=REAL).axes[0]
     rows = table[table["cells"] == "all"]
-    for line, group in zip(axes.lines[:2], ("young", "old"), strict=True):
-        expected = rows.loc[rows["age_group"] == group, "gini"].median()
+    for line, group in zip(axes.lines[:2], ("reference", "compared"), strict=True):
+        expected = rows.loc[rows["group"] == group, "gini"].median()
         assert line.get_ydata() == pytest.approx([expected, expected])
     shown = sum(len(points.get_offsets()) for points in axes.collections)
     assert shown == len(rows)
 
 
+def test_a_table_without_samples_is_refused_in_words():
+    with pytest.raises(FigureError, match="Check the"):
+        metrics_vs_age.draw(tables.empty(METRICS), about=REAL)
+
+
 @pytest.mark.parametrize(
     ("draw", "schema"),
-    [
-        (metrics_vs_age.draw, METRICS),
-        (direction_heatmap.draw, AGING),
-        (driver_contributions.draw, DRIVERS),
-    ],
+    [(direction_heatmap.draw, CONTRAST), (driver_contributions.draw, DRIVERS)],
 )
-def test_an_empty_table_is_refused_in_words(draw, schema):
-    with pytest.raises(FigureError, match="Check the"):
-        draw(tables.empty(schema), about=REAL)
+def test_a_figure_of_no_comparison_says_so(draw, schema):
+    figure = draw(tables.empty(schema), about=REAL)
+    assert [text.get_text() for text in figure.texts] == [style.NOTHING_COMPARED]
 
 
 def test_names_that_would_read_the_same_are_kept_apart():

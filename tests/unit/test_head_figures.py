@@ -12,6 +12,7 @@ from stages.base import tables
 from stages.base.errors import FigureError
 from stages.base.study import Study
 from stages.cells.tables.proportions import PROPORTIONS
+from stages.drawing import style
 from stages.heads import distribution, seeds
 from stages.heads.components import components, head_name
 from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
@@ -91,10 +92,10 @@ def proportions(n_tissues=4):
     rng = np.random.default_rng(4)
     rows = []
     for tissue, (animal, group) in itertools.product(
-        range(n_tissues), enumerate(["young", "young", "middle", "old", "old"])
+        range(n_tissues), enumerate(["reference", "reference", "other", "compared", "compared"])
     ):
         counts = rng.integers(1, 500, 6)
-        names = ["tms", "facs", f"T{tissue}", f"m{animal}", "male", 3.0, group]
+        names = ["tms", "facs", f"T{tissue}", f"m{animal}", "male", None, 3.0, None, group]
         rows += [[*names, f"type {i}", n, n / counts.sum()] for i, n in enumerate(counts)]
     return PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
 
@@ -276,17 +277,30 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
                 np.interp(lorenz.GRID, *concentration.lorenz_curve(n))
                 for _, n in rows.groupby("animal")["n_cells"]
             ]
-            for group, rows in of.groupby("age_group")
+            for group, rows in of.groupby("group")
         }
-        expected = np.median(curves["old"], axis=0) - np.median(curves["young"], axis=0)
+        expected = np.median(curves["compared"], axis=0) - np.median(curves["reference"], axis=0)
         assert line == pytest.approx(expected)
         n_checked += 1
     assert n_checked == 4
     # One animal each, of which only the types are told: the area is half the change of Gini.
     young, old = [1.0, 1.0, 2.0], [1.0, 4.0, 5.0]
     rows = [
-        ("tms", "facs", "T", group, "male", 3.0, group, f"type {i}", int(n), n / sum(counts))
-        for group, counts in (("young", young), ("old", old))
+        (
+            "tms",
+            "facs",
+            "T",
+            group,
+            "male",
+            None,
+            3.0,
+            None,
+            group,
+            f"type {i}",
+            int(n),
+            n / sum(counts),
+        )
+        for group, counts in (("reference", young), ("compared", old))
         for i, n in enumerate(counts)
     ]
     one = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
@@ -294,7 +308,7 @@ def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
     change = concentration.gini(old) - concentration.gini(young)
     # Read off at 401 points: observed within 1e-6.
     assert -2 * np.trapezoid(line, lorenz.GRID) == pytest.approx(change, abs=1e-4)
-    assert lorenz.changes(one[one["age_group"] == "old"]) == {}
+    assert lorenz.changes(one[one["group"] == "compared"]) == {}
 
 
 def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
@@ -363,10 +377,10 @@ def test_tables_without_heads_are_refused_in_words(name, inputs):
         DRAW[name](without)
 
 
-def test_cells_without_young_and_old_are_refused(inputs):
-    table = proportions().assign(age_group="middle")
-    with pytest.raises(FigureError, match="no tissue with young and old samples"):
-        lorenz.draw(table, inputs("mini").importance, about=REAL)
+def test_cells_of_one_group_are_told_in_words(inputs, legible):
+    table = proportions().assign(group="other")
+    figure = lorenz.draw(table, inputs("mini").importance, about=REAL)
+    assert style.NOTHING_COMPARED in [text.get_text() for text, _ in legible(figure, "")]
 
 
 def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):

@@ -147,7 +147,8 @@ def test_parquet_gives_text(tmp_path):
     frame.to_parquet(path)
     found = read_obs(path, ["animal", "age"])
     assert found["age"].tolist() == ["3", "24"]
-    assert found["animal"].tolist() == ["a", None]
+    assert found["animal"].isna().tolist() == [False, True]
+    assert found["animal"][0] == "a"
 
 
 @pytest.mark.parametrize("write", [write_legacy, write_modern])
@@ -209,13 +210,6 @@ def test_what_is_no_h5ad(kind, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_binary_that_calls_itself_csv(tmp_path):
-    path = tmp_path / "cells.csv"
-    path.write_bytes(b"\x89PNG\r\n\0\0\0")
-    with pytest.raises(AtlasError, match="neither HDF5, Parquet nor text"):
-        read_obs(path, ["age"])
-
-
 def test_a_truncated_gzip(tmp_path):
     path = tmp_path / "cells.csv.gz"
     data = gzip.compress(b"age,sex\n" + b"3m,male\n" * 1000)
@@ -232,30 +226,8 @@ def test_a_truncated_parquet(tmp_path):
         read_obs(path, ["age"])
 
 
-def test_a_ragged_csv(tmp_path):
-    path = tmp_path / "cells.csv"
-    path.write_text("age,sex\n3m,male\n3m,male,extra,more\n")
-    with pytest.raises(AtlasError, match="is damaged"):
-        read_obs(path, ["age"])
-
-
 def test_a_column_that_is_there_twice(tmp_path):
     path = tmp_path / "cells.csv"
     path.write_text("age,age\n3m,4m\n")
     with pytest.raises(AtlasError, match="more than one column age"):
         read_obs(path, ["age"])
-
-
-def test_hdf5_without_obs(tmp_path):
-    path = tmp_path / "cells.h5ad"
-    with h5py.File(path, "w") as file:
-        file["x"] = [1]
-    with pytest.raises(AtlasError, match="has no table obs"):
-        read_obs(path, ["age"])
-
-
-def test_a_folder_and_a_missing_file(tmp_path):
-    with pytest.raises(AtlasError, match="is a folder"):
-        read_obs(tmp_path, ["age"])
-    with pytest.raises(AtlasError, match="does not exist"):
-        read_obs(tmp_path / "none.h5ad", ["age"])

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from stages.base import study, tables
-from stages.cells import aging, medians
-from stages.cells.settings import Aging, Medians
+from stages.cells import contrast, medians
+from stages.cells.settings import Contrast, Medians
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import style
 from stages.heads.components import components
@@ -49,9 +49,18 @@ SYSTEM = System(
 def samples(young, old, tissue="T", platform="facs"):
     """Return metrics of animals at places (gini, effective number) of 10 components each."""
     rows = []
-    for group, values in (("young", young), ("old", old)):
+    for group, values in (("reference", young), ("compared", old)):
         for i, (gini, number) in enumerate(values):
-            key = ["tms", platform, tissue, f"{group}{i}", "male", 3.0 if group == "young" else 24]
+            key = [
+                "tms",
+                platform,
+                tissue,
+                f"{group}{i}",
+                "male",
+                None,
+                3.0 if group == "reference" else 24,
+                None,
+            ]
             chosen = [gini, gini * 10 / 9, number, number, number, 10, 0.5, 10, number, number]
             rows.append([*key, group, "all", 500, *chosen, number])
     return METRICS.validate(pd.DataFrame(rows, columns=list(METRICS.columns)))
@@ -216,13 +225,13 @@ def test_a_zero_vector_has_no_direction():
 
 
 def test_vectors_are_the_changes_of_the_ageing_table(both):
-    params = Aging(
+    params = Contrast(
         metrics=["gini", "gini_corrected", "effective_number"],
         confidence=0.95,
         max_permutations=100,
         seed=1,
     )
-    table, _ = aging.aging(both.metrics, params)
+    table, _ = contrast.contrast(both.metrics, params)
     cells = both.plane[both.plane["system"] == "cells"]
     n_checked = 0
     for scale, metric, column in (
@@ -861,7 +870,7 @@ def test_medians_of_the_excess_are_those_of_the_animals():
     young, old = animals(rng, 5, (0.4, 6)), animals(rng, 4, (0.5, 5))
     table = medians.medians(samples(young, old), MEDIANS)[0]
     found = table[table["metric"] == "effective_excess"].set_index("state")["value"]
-    for state, of in (("young", young), ("old", old)):
+    for state, of in (("reference", young), ("compared", old)):
         sigma = np.array([2**0.5 * NormalDist().inv_cdf((1 + gini) / 2) for gini in of[:, 0]])
         expected = np.median(of[:, 1] / 10 - np.exp(-(sigma**2) / 2))
         assert found[state] == pytest.approx(expected)
@@ -885,10 +894,10 @@ def test_candidates_of_a_vector_by_hand():
 def test_what_an_axis_says_by_other_implementations():
     rng = np.random.default_rng(6)
     names = [
-        {"cohort": "c", "platform": platform, "tissue": tissue, "age_group": age}
+        {"cohort": "c", "platform": platform, "tissue": tissue, "group": age}
         for platform in ("facs", "droplet")
         for tissue in "ABC"
-        for age in ("young", "old")
+        for age in ("reference", "compared")
         for _ in range(3)
     ]
     table = second_axis.samples((name, rng.exponential(size=8) ** 2) for name in names)
@@ -898,11 +907,11 @@ def test_what_an_axis_says_by_other_implementations():
         stats.pearsonr(table["gini_corrected"], table["top_share"])[0]
     )
     # Equal groups: the intraclass correlation from the F ratio of a one-way analysis of variance.
-    keys = ["platform", "tissue", "age_group"]
+    keys = ["platform", "tissue", "group"]
     ratio = stats.f_oneway(*(of["top_share"] for _, of in table.groupby(keys)))[0]
     assert found["intraclass"] == pytest.approx((ratio - 1) / (ratio + 2))
     middle = table.groupby(keys)[["gini_corrected", "top_share"]].median()
-    moved = middle.xs("old", level=2) - middle.xs("young", level=2)
+    moved = middle.xs("compared", level=2) - middle.xs("reference", level=2)
     assert found["r_change"] == pytest.approx(stats.pearsonr(*moved.to_numpy().T)[0])
     sides = [middle.loc[name, "top_share"] for name in ("droplet", "facs")]
     assert found["r_platforms"] == pytest.approx(stats.pearsonr(*sides)[0])

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from stages.base import study, tables
-from stages.cells import aging, concordance, drivers, metrics, proportions
+from stages.cells import concordance, contrast, drivers, metrics, proportions
 from stages.cells.figures import (
     direction_heatmap,
     driver_contributions,
     metrics_vs_age,
     platform_concordance,
 )
-from stages.cells.tables.aging import AGING
+from stages.cells.tables.contrast import CONTRAST
 from stages.drawing import evidence, style
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
@@ -52,12 +52,12 @@ def real(settings, repository):
     quick = settings.model_copy(
         update={
             "metrics": settings.metrics.model_copy(update={"rarefaction": few}),
-            "aging": settings.aging.model_copy(update={"max_permutations": 100}),
+            "contrast": settings.contrast.model_copy(update={"max_permutations": 100}),
             "concordance": settings.concordance.model_copy(update={"max_permutations": 100}),
         }
     )
     measured = metrics.metrics(shares, quick.metrics)
-    aged, _ = aging.aging(measured, quick.aging)
+    aged, _ = contrast.contrast(measured, quick.contrast)
     both = concordance.changes_on_common_tissues(shares, aged, quick)
     changes = concordance.concordance(both, quick.concordance)
     summary = concordance.summary(changes, quick.concordance, rng=np.random.default_rng(0))
@@ -126,10 +126,10 @@ def test_the_notice_follows_the_arms_that_are_drawn(with_real, real, about, tmp_
     aged = real["direction_heatmap"][0]
     made = aged.assign(cohort="tms-simulated")
     shown = pd.concat([aged, made]) if with_real else made
-    tables.write(shown, AGING, tmp_path / "aging.csv")
+    tables.write(shown, CONTRAST, tmp_path / "contrast.csv")
     stated = json.dumps(asdict(about))
     (tmp_path / "study.json").write_text(stated, encoding="utf-8")
-    words = [f"--aging={tmp_path}/aging.csv", f"--study={tmp_path}/study.json"]
+    words = [f"--contrast={tmp_path}/contrast.csv", f"--study={tmp_path}/study.json"]
     assert direction_heatmap.main([*words, f"--out={tmp_path}"]) == 0
     svg = (tmp_path / "fig_direction_heatmap.svg").read_text(encoding="utf-8")
     assert (f">{NOTICE}<" in svg) != with_real

@@ -41,12 +41,14 @@ def test_bootstrap_interval_agrees_with_many_random_draws():
     assert (draws >= found.high - 1e-12).mean() >= 0.05 - 0.002
 
 
-@pytest.mark.parametrize(("n_young", "n_old", "least"), [(4, 3, 0.89), (5, 4, 0.92), (6, 5, 0.94)])
-def test_coverage_of_the_bootstrap_interval_is_the_one_stated(n_young, n_old, least):
+@pytest.mark.parametrize(
+    ("n_reference", "n_compared", "least"), [(4, 3, 0.89), (5, 4, 0.92), (6, 5, 0.94)]
+)
+def test_coverage_of_the_bootstrap_interval_is_the_one_stated(n_reference, n_compared, least):
     rng = np.random.default_rng(13)
     hits = 0
     for _ in range(800):
-        young, old = rng.normal(size=n_young), rng.normal(size=n_old)
+        young, old = rng.normal(size=n_reference), rng.normal(size=n_compared)
         found = r.bootstrap_median_change(young, old, confidence=0.95)
         hits += found.low <= 0 <= found.high
     # Stated: 0.92, 0.95, 0.97; four standard errors of 800 draws are 0.03.
@@ -223,5 +225,5 @@ def test_group_weights_are_shares_of_draws_with_replacement():
 
 @pytest.mark.parametrize("bad", [[], [1.0, math.nan], [[1.0]]])
 def test_bad_groups_are_named(bad):
-    with pytest.raises(ValueError, match="young"):
+    with pytest.raises(ValueError, match="reference"):
         r.mann_whitney(bad, [1.0, 2.0])

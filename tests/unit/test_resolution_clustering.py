@@ -42,8 +42,7 @@ def spec_of(**changes) -> CellsFile:
             "sex": "sex",
             "cell_type": "cell_ontology_class",
         },
-        "young_max_months": 3,
-        "old_min_months": 24,
+        "groups": {"reference": {"up_to": "3 months"}, "compared": {"from": "24 months"}},
     }
     return CellsFile.model_validate(content | changes)
 
@@ -109,7 +108,7 @@ def test_every_layout_gives_the_same_cells(tmp_path, layout):
     assert list(found.obs.columns) == clustering.OBS
     assert found.obs["animal"].tolist() == ["3-F-56", "24-M-59"] * 15
     assert found.obs["age_months"].tolist() == [3.0, 24.0] * 15
-    assert found.obs["age_group"].tolist() == ["young", "old"] * 15
+    assert found.obs["group"].tolist() == ["reference", "compared"] * 15
     assert found.obs["cell_type"].isna().sum() == 10
 
 
@@ -118,7 +117,7 @@ def test_cells_are_those_that_the_composition_counts(tmp_path):
     counts, obs = small()
     found = read(written(tmp_path / "cells.h5ad", counts, obs)).obs
     other = cells.count(obs[obs["tissue"] == "Kidney"], spec_of(), name="mine", atlas="local")
-    key = ["animal", "sex", "age_months", "age_group", "cell_type"]
+    key = ["animal", "sex", "age_months", "group", "cell_type"]
     here = found.groupby(key, dropna=False).size().sort_index()
     there = other.set_index(key)["n_cells"].sort_index()
     assert here.tolist() == there.tolist()
@@ -363,7 +362,9 @@ def test_the_number_of_threads_changes_nothing(kidney, tmp_path):
         encoding="utf-8",
     )
     stored = kidney.copy()
-    stored.obs = stored.obs.astype(dict.fromkeys(("animal", "sex", "cell_type"), str))
+    stored.obs = stored.obs.astype(
+        dict.fromkeys(("animal", "sex", "block", "condition", "cell_type"), str)
+    )
     stored.write_h5ad(tmp_path / "kidney.h5ad")
     digests = []
     for n in ("1", "2"):
@@ -395,11 +396,13 @@ def test_real_cells_of_two_donors_and_two_conditions(real_input):
             "raw": kang,
             "cohort": "kang",
             "platform": "droplet",
-            "columns": {"animal": "sample_id", "age": "group_id", "cell_type": "cluster_id"},
+            "columns": {
+                "animal": "sample_id",
+                "condition": "group_id",
+                "cell_type": "cluster_id",
+            },
             "constants": {"tissue": "Blood"},
-            "age_months": {"ctrl": 1, "stim": 24},
-            "young_max_months": 1,
-            "old_min_months": 24,
+            "groups": {"reference": ["ctrl"], "compared": ["stim"]},
         }
     )
     data = clustering.read_tissue(kang, spec, "Blood", name="kang", atlas="local")
@@ -407,7 +410,7 @@ def test_real_cells_of_two_donors_and_two_conditions(real_input):
     graph = clustering.neighbours(data, GRAPH)
     labels = clustering.leiden(graph, 0.8, LEIDEN.seed, LEIDEN)
     types, _ = pd.factorize(data.obs["cell_type"])
-    both, _ = pd.factorize(data.obs["cell_type"] + data.obs["age_group"])
+    both, _ = pd.factorize(data.obs["cell_type"] + data.obs["group"])
     assert agreement_of(labels, types) > 0.4
     assert agreement_of(labels, both) > 0.65
     coarse = clustering.leiden(graph, 0.1, LEIDEN.seed, LEIDEN)

@@ -23,9 +23,9 @@ from stages.cells.figures import (
     substate_scale,
 )
 from stages.cells.names import is_named
-from stages.cells.settings import Aging
-from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.settings import Contrast
+from stages.cells.tables.clusters import ALL_TYPES, CLUSTER_CONTRAST, CLUSTER_METRICS
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.metrics import CELLS
 from stages.cells.tables.stability import STABILITY
 from stages.drawing import style
@@ -39,7 +39,7 @@ SIMULATED = Study(
 REAL = replace(SIMULATED, simulated=False, notice="")
 NOTICE = "Simulated demo data"
 
-COMPARISON = Aging(
+COMPARISON = Contrast(
     metrics=["gini", "effective_number"], confidence=0.95, max_permutations=500, seed=5
 )
 RESOLUTIONS = (0.2, 0.4, 0.8, 1.2, 1.6)
@@ -48,6 +48,7 @@ REFERENCE = 0.8
 SERIES = (("tms", "facs"), ("tms", "droplet"), ("kimmel", "droplet"))
 LONG = "kidney loop of Henle thick ascending limb epithelial cell"
 TYPES = ("podocyte", "macrophage", "B cell", LONG, f"{LONG}, cortical part")
+ABOUT = Study("local", "local", simulated=False, notice="")
 KEY = ["cohort", "platform", "tissue", "resolution"]
 
 
@@ -59,7 +60,7 @@ def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
     of_all = itertools.product(places, cell_types, enumerate(resolutions))
     for (cohort, platform, tissue), cell_type, (k, resolution) in of_all:
         drift = 0.12 - 0.3 * k / max(len(resolutions) - 1, 1)
-        for group, count, old in (("young", n[0], 0), ("old", n[1], 1)):
+        for group, count, old in (("reference", n[0], 0), ("compared", n[1], 1)):
             for animal in range(count):
                 gini = float(np.clip(0.5 + drift * old + rng.normal(0, 0.05), 0, 1))
                 for cells in CELLS:
@@ -70,7 +71,9 @@ def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
                         "animal": f"{group}{animal}",
                         "sex": ("male", None)[animal % 2],
                         "age_months": 3.0 + 20 * old,
-                        "age_group": group,
+                        "block": None,
+                        "condition": None,
+                        "group": group,
                         "cell_type": cell_type,
                         "resolution": resolution,
                         "n_clusters": 5 + 2 * k,
@@ -83,19 +86,19 @@ def cluster_metrics(places, resolutions, cell_types=(ALL_TYPES,), n=(4, 3)):
     return CLUSTER_METRICS.validate(pd.DataFrame(rows)[names])
 
 
-def cluster_aging(metrics):
-    return CLUSTER_AGING.validate(over_clusters.compare(metrics, COMPARISON, family=KEY[:2]))
+def cluster_contrast(metrics):
+    return CLUSTER_CONTRAST.validate(over_clusters.compare(metrics, COMPARISON, family=KEY[:2]))
 
 
-def coarse_aging(places):
+def coarse_contrast(places):
     """Return the change over annotated types, as the composition room compares it."""
-    fine = cluster_aging(cluster_metrics(places, (0.1,)))
-    return AGING.validate(fine[list(AGING.columns)])
+    fine = cluster_contrast(cluster_metrics(places, (0.1,)))
+    return CONTRAST.validate(fine[list(CONTRAST.columns)])
 
 
-def stability_of(aging, *, runs=9):
+def stability_of(contrast, *, runs=9):
     """Say of every other resolution that its direction is not stable."""
-    found = aging[(aging["cells"] == "all")].copy()
+    found = contrast[(contrast["cells"] == "all")].copy()
     ranks = found["resolution"].rank(method="dense").astype(int)
     found["n_runs"] = found["n_clusterings"] = runs
     found["change_median"] = found["change"]
@@ -120,12 +123,12 @@ class Inputs:
         self.metrics = cluster_metrics(
             [(cohort, platform, tissue) for tissue in tissues], RESOLUTIONS, n=n
         )
-        self.kimmel = cluster_aging(self.metrics)
+        self.kimmel = cluster_contrast(self.metrics)
         self.stability = stability_of(self.kimmel)
-        self.curve = cluster_aging(
+        self.curve = cluster_contrast(
             cluster_metrics([(*which, tissues[0]) for which in series], CURVE, n=n)
         )
-        self.substates = cluster_aging(
+        self.substates = cluster_contrast(
             cluster_metrics(
                 [place for place in places if place[0] != "kimmel"] or places,
                 (REFERENCE,),
@@ -133,7 +136,7 @@ class Inputs:
                 n,
             )
         )
-        self.coarse = coarse_aging(places)
+        self.coarse = coarse_contrast(places)
 
 
 MANY = (*TYPES, *(f"type number {i}" for i in range(30)))
@@ -162,12 +165,16 @@ def inputs():
 
 
 DRAW = {
-    "substate_scale": lambda t: substate_scale.draw(t.substates, t.coarse, reference=REFERENCE),
-    "replication_animals": lambda t: replication_animals.draw(
-        t.metrics, t.kimmel, reference=REFERENCE
+    "substate_scale": lambda t: substate_scale.draw(
+        t.substates, t.coarse, reference=REFERENCE, about=ABOUT
     ),
-    "replication_robustness": lambda t: replication_robustness.draw(t.kimmel, t.stability),
-    "granularity_curve": lambda t: granularity_curve.draw(t.curve, t.coarse),
+    "replication_animals": lambda t: replication_animals.draw(
+        t.metrics, t.kimmel, reference=REFERENCE, about=ABOUT
+    ),
+    "replication_robustness": lambda t: replication_robustness.draw(
+        t.kimmel, t.stability, about=ABOUT
+    ),
+    "granularity_curve": lambda t: granularity_curve.draw(t.curve, t.coarse, about=ABOUT),
 }
 PUBLISHED = {
     "substate_scale": "substate_scale",
@@ -177,15 +184,15 @@ PUBLISHED = {
 }
 OPTIONS = {
     "substate_scale": {"substates": "substates", "coarse": "coarse"},
-    "replication_animals": {"metrics": "metrics", "aging": "kimmel"},
-    "replication_robustness": {"aging": "kimmel", "stability": "stability"},
-    "granularity_curve": {"aging": "curve", "coarse": "coarse"},
+    "replication_animals": {"metrics": "metrics", "contrast": "kimmel"},
+    "replication_robustness": {"contrast": "kimmel", "stability": "stability"},
+    "granularity_curve": {"contrast": "curve", "coarse": "coarse"},
 }
 SCHEMAS = {
-    "substates": CLUSTER_AGING,
-    "kimmel": CLUSTER_AGING,
-    "curve": CLUSTER_AGING,
-    "coarse": AGING,
+    "substates": CLUSTER_CONTRAST,
+    "kimmel": CLUSTER_CONTRAST,
+    "curve": CLUSTER_CONTRAST,
+    "coarse": CONTRAST,
     "metrics": CLUSTER_METRICS,
     "stability": STABILITY,
 }
@@ -236,7 +243,7 @@ def with_tables(inputs, **changed):
 
 @pytest.mark.parametrize("name", DRAW)
 def test_a_figure_of_an_empty_table_says_so_in_words(name, inputs, drawn_texts):
-    empty = tables.empty(CLUSTER_AGING)
+    empty = tables.empty(CLUSTER_CONTRAST)
     without = with_tables(inputs("local"), kimmel=empty, curve=empty, substates=empty)
     boxes = drawn_texts(DRAW[name](without))
     assert len(boxes) == 1
@@ -259,8 +266,8 @@ def test_a_comparison_without_the_metrics_is_refused(name, inputs):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda t: substate_scale.draw(t.substates, t.coarse, reference=0.7),
-        lambda t: replication_animals.draw(t.metrics, t.kimmel, reference=0.7),
+        lambda t: substate_scale.draw(t.substates, t.coarse, reference=0.7, about=ABOUT),
+        lambda t: replication_animals.draw(t.metrics, t.kimmel, reference=0.7, about=ABOUT),
     ],
 )
 def test_a_resolution_that_is_not_there_is_refused_with_those_that_are(draw, inputs):
@@ -278,14 +285,14 @@ def drawn_at(axes):
 
 def test_validation_shows_every_animal_its_medians_and_the_change_between_them(inputs):
     t = inputs("demo")
-    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE)
+    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE, about=ABOUT)
     panels = [axes for axes in figure.axes if axes.collections]
     assert len(panels) == 2 * 3
     at = t.metrics[(t.metrics["resolution"] == REFERENCE) & (t.metrics["cells"] == "all")]
     order = itertools.product(("Kidney", "Lung", "Spleen"), clusters.METRICS)
     for axes, (tissue, metric) in zip(panels, order, strict=True):
         here = at[at["tissue"] == tissue]
-        young, old = (here.loc[here["age_group"] == g, metric] for g in ("young", "old"))
+        young, old = (here.loc[here["group"] == g, metric] for g in ("reference", "compared"))
         for points, values in zip(axes.collections, (young, old), strict=False):
             assert sorted(points.get_offsets()[:, 1]) == pytest.approx(sorted(values))
         bars = [line.get_ydata() for line in axes.lines if line.get_linewidth() == 1.8]
@@ -307,7 +314,7 @@ def test_validation_shows_every_animal_its_medians_and_the_change_between_them(i
 
 def test_validation_states_the_test_and_the_smallest_p(inputs, drawn_texts):
     t = inputs("demo")
-    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE)
+    figure = replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE, about=ABOUT)
     words = [text.get_text() for text, _ in drawn_texts(figure)]
     # Of 35 ways to choose 3 of 7 animals, 2 are the most extreme.
     assert sum("(\N{GREATER-THAN OR EQUAL TO} 0.057)" in word for word in words) == 6
@@ -317,8 +324,8 @@ def test_validation_states_the_test_and_the_smallest_p(inputs, drawn_texts):
 def test_validation_refuses_a_comparison_without_animals(inputs):
     t = inputs("demo")
     without = t.metrics[t.metrics["tissue"] != "Lung"]
-    with pytest.raises(FigureError, match=r"no young or no old animals of Lung"):
-        replication_animals.draw(without, t.kimmel, reference=REFERENCE)
+    with pytest.raises(FigureError, match=r"no animals of one group of Lung"):
+        replication_animals.draw(without, t.kimmel, reference=REFERENCE, about=ABOUT)
 
 
 def large(axes):
@@ -333,7 +340,7 @@ def is_pale(points):
 
 def test_robustness_is_pale_where_the_direction_is_not_stable(inputs, drawn_texts):
     t = inputs("demo")
-    figure = replication_robustness.draw(t.kimmel, t.stability)
+    figure = replication_robustness.draw(t.kimmel, t.stability, about=ABOUT)
     panels = [axes for axes in figure.axes if axes.collections]
     assert len(panels) == 2 * 3
     changes, stable = [], []
@@ -353,7 +360,7 @@ def test_robustness_is_pale_where_the_direction_is_not_stable(inputs, drawn_text
 def test_robustness_is_not_stable_where_most_runs_have_the_other_direction(inputs):
     t = inputs("local")
     other = t.stability.assign(direction=-t.stability["direction"], stable=True)
-    for axes in replication_robustness.draw(t.kimmel, other).axes:
+    for axes in replication_robustness.draw(t.kimmel, other, about=ABOUT).axes:
         assert all(is_pale(points) for points in large(axes))
 
 
@@ -361,12 +368,12 @@ def test_robustness_refuses_a_comparison_without_runs(inputs):
     t = inputs("demo")
     fewer = t.stability[t.stability["resolution"] != 1.2]
     with pytest.raises(FigureError, match=r"no runs of Kidney .* at resolution 1\.2"):
-        replication_robustness.draw(t.kimmel, fewer)
+        replication_robustness.draw(t.kimmel, fewer, about=ABOUT)
 
 
 def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs):
     t = inputs("demo")
-    figure = granularity_curve.draw(t.curve, t.coarse)
+    figure = granularity_curve.draw(t.curve, t.coarse, about=ABOUT)
     panels = [axes for axes in figure.axes if axes.get_xscale() == "log"]
     assert len(panels) == 3 * len(SERIES)
     for column, (cohort, platform) in enumerate(SERIES):
@@ -382,7 +389,7 @@ def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs)
             assert (band.y0, band.y1) == pytest.approx(
                 (every["change_low"].min(), every["change_high"].max())
             )
-            # Cell types stand left of every resolution, with the change of the aging table.
+            # Cell types stand left of every resolution, with the change of the contrast table.
             types = t.coarse[
                 (t.coarse["cohort"] == cohort)
                 & (t.coarse["platform"] == platform)
@@ -399,7 +406,7 @@ def test_curves_are_the_changes_and_cross_zero_where_the_direction_flips(inputs)
 
 def test_curves_stand_alone_where_the_cell_types_were_not_compared(inputs):
     t = inputs("demo")
-    figure = granularity_curve.draw(t.curve, tables.empty(AGING))
+    figure = granularity_curve.draw(t.curve, tables.empty(CONTRAST), about=ABOUT)
     places = np.concatenate(
         [drawn_at(axes) for axes in figure.axes if axes.get_xscale() == "log" and axes.collections]
     )
@@ -408,7 +415,7 @@ def test_curves_stand_alone_where_the_cell_types_were_not_compared(inputs):
 
 def test_substates_stand_below_the_whole_tissue_and_published_cases_are_bold(inputs, drawn_texts):
     t = inputs("demo")
-    figure = substate_scale.draw(t.substates, t.coarse, reference=REFERENCE)
+    figure = substate_scale.draw(t.substates, t.coarse, reference=REFERENCE, about=ABOUT)
     words = [text for text, _ in drawn_texts(figure)]
     bold = [text.get_text() for text in words if text.get_weight() == "bold"]
     for tissue in ("Kidney", "Lung", "Spleen"):
@@ -440,7 +447,9 @@ def test_substates_are_pale_where_equal_cells_have_the_other_sign(inputs):
                 (table["cells"] == "all") & (table["metric"] == "gini"), "change"
             ].to_numpy()
         )
-        figure = substate_scale.draw(table, tables.empty(AGING), reference=REFERENCE)
+        figure = substate_scale.draw(
+            table, tables.empty(CONTRAST), reference=REFERENCE, about=ABOUT
+        )
         points = [p for axes in figure.axes for p in axes.collections]
         pale.append([is_pale(p) for p in points])
     assert pale == [[False, False], [True, False]]

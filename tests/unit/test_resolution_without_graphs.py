@@ -21,8 +21,8 @@ from stages.cells.figures import (
     restriction_rescue,
     substate_scale,
 )
-from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.clusters import CLUSTER_CONTRAST, CLUSTER_METRICS
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.graphs import GRAPHS
 from stages.cells.tables.restriction import (
     RESTRICTION,
@@ -75,8 +75,8 @@ def test_its_tables_are_empty(folder, stage):
     schemas = {
         "granularity_curve_metrics": CLUSTER_METRICS,
         "substates_metrics": CLUSTER_METRICS,
-        "granularity_curve": CLUSTER_AGING,
-        "substates": CLUSTER_AGING,
+        "granularity_curve": CLUSTER_CONTRAST,
+        "substates": CLUSTER_CONTRAST,
         "substates_not_compared": SUBSTATES_NOT_COMPARED,
         "stability": STABILITY,
         "stability_runs": STABILITY_RUNS,
@@ -108,18 +108,18 @@ def test_its_figures_say_so_in_words(folder, tmp_path):
     (tmp_path / "study.json").write_text(
         json.dumps({"name": "mine", "source": "local", "simulated": False, "notice": ""})
     )
-    tables.write(tables.empty(AGING), AGING, folder / "aging.csv")
+    tables.write(tables.empty(CONTRAST), CONTRAST, folder / "contrast.csv")
 
     def given(**names):
         words = [f"--{option}={folder / f'{name}.csv'}" for option, name in names.items()]
         return [*words, f"--study={tmp_path / 'study.json'}", f"--out={tmp_path}"]
 
     at = ["--reference", "0.8"]
-    assert substate_scale.main([*given(substates="substates", coarse="aging"), *at]) == 0
-    metrics, aging = COMPARED["granularity"]
-    assert replication_animals.main([*given(metrics=metrics, aging=aging), *at]) == 0
-    assert replication_robustness.main(given(aging=aging, stability="stability")) == 0
-    assert granularity_curve.main(given(aging=aging, coarse="aging")) == 0
+    assert substate_scale.main([*given(substates="substates", coarse="contrast"), *at]) == 0
+    metrics, contrast = COMPARED["granularity"]
+    assert replication_animals.main([*given(metrics=metrics, contrast=contrast), *at]) == 0
+    assert replication_robustness.main(given(contrast=contrast, stability="stability")) == 0
+    assert granularity_curve.main(given(contrast=contrast, coarse="contrast")) == 0
     words = given(
         rescue="restriction", libraries="restriction_libraries", tests="restriction_tests"
     )

@@ -93,12 +93,12 @@ def test_libraries_are_joined_by_the_names_of_their_genes(folder):
     assert list(dict.fromkeys(found.obs["animal"])) == NAMES
     expected = np.concatenate([np.arange(12).reshape(3, 4) + number for number in range(6)])
     np.testing.assert_array_equal(found.X.toarray(), expected)
-    assert list(found.obs.columns) == [*clustering.OBS, "condition"]
+    assert list(found.obs.columns) == clustering.OBS
     known = found.obs.drop_duplicates("animal").set_index("animal")
     assert known["sex"].tolist() == ["male", "female"] * 3
     assert known["age_months"].tolist() == [5, 5, 27, 27, 27, 27]
     assert known["condition"].tolist() == [name for name in CONDITIONS for _ in range(2)]
-    assert known["age_group"].tolist() == ["young"] * 2 + ["old"] * 4
+    assert known["group"].tolist() == ["reference"] * 2 + ["compared"] * 4
     assert known["cell_type"].isna().all()
 
 
@@ -327,7 +327,7 @@ def compared(matrix: np.ndarray):
     ):
         for cluster in np.flatnonzero(matrix[i, j]):
             n = matrix[i, j, cluster]
-            who = ["rat", "droplet", "Marrow", f"{name}-{sex}", sex, 5.0, "old"]
+            who = ["rat", "droplet", "Marrow", f"{name}-{sex}", sex, None, 5.0, name, "compared"]
             rows.append([*who, str(cluster), int(n), n / matrix[i, j].sum()])
     table = PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
     animals = table["animal"].unique()
@@ -528,7 +528,7 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(written, tmp_path, c
 
 def test_a_graph_of_other_cells_is_refused(written):
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
-    del graph.obs["condition"]
+    graph.obs["condition"] = None
     with pytest.raises(AtlasError, match="no graph of libraries"):
         restriction.restriction(graph, load(written / "params.yaml"))
 

@@ -41,7 +41,7 @@ from stages.models.text import read_tokens
 from stages.report import claims, source
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("stages", "benchmarks", "tools")
+PACKAGES = ("clonal", "stages", "benchmarks", "tools")
 
 # --- rules over the code -------------------------------------------------------------------------
 
@@ -229,6 +229,7 @@ WORDS = {
     "atlas.name",
     "atlas.source",
     "clusters.reference",
+    "item",
     "item.state",
     "key",
     "model.folder",

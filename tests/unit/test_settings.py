@@ -35,17 +35,23 @@ def _words(params, conf, out):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("aging.confidense", 0.9, "unknown key aging.confidense; did you mean confidence?"),
+        ("contrast.confidense", 0.9, "unknown key contrast.confidense; did you mean confidence?"),
         ("metrics.rarefaction.drawz", 1, "metrics.rarefaction.drawz; did you mean draws?"),
         ("atlas.cells.tms-facs.colums", {}, "did you mean columns? Allowed here: age_months,"),
         ("atlas.acquire.tms-facs.layuot", "x", "did you mean layout?"),
-        ("aging.confidence", 1.5, "aging.confidence = 1.5: input should be less than 1"),
+        ("contrast.confidence", 1.5, "contrast.confidence = 1.5: input should be less than 1"),
         ("proportions.min_cells", 0, "proportions.min_cells = 0"),
         ("proportions.pooled_pattern", "[", "'[' is not a regular expression"),
         ("metrics.category_set", "some", "'present', 'tissue' or 'fixed'"),
         ("metrics.category_set", "fixed", "fixed_categories is empty"),
-        ("aging.metrics", ["gini"], "the quadrant needs gini and effective_number"),
-        ("atlas.cells.tms-facs.young_max_months", 30, "is not below old_min_months 24"),
+        ("contrast.metrics", ["gini"], "the quadrant needs gini and effective_number"),
+        ("atlas.cells.tms-facs.groups.reference", {"up_to": "30 months"}, "share an age"),
+        ("atlas.cells.tms-facs.groups.reference.up_to", 3, "3 is no age with a unit"),
+        (
+            "atlas.cells.tms-facs.groups.reference",
+            ["ctrl"],
+            "one group is of ages and one of labels",
+        ),
         ("atlas.cells", {}, "at least 1 item"),
         ("nothing", 1, "unknown key nothing"),
     ],
@@ -77,9 +83,9 @@ def test_a_file_that_holds_no_settings_is_named(text, tmp_path):
 
 def test_an_unknown_parameter_ends_a_stage_with_one_line(params, tmp_path, caplog, repository):
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(_changed(params, "aging.confidense", 1)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(_changed(params, "contrast.confidense", 1)), encoding="utf-8")
     assert study.main(_words(path, repository / "conf", tmp_path)) == 1
-    assert "unknown key aging.confidense" in caplog.text
+    assert "unknown key contrast.confidense" in caplog.text
     assert sorted(file.name for file in tmp_path.iterdir()) == ["params.yaml"]
 
 
@@ -162,12 +168,12 @@ class TestComposition:
         assert self._compose(conf)["atlas"]["name"] == "local"
 
     def test_a_setting_of_one_run_survives_and_is_recorded(self, conf):
-        changed = self._compose(conf, "--atlas", "demo", "--set", "aging.confidence=0.9")
-        assert changed["aging"]["confidence"] == 0.9
-        assert self._compose(conf)["aging"]["confidence"] == 0.9
+        changed = self._compose(conf, "--atlas", "demo", "--set", "contrast.confidence=0.9")
+        assert changed["contrast"]["confidence"] == 0.9
+        assert self._compose(conf)["contrast"]["confidence"] == 0.9
         assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
         overrides = json.loads((conf.parent / "overrides.json").read_text(encoding="utf-8"))
-        assert overrides == {"aging.confidence": "0.9"}
+        assert overrides == {"contrast.confidence": "0.9"}
 
     def test_demo_inputs_carry_their_notices_and_real_ones_none(self, conf):
         self._compose(conf, "--atlas", "local", "--model", "pythia-mini")
@@ -223,8 +229,8 @@ class TestComposition:
         ("words", "said"),
         [
             (["--atlas", "nope"], "Atlases: demo, local, published"),
-            (["--set", "aging.confidense=1"], "aging.confidense"),
-            (["--set", "+aging.confidense=1"], "did you mean confidence?"),
+            (["--set", "contrast.confidense=1"], "contrast.confidense"),
+            (["--set", "+contrast.confidense=1"], "did you mean confidence?"),
             (["--model", "pythia"], "Could not find 'model/pythia'"),
         ],
     )

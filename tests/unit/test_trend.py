@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stages.cells import aging, counts, metrics, proportions, trend
+from stages.cells import contrast, counts, metrics, proportions, trend
 from stages.cells.settings import Trend
 from stages.cells.tables.trend import TREND
 from stages.measurement.resampling import benjamini_hochberg
@@ -36,12 +36,12 @@ def follow(months, values, **changes):
 
 
 def test_two_ages_give_the_mann_whitney_test(measured, settings, found):
-    aged, _ = aging.aging(measured, settings.aging)
+    aged, _ = contrast.contrast(measured, settings.contrast)
     key = [*counts.TISSUE, "cells", "metric"]
     both = found[found["n_ages"] == 2].merge(aged, on=key)
     assert len(both) > 40
     # Both count the same arrangements.
-    np.testing.assert_allclose(both["p"], both["mann_whitney_p"], rtol=1e-12)
+    np.testing.assert_allclose(both["p"], both["rank_p"], rtol=1e-12)
 
 
 def test_correlation_and_slope_are_those_of_scipy(measured, found):
@@ -94,7 +94,7 @@ def test_p_is_adjusted_over_the_tissues_of_a_platform(found):
 
 
 def test_an_atlas_without_old_animals_has_no_trend(measured):
-    empty = trend.trend(measured[measured["age_group"] == "young"], SETTINGS)
+    empty = trend.trend(measured[measured["group"] == "reference"], SETTINGS)
     assert empty.empty
     TREND.validate(empty)
     assert pd.api.types.is_float_dtype(empty["p"])

@@ -17,7 +17,7 @@ ROOM = 0.06
 
 
 def plane(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of both metrics of a ``CLUSTER_AGING`` that is not empty.
+    """Return the rows of both metrics of a ``CLUSTER_CONTRAST`` that is not empty.
 
     Raises
     ------
@@ -27,8 +27,8 @@ def plane(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["metric"].isin(METRICS)]
     if missing := sorted(set(METRICS) - set(rows["metric"])):
         msg = (
-            f"the cluster_aging table does not compare {' and '.join(missing)}. "
-            "Add it to clusters.comparison.metrics."
+            f"the cluster_contrast table does not compare {' and '.join(missing)}. "
+            "Add it to clusters.contrast.metrics."
         )
         raise FigureError(msg)
     return rows
@@ -46,7 +46,7 @@ def at_resolution(table: pd.DataFrame, resolution: float) -> pd.DataFrame:
     if rows.empty:
         there = ", ".join(f"{value:g}" for value in sorted(set(table["resolution"]))) or "none"
         msg = (
-            f"the cluster_aging table has no resolution {resolution:g}: it has {there}. "
+            f"the cluster_contrast table has no resolution {resolution:g}: it has {there}. "
             "Change clusters.reference, or add it to the resolutions of this table's stage."
         )
         raise FigureError(msg)
@@ -54,7 +54,7 @@ def at_resolution(table: pd.DataFrame, resolution: float) -> pd.DataFrame:
 
 
 def over_types(coarse: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of both metrics of an ``AGING`` whose tissues other rows have too."""
+    """Return the rows of both metrics of a ``CONTRAST`` whose tissues other rows have too."""
     return coarse[coarse["metric"].isin(METRICS)].merge(rows[TISSUE].drop_duplicates())
 
 
@@ -112,15 +112,14 @@ def limits(table: pd.DataFrame, others: Iterable[str] = ()) -> tuple[float, floa
     return low - room, high + room
 
 
-def rows_axes(axes: Axes, n_rows: int, *, ticks: int, last: bool) -> None:
-    """Give axes one row a change from the top, a line at zero, and ticks below the last block."""
+def rows_axes(axes: Axes, n_rows: int, *, ticks: int, label: str) -> None:
+    """Give axes one row a change from the top, a line at zero, and ticks where there is a label."""
     axes.set_ylim(n_rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, zorder=2)
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(style.ticks(ticks))
-    axes.tick_params(labelbottom=last, bottom=last)
-    axes.spines["bottom"].set_visible(last)
-    if last:
-        axes.set_xlabel(style.CHANGE)
+    axes.tick_params(labelbottom=bool(label), bottom=bool(label))
+    axes.spines["bottom"].set_visible(bool(label))
+    axes.set_xlabel(label)

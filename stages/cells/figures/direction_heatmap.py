@@ -12,9 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stages.base.errors import FigureError
-from stages.base.study import Study
-from stages.cells.tables.aging import AGING
+from stages.base.study import Groups, Study
+from stages.cells.tables.contrast import CONTRAST
 from stages.drawing import command, evidence, style
 from stages.measurement.resampling import SIGNIFICANT
 
@@ -33,32 +32,26 @@ SYMBOL_MM, GINI_MM, NUMBER_MM = 2.0, 13.6, 23.6
 
 
 @style.styled
-def draw(aging: pd.DataFrame, *, about: Study) -> Figure:
+def draw(contrast: pd.DataFrame, *, about: Study) -> Figure:
     """Return a table of tissues by cohort and platform: direction as colour, both changes as text.
 
     Parameters
     ----------
-    aging
-        ``AGING``.
+    contrast
+        ``CONTRAST``.
     about
         What its arms rest on.
-
-    Raises
-    ------
-    FigureError
-        No tissue was compared.
     """
-    plane = aging[aging["metric"].isin(["gini", "effective_number"])]
+    plane = contrast[contrast["metric"].isin(["gini", "effective_number"])]
     if plane.empty:
-        msg = "the aging table compares no tissue. Check the not_compared table."
-        raise FigureError(msg)
+        return style.message(style.NOTHING_COMPARED)
     tissues = style.tissues(plane)
     arms = evidence.arms(plane)
     names = [evidence.label(tissue, arms, about) for tissue in tissues]
     shown = style.series(plane)
     names_mm = max(map(style.text_width_mm, names)) + 3
     group_mm = 2 * CELL_MM[0] + GROUP_GAP_MM
-    legend = _legend()
+    legend = _legend(about.groups(plane))
     wanted = MARGIN_MM * 2 + names_mm + len(shown) * group_mm
     legend_mm = max(style.text_width_mm(line) for _, line in legend) + 8
     width = max(wanted, legend_mm, style.SINGLE_MM)
@@ -129,15 +122,15 @@ def tint(quadrant: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _legend() -> list[tuple[str, str]]:
+def _legend(groups: Groups) -> list[tuple[str, str]]:
     lines = [(quadrant, f"{quadrant}: {style.MEANINGS[quadrant]}") for quadrant in style.MEANINGS]
     return [
         *lines,
         (
             "",
-            "Δ: old \N{MINUS SIGN} young, difference of medians; N: effective number of cell types",
+            f"Δ: {groups.minus(style.MINUS)}, of medians; N: effective number of cell types",
         ),
-        ("", f"bold: of both, the interval leaves out zero and Mann-Whitney p ≤ {SIGNIFICANT}"),
+        ("", f"bold: of both, the interval leaves out zero and the rank test's p ≤ {SIGNIFICANT}"),
     ]
 
 
@@ -153,7 +146,7 @@ def _legend_line(canvas: Axes, middle: float, quadrant: str, text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"aging": AGING}
+    inputs = {"contrast": CONTRAST}
     return command.run(__doc__, draw, NAME, argv, inputs=inputs, real=True)
 
 

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stages.base.errors import FigureError
 from stages.base.study import Study
 from stages.cells.tables.drivers import DRIVERS, NUMBER_OF_TYPES
 from stages.drawing import command, evidence, style
@@ -60,22 +59,17 @@ def draw(drivers: pd.DataFrame, *, about: Study) -> Figure:
         ``DRIVERS``.
     about
         What its arms rest on.
-
-    Raises
-    ------
-    FigureError
-        No tissue was compared.
     """
     if drivers.empty:
-        msg = "the drivers table holds no tissue. Check the not_compared table."
-        raise FigureError(msg)
+        return style.message(style.NOTHING_COMPARED)
     tissues = compared(drivers)
     n_tissues = drivers["tissue"].nunique()
     left_out = n_tissues > len(tissues)
     drivers = drivers[drivers["tissue"].isin(tissues)]
     shown = style.series(drivers)
     arms = evidence.arms(drivers)
-    words = ["Δ: old \N{MINUS SIGN} young, difference of means; N: effective number of cell types"]
+    minus = about.groups(drivers).minus(style.MINUS)
+    words = [f"Δ: {minus}, difference of means; N: effective number of cell types"]
     if left_out:
         words.append(
             f"{len(tissues)} of {n_tissues} tissues: of those on most platforms, those whose mean "

@@ -15,9 +15,10 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from stages.base.study import Groups, Study
 from stages.cells.figures import clusters
-from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.clusters import CLUSTER_CONTRAST
+from stages.cells.tables.contrast import CONTRAST
 from stages.drawing import command, style
 
 NAME = "kidney_symmetry"
@@ -43,16 +44,16 @@ MARKS = 0.6
 
 
 @style.styled
-def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
+def draw(contrast: pd.DataFrame, coarse: pd.DataFrame, *, about: Study) -> Figure:
     """Return one column a cohort and platform: both changes, and the number of clusters.
 
     Parameters
     ----------
-    aging
-        ``CLUSTER_AGING`` of one tissue at many resolutions. Without rows, the figure says so in
+    contrast
+        ``CLUSTER_CONTRAST`` of one tissue at many resolutions. Without rows, the figure says so in
         words.
     coarse
-        ``AGING``: the change over annotated cell types. The rows of the same tissue, cohorts
+        ``CONTRAST``: the change over annotated cell types. The rows of the same tissue, cohorts
         and platforms are drawn; where there are none, the curve stands alone.
 
     Raises
@@ -60,11 +61,11 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
     FigureError
         The metrics were not compared.
     """
-    if aging.empty:
+    if contrast.empty:
         return style.message(
             "The atlas has no graph of the tissue\nthat is followed over resolution."
         )
-    rows = clusters.plane(aging)
+    rows = clusters.plane(contrast)
     types = clusters.over_types(coarse, rows)
     shown = style.arms(rows)
     several = rows["tissue"].nunique() > 1
@@ -85,7 +86,7 @@ def draw(aging: pd.DataFrame, coarse: pd.DataFrame) -> Figure:
     for column, (which, tissue, here) in enumerate(shown):
         left, top = LEFT_MM + column * (each + BETWEEN_MM), HEAD_MM
         label = f"{which.label}, {style.name(tissue)}" if several else which.label
-        _head(canvas, left, style.shorten(label, each / 1.15), here)
+        _head(canvas, left, style.shorten(label, each / 1.15), here, about.groups(here))
         for panel, high in heights.items():
             axes = style.add_axes(figure, left=left, top=top, width=each, height=high)
             if panel == "n_clusters":
@@ -133,9 +134,9 @@ class _Span:
         return float(self.low * 10 ** (share * self.decades))
 
 
-def _head(canvas: Axes, left: float, label: str, rows: pd.DataFrame) -> None:
+def _head(canvas: Axes, left: float, label: str, rows: pd.DataFrame, groups: Groups) -> None:
     first = rows.iloc[0]
-    animals = f"{first['n_young']} young, {first['n_old']} old"
+    animals = f"{first['n_reference']} {groups.reference}, {first['n_compared']} {groups.compared}"
     canvas.text(left, HEAD_MM - 2 - LINE_MM, label, weight="bold", va="center")
     canvas.text(left, HEAD_MM - 2, animals, va="center", color=style.QUIET)
 
@@ -197,7 +198,7 @@ def _handles(rows: pd.DataFrame) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"aging": CLUSTER_AGING, "coarse": AGING}
+    inputs = {"contrast": CLUSTER_CONTRAST, "coarse": CONTRAST}
     return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 

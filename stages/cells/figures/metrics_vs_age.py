@@ -1,4 +1,4 @@
-"""Draw Gini coefficient and effective number of every animal against its age, tissue by tissue.
+"""Draw both numbers of every sample against its age, or by its group, tissue by tissue.
 
 Original step 03. The Gini coefficient has one axis for all tissues; the effective number has an
 axis for each tissue, since tissues differ in how many cell types they have.
@@ -8,6 +8,8 @@ import itertools
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from stages.base.errors import FigureError
-from stages.base.study import Study
+from stages.base.study import Groups, Study
+from stages.cells.design import design
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import command, evidence, style
 
@@ -31,8 +34,8 @@ LEGEND_MM = 10
 DODGE = 0.028
 # Half the width of a median, of the span of ages.
 MEDIAN = 0.045
-# Ages up to here get ticks by the year; longer lives get what fits.
-MAX_MONTHS_BY_YEAR = 48
+# Ages up to here are months, with ticks by the year; longer lives are counted in years.
+MOST_MONTHS = 48
 
 MARKERS = {"female": "o", "male": "^"}
 OTHER_SEX = "D"
@@ -71,8 +74,8 @@ def draw(metrics: pd.DataFrame, *, about: Study) -> Figure:
     height = 2 * pairs * min(ROW_MM, room) + legend_mm + style.STRIP_MM
     figure = style.figure(width, height, constrained=True)
     grid = figure.subplots(2 * pairs, columns, squeeze=False, sharex=True)
-    ages = (float(samples["age_months"].min()), float(samples["age_months"].max()))
-    span = max(ages[1] - ages[0], 1.0)
+    axis = _Axis.of(samples, about.groups(samples))
+    samples, span = samples.assign(at=axis.places(samples)), axis.span
     gini = _limits(samples["gini"])
     for k, tissue in enumerate(tissues):
         row, column = 2 * (k // columns), k % columns
@@ -89,10 +92,10 @@ def draw(metrics: pd.DataFrame, *, about: Study) -> Figure:
         grid[row, column].set_ylim(gini)
         grid[row, column].tick_params(labelleft=column == 0)
         if k + columns >= len(tissues):
-            grid[row + 1, column].set_xlabel("Age (months)")
+            grid[row + 1, column].set_xlabel(axis.label)
     for axes in grid.flat:
         axes.set_visible(bool(axes.collections))
-    _set_ages(grid[0, 0], ages, span)
+    axis.set_on(grid[0, 0])
     figure.align_ylabels(grid[:, 0])
     figure.legend(
         handles=handles,
@@ -120,13 +123,47 @@ def _limits(values: pd.Series) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _set_ages(axes: Axes, ages: tuple[float, float], span: float) -> None:
-    axes.set_xlim(ages[0] - 0.1 * span, ages[1] + 0.1 * span)
-    if ages[1] <= MAX_MONTHS_BY_YEAR:
-        axes.xaxis.set_major_locator(MultipleLocator(12 if span > 12 else 3))
-        axes.xaxis.set_minor_locator(MultipleLocator(6 if span > 12 else 1))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+@dataclass(frozen=True)
+class _Axis:
+    """Where samples stand: at their ages, or side by side with their groups."""
+
+    low: float
+    high: float
+    unit: str
+    months: float
+    names: tuple[str, str]
+
+    @classmethod
+    def of(cls, samples: pd.DataFrame, groups: Groups) -> Self:
+        if not groups.by_age or samples["age_months"].isna().any():
+            return cls(0.0, 1.0, "", 1.0, groups[:2])
+        low, high = float(samples["age_months"].min()), float(samples["age_months"].max())
+        unit, months = ("years", 12.0) if high > MOST_MONTHS else ("months", 1.0)
+        return cls(low / months, high / months, unit, months, groups[:2])
+
+    @property
+    def label(self) -> str:
+        return f"Age ({self.unit})" if self.unit else ""
+
+    @property
+    def span(self) -> float:
+        return max(self.high - self.low, 1.0)
+
+    def places(self, samples: pd.DataFrame) -> pd.Series:
+        if self.unit:
+            return samples["age_months"] / self.months
+        return samples["group"].map({"reference": 0.0, "other": 0.5, "compared": 1.0})
+
+    def set_on(self, axes: Axes) -> None:
+        room = 0.1 if self.unit else 0.35
+        axes.set_xlim(self.low - room * self.span, self.high + room * self.span)
+        if not self.unit:
+            axes.set_xticks([0, 1], self.names)
+        elif self.unit == "months":
+            axes.xaxis.set_major_locator(MultipleLocator(12 if self.span > 12 else 3))
+            axes.xaxis.set_minor_locator(MultipleLocator(6 if self.span > 12 else 1))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
 def _panel(
@@ -138,10 +175,10 @@ def _panel(
         shift = (i - (len(present) - 1) / 2) * DODGE * span
         for sex, of_sex in rows.groupby(rows["sex"].fillna("unknown"), sort=True):
             colours = [
-                style.FAINT if group == "middle" else which.colour for group in of_sex["age_group"]
+                style.FAINT if group == "other" else which.colour for group in of_sex["group"]
             ]
             axes.scatter(
-                of_sex["age_months"] + shift,
+                of_sex["at"] + shift,
                 of_sex[metric],
                 s=11,
                 marker=MARKERS.get(str(sex), OTHER_SEX),
@@ -151,6 +188,7 @@ def _panel(
                 zorder=3,
             )
         _medians(axes, rows, metric, which, shift, span)
+        _pairs(axes, rows, metric, shift)
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(style.ticks(4))
     axes.margins(y=0.1)
@@ -160,10 +198,10 @@ def _medians(
     axes: Axes, rows: pd.DataFrame, metric: str, which: style.Series, shift: float, span: float
 ) -> None:
     ends = []
-    for group in ("young", "old"):
-        values = rows[rows["age_group"] == group]
+    for group in ("reference", "compared"):
+        values = rows[rows["group"] == group]
         if len(values):
-            ends.append((float(values["age_months"].median()) + shift, values[metric].median()))
+            ends.append((float(values["at"].median()) + shift, values[metric].median()))
     for x, y in ends:
         axes.plot(
             [x - MEDIAN * span, x + MEDIAN * span],
@@ -180,6 +218,17 @@ def _medians(
         )
 
 
+def _pairs(axes: Axes, rows: pd.DataFrame, metric: str, shift: float) -> None:
+    """Join the samples of each pair."""
+    found = design(rows.reset_index(drop=True))
+    if not found.paired:
+        return
+    at, values = (rows[name].to_numpy(float) for name in ("at", metric))
+    for one, other in zip(found.reference, found.compared, strict=True):
+        ends = [one, other]
+        axes.plot(at[ends] + shift, values[ends], color=style.GREY, linewidth=0.5, zorder=1)
+
+
 def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> list[Line2D]:
     """Return what the legend shows; if it is wide, the series fill the upper of two lines."""
     lines = [
@@ -188,8 +237,10 @@ def _legend(samples: pd.DataFrame, shown: list[style.Series], *, wide: bool) -> 
     ]
     sexes = sorted(samples["sex"].fillna("unknown").unique())
     handles = [style.mark(sex, MARKERS.get(sex, OTHER_SEX)) for sex in sexes]
-    if (samples["age_group"] == "middle").any():
-        handles.append(style.mark("pale: in between", "s", colour=style.FAINT))
+    if sexes == ["unknown"]:
+        handles = []
+    if (samples["group"] == "other").any():
+        handles.append(style.mark("pale: in neither group", "s", colour=style.FAINT))
     if not wide:
         return [*lines, *handles]
     blank = Line2D([], [], linestyle="", label="")

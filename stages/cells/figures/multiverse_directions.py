@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stages.base.errors import FigureError
-from stages.base.study import Study
+from stages.base.study import Groups, Study
 from stages.cells.tables.multiverse import (
     KINDS,
     MULTIVERSE,
@@ -43,7 +42,7 @@ WORDS = {
     "hill_2": "N of order 2",
     "statistic": "{}s",
 }
-AGES = ("young", "old")
+AGES = ("reference", "compared")
 NUMBERED = (*AGES, "min_cells")
 LEGEND = (
     "full: by the published choices, and where one other choice turns it; pale: where it holds; "
@@ -61,17 +60,11 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figur
         ``MULTIVERSE`` and ``MULTIVERSE_CHOICES``.
     about
         What names the animals of each arm.
-
-    Raises
-    ------
-    FigureError
-        No arm was compared.
     """
     if multiverse.empty:
-        msg = "the multiverse table compares no tissue. Check the exclusions table."
-        raise FigureError(msg)
-    columns = _columns(choices)
-    labels = [_words(kind, choice) for kind, choice in columns]
+        return style.message(style.NOTHING_COMPARED)
+    columns, groups = _columns(choices), about.groups(multiverse)
+    labels = [_words(kind, choice, groups) for kind, choice in columns]
     names = [evidence.label(arm[2], [arm], about) for arm in evidence.arms(multiverse)]
     series = style.series(multiverse)
     names_mm = max(map(style.text_width_mm, [*names, *(one.label for one in series)])) + 3
@@ -131,10 +124,10 @@ def _columns(choices: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(found.itertuples(index=False, name=None), key=place)
 
 
-def _words(kind: str, choice: str) -> str:
+def _words(kind: str, choice: str, groups: Groups) -> str:
     """Return what the head of a column says."""
     if kind in AGES:
-        return f"{kind} {choice} mo"
+        return f"{groups[AGES.index(kind)]} {choice} mo"
     return WORDS.get(choice, WORDS.get(kind, "published choices")).format(choice)
 
 

@@ -41,14 +41,14 @@ def draw(concordance: pd.DataFrame, summary: pd.DataFrame, *, about: Study) -> F
     """
     if concordance.empty:
         return style.message(_nothing(summary))
-    panels = summary[summary["n_tissues"] > 0]
+    panels, change = summary[summary["n_tissues"] > 0], style.change(about.groups())
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     width = style.DOUBLE_MM if columns > 1 else style.SINGLE_MM
     figure = style.figure(width, rows * (PANEL_MM + 10) + style.STRIP_MM, constrained=True)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     drawn = [
-        (axes, _panel(axes, concordance[concordance["metric"] == row["metric"]], row))
+        (axes, _panel(axes, concordance[concordance["metric"] == row["metric"]], row, change))
         for axes, (_, row) in zip(grid, panels.iterrows(), strict=False)
     ]
     for axes in list(grid)[len(panels) :]:
@@ -82,7 +82,7 @@ def _nothing(summary: pd.DataFrame) -> str:
     return f"No tissue was compared on both platforms\n({first} and {second})."
 
 
-def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series, change: str) -> pd.DataFrame:
     points = changes[[f"change_{side}" for side in SIDES]]
     reach = REACH * max(float(points.abs().to_numpy().max()), 1e-9)
     axes.set_xlim(-reach, reach)
@@ -115,8 +115,8 @@ def _panel(axes: Axes, changes: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
         )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(style.ticks(7))
-    axes.set_xlabel(f"{style.CHANGE}, {style.name(row['first'])}")
-    axes.set_ylabel(f"{style.CHANGE}, {style.name(row['second'])}")
+    axes.set_xlabel(f"{change}, {style.name(row['first'])}")
+    axes.set_ylabel(f"{change}, {style.name(row['second'])}")
     axes.spines[["top", "right"]].set_visible(True)
     axes.set_title(style.METRICS[row["metric"]], loc="left", weight="bold", pad=14)
     axes.annotate(

@@ -78,12 +78,12 @@ def draw(calibration: pd.DataFrame) -> Figure:
 
 def _panel(axes: Axes, rows: pd.DataFrame, looks: Looks, by: str) -> None:
     """Draw the rate of each value of the column `by`, with its interval, at every design."""
-    sizes = rows[["n_young", "n_old"]].drop_duplicates()
+    sizes = rows[["n_reference", "n_compared"]].drop_duplicates()
     designs = sorted(sizes.itertuples(index=False, name=None), key=lambda n: (sum(n), n))
     for i, (value, (_, colour, marker)) in enumerate(looks.items()):
         moved = APART * (i - (len(looks) - 1) / 2)
         part = rows[rows[by] == value]
-        sizes_of = zip(part["n_young"], part["n_old"], strict=True)
+        sizes_of = zip(part["n_reference"], part["n_compared"], strict=True)
         x = [designs.index(design) + moved for design in sizes_of]
         axes.vlines(x, part["rate_low"], part["rate_high"], color=colour, linewidth=0.8)
         axes.scatter(x, part["rate"], s=9, color=colour, marker=marker, zorder=3)

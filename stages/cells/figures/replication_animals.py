@@ -1,7 +1,7 @@
 """Draw the animals of the validation cohort at one resolution, and beside them the change.
 
-Original step 10. On the left of a panel every animal, young and old, with the medians of both
-groups; on the right their difference on an axis of its own, whose zero is the young median.
+Original step 10. On the left of a panel every animal of both groups, with their medians; on the
+right their difference on an axis of its own, whose zero is the median of the reference.
 """
 
 import math
@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stages.base.errors import FigureError
+from stages.base.study import Groups, Study
 from stages.cells.figures import clusters
-from stages.cells.tables.clusters import CLUSTER_AGING, CLUSTER_METRICS
+from stages.cells.tables.clusters import CLUSTER_CONTRAST, CLUSTER_METRICS
 from stages.drawing import command, style
 
 NAME = "kimmel_validation"
@@ -33,7 +34,7 @@ SMALLEST_MM = 16.0
 LEFT_MM, RIGHT_MM = 14.0, 15.5
 """Beside a panel: the numbers of its axes and their labels."""
 # Where the groups and the changes stand in a panel.
-PLACES = {"young": 0.0, "old": 1.0}
+PLACES = {"reference": 0.0, "compared": 1.0}
 CHANGE, CHANGE_EQUAL, END = 1.95, 2.3, 2.65
 HALF_MEDIAN = 0.27
 SPREAD = 0.09
@@ -42,15 +43,17 @@ LABELS = {"gini": "Gini coefficient", "effective_number": "Effective number\nof 
 
 
 @style.styled
-def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Figure:
+def draw(
+    metrics: pd.DataFrame, contrast: pd.DataFrame, *, reference: float, about: Study
+) -> Figure:
     """Return a column of two panels a tissue: Gini coefficient above, effective number below.
 
     Parameters
     ----------
     metrics
         ``CLUSTER_METRICS``; the animals as from all their cells.
-    aging
-        ``CLUSTER_AGING`` of the same clusters. Without rows, the figure says so in words.
+    contrast
+        ``CLUSTER_CONTRAST`` of the same clusters. Without rows, the figure says so in words.
     reference
         The resolution to show.
 
@@ -59,11 +62,11 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
     FigureError
         Nothing was compared at this resolution or in these metrics, or a comparison has no animals.
     """
-    if aging.empty:
+    if contrast.empty:
         return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
-    compared = clusters.at_resolution(clusters.plane(aging), reference)
+    compared = clusters.at_resolution(clusters.plane(contrast), reference)
     samples = metrics[(metrics["resolution"] == reference) & (metrics["cells"] == "all")]
-    blocks = style.arms(compared)
+    blocks, groups = style.arms(compared), about.groups(compared)
     several = len({which.label for which, _, _ in blocks}) > 1
     columns = min(MAX_COLUMNS, len(blocks))
     down = math.ceil(len(blocks) / columns)
@@ -80,17 +83,17 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
     for k, (which, tissue, changes) in enumerate(blocks):
         here = style.of_series(samples, which)
         here = here[here["tissue"] == tissue]
-        if not set(PLACES) <= set(here["age_group"]):
+        if not set(PLACES) <= set(here["group"]):
             msg = (
-                f"the cluster_metrics table has no young or no old animals of {tissue} at "
-                f"resolution {reference:g}, which cluster_aging compares. "
+                f"the cluster_metrics table has no animals of one group of {tissue} at "
+                f"resolution {reference:g}, which cluster_contrast compares. "
                 "Run dvc repro granularity."
             )
             raise FigureError(msg)
         left = k % columns * each + LEFT_MM
         top = k // columns * block + HEAD_MM
         label = style.name(tissue) + (f", {which.label}" if several else "")
-        _head(canvas, left, top, style.shorten(label, (each - LEFT_MM) / 1.25), changes)
+        _head(canvas, left, top, style.shorten(label, (each - LEFT_MM) / 1.25), changes, groups)
         for row, metric in enumerate(clusters.METRICS):
             axes = style.add_axes(
                 figure,
@@ -100,21 +103,26 @@ def draw(metrics: pd.DataFrame, aging: pd.DataFrame, *, reference: float) -> Fig
                 height=panel,
             )
             change = changes[changes["metric"] == metric].set_index("cells")
-            _panel(axes, here, change, metric)
+            _panel(axes, here, change, metric, groups)
             middle = top + row * (panel + GAP_MM) + panel / 2
             if k % columns == 0:
                 _upright(canvas, left - LEFT_MM + 3.2, middle, LABELS[metric])
             if (k + 1) % columns == 0 or k == len(blocks) - 1:
-                _upright(canvas, left - LEFT_MM + each - 1.8, middle, style.CHANGE)
+                _upright(canvas, left - LEFT_MM + each - 1.8, middle, style.change(groups))
     title = f"Leiden resolution {reference:g}"
     style.legend(figure, handles, columns=legend_columns, title=title)
     return figure
 
 
-def _head(canvas: Axes, left: float, top: float, label: str, changes: pd.DataFrame) -> None:
+def _head(
+    canvas: Axes, left: float, top: float, label: str, changes: pd.DataFrame, groups: Groups
+) -> None:
     """Write the tissue, and under it how many animals and clusters it has."""
     first = changes.iloc[0]
-    about = f"{first['n_young']} young, {first['n_old']} old; {first['n_clusters']} clusters"
+    about = (
+        f"{first['n_reference']} {groups.reference}, {first['n_compared']} {groups.compared}; "
+        f"{first['n_clusters']} clusters"
+    )
     canvas.text(left, top - 2.7 - 2 * LINE_MM, label, weight="bold", va="center")
     canvas.text(left, top - 2.7 - LINE_MM, about, va="center", color=style.QUIET)
 
@@ -123,11 +131,13 @@ def _upright(canvas: Axes, x: float, y: float, text: str) -> None:
     canvas.text(x, y, text, rotation=90, ha="center", va="center", linespacing=1.1)
 
 
-def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str) -> None:
+def _panel(
+    axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str, groups: Groups
+) -> None:
     every = change.loc["all"]
-    zero, old = float(every["young_median"]), float(every["old_median"])
+    zero, old = float(every["reference_median"]), float(every["compared_median"])
     for group, place in PLACES.items():
-        of_group = animals[animals["age_group"] == group].sort_values(metric)
+        of_group = animals[animals["group"] == group].sort_values(metric)
         middle = float(every[f"{group}_median"])
         _animals(axes, place, of_group, metric, style.COLOURS[group])
         axes.plot(
@@ -138,9 +148,9 @@ def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str)
             solid_capstyle="butt",
             zorder=3,
         )
-        # To the axis of the change, whose zero is the young median.
+        # To the axis of the change, whose zero is the median of the reference.
         axes.plot(
-            [place + HALF_MEDIAN, END if group == "young" else CHANGE],
+            [place + HALF_MEDIAN, END if group == "reference" else CHANGE],
             [middle, middle],
             color=style.QUIET,
             linewidth=0.5,
@@ -157,7 +167,7 @@ def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str)
         colour = "" if full else style.QUIET
         clusters.change(axes, place, moved, width=width, colour=colour, scale=scale, upright=True)
         ends += [float(moved["change_low"]), float(moved["change_high"])]
-    _frame(axes, zero, [*ends, *animals[metric]])
+    _frame(axes, zero, [*ends, *animals[metric]], groups)
     axes.annotate(
         _test(every),
         xy=(0, 1),
@@ -171,8 +181,8 @@ def _panel(axes: Axes, animals: pd.DataFrame, change: pd.DataFrame, metric: str)
 
 def _test(row: pd.Series) -> str:
     """Return p with the smallest that so few animals can reach, and q."""
-    least = f"\N{GREATER-THAN OR EQUAL TO} {row['mann_whitney_p_smallest']:.2g}"
-    p, q = style.p_value(row["mann_whitney_p"]), style.p_value(row["mann_whitney_q"])
+    least = f"\N{GREATER-THAN OR EQUAL TO} {row['rank_p_smallest']:.2g}"
+    p, q = style.p_value(row["rank_p"]), style.p_value(row["rank_q"])
     return f"p {p} ({least}), q {q}"
 
 
@@ -191,13 +201,13 @@ def _animals(axes: Axes, place: float, animals: pd.DataFrame, metric: str, colou
     )
 
 
-def _frame(axes: Axes, zero: float, values: Sequence[float]) -> None:
+def _frame(axes: Axes, zero: float, values: Sequence[float], groups: Groups) -> None:
     """Set the limits of a panel and its two axes: values on the left, their change on the right."""
     low, high = min(values), max(values)
     room = clusters.ROOM * (high - low) or 0.05
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(-0.5, END)
-    axes.set_xticks([*PLACES.values(), (CHANGE + CHANGE_EQUAL) / 2], [*PLACES, "change"])
+    axes.set_xticks([*PLACES.values(), (CHANGE + CHANGE_EQUAL) / 2], [*groups[:2], "change"])
     axes.yaxis.set_major_locator(style.ticks(4))
     right = axes.secondary_yaxis(
         "right",
@@ -225,7 +235,7 @@ def _handles(compared: pd.DataFrame) -> list[Line2D]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"metrics": CLUSTER_METRICS, "aging": CLUSTER_AGING}
+    inputs = {"metrics": CLUSTER_METRICS, "contrast": CLUSTER_CONTRAST}
     numbers = {"reference": "the resolution that is shown"}
     return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
 

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from stages.base.errors import FigureError
+from stages.base.study import Study
 from stages.cells.figures import clusters
-from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.clusters import CLUSTER_CONTRAST
 from stages.cells.tables.stability import STABILITY
 from stages.drawing import command, style
 
@@ -41,13 +42,13 @@ KEY = [*clusters.TISSUE, "resolution"]
 
 
 @style.styled
-def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
+def draw(contrast: pd.DataFrame, stability: pd.DataFrame, *, about: Study) -> Figure:
     """Return one row a tissue and resolution: changes with intervals, clusters, runs that agree.
 
     Parameters
     ----------
-    aging
-        ``CLUSTER_AGING`` of the validation cohort. Without rows, the figure says so in words.
+    contrast
+        ``CLUSTER_CONTRAST`` of the validation cohort. Without rows, the figure says so in words.
     stability
         ``STABILITY``, of these tissues and maybe of others.
 
@@ -56,10 +57,11 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
     FigureError
         The metrics were not compared, or a comparison has no runs.
     """
-    if aging.empty:
+    if contrast.empty:
         return style.message("The atlas has no graph of a tissue\nof the validation cohort.")
-    rows = clusters.plane(aging)
+    rows = clusters.plane(contrast)
     runs = _runs(rows, stability)
+    change = style.change(about.groups(rows))
     blocks = style.arms(runs)
     n_rows = [part["resolution"].nunique() for _, _, part in blocks]
     frame = HEAD_MM + TISSUE_GAP_MM * (len(blocks) - 1) + AXIS_MM + LEGEND_MM + style.STRIP_MM
@@ -83,7 +85,8 @@ def draw(aging: pd.DataFrame, stability: pd.DataFrame) -> Figure:
         _text(canvas, top, row_mm, here)
         for metric, left in PANELS_MM.items():
             axes = style.add_axes(figure, left=left, top=top, width=PANEL_MM, height=n * row_mm)
-            clusters.rows_axes(axes, n, ticks=5, last=k == len(blocks) - 1)
+            last = k == len(blocks) - 1
+            clusters.rows_axes(axes, n, ticks=5, label=change if last else "")
             axes.set_xlim(reaches[metric])
             _panel(axes, here[here["metric"] == metric])
         top += n * row_mm + TISSUE_GAP_MM
@@ -198,7 +201,7 @@ def _panel(axes: Axes, runs: pd.DataFrame) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"aging": CLUSTER_AGING, "stability": STABILITY}
+    inputs = {"contrast": CLUSTER_CONTRAST, "stability": STABILITY}
     return command.run(__doc__, draw, NAME, argv, inputs=inputs)
 
 

@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from stages.base.study import Study
 from stages.cells.figures import clusters
 from stages.cells.names import is_named
-from stages.cells.tables.aging import AGING
-from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.clusters import CLUSTER_CONTRAST
+from stages.cells.tables.contrast import CONTRAST
 from stages.drawing import command, style
 
 NAME = "substate_scale"
@@ -52,15 +53,17 @@ class Row:
 
 
 @style.styled
-def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> Figure:
+def draw(
+    substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float, about: Study
+) -> Figure:
     """Return a block of rows a tissue: the whole over its types, then each type over its substates.
 
     Parameters
     ----------
     substates
-        ``CLUSTER_AGING`` of clusters within cell types. Without rows, the figure says so in words.
+        ``CLUSTER_CONTRAST`` of clusters within cell types. Without rows, the figure says so.
     coarse
-        ``AGING``: the change over annotated cell types, of these tissues and of others.
+        ``CONTRAST``: the change over annotated cell types, of these tissues and of others.
     reference
         The resolution of the substates to show.
 
@@ -74,7 +77,7 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
             "The atlas has no graph of a tissue\nin which substates are looked for."
         )
     fine = clusters.at_resolution(clusters.plane(substates), reference)
-    tissues = style.tissues(fine)
+    tissues, change = style.tissues(fine), style.change(about.groups(fine))
     whole = clusters.over_types(coarse, fine)
     shown = style.series(fine)
     left_out = len(tissues) - len(tissues[:MAX_TISSUES])
@@ -118,7 +121,8 @@ def draw(substates: pd.DataFrame, coarse: pd.DataFrame, *, reference: float) -> 
                 width=panel_mm,
                 height=heights[tissue] - TISSUE_MM,
             )
-            clusters.rows_axes(axes, len(found), ticks=5, last=tissue == tissues[-1])
+            label = change if tissue == tissues[-1] else ""
+            clusters.rows_axes(axes, len(found), ticks=5, label=label)
             axes.set_xlim(reaches[metric])
             _panel(axes, found, metric, here)
         top += heights[tissue]
@@ -246,7 +250,7 @@ def _handles(shown: Sequence[style.Series], drawn: pd.DataFrame) -> list[Line2D]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"substates": CLUSTER_AGING, "coarse": AGING}
+    inputs = {"substates": CLUSTER_CONTRAST, "coarse": CONTRAST}
     numbers = {"reference": "the resolution of the substates"}
     return command.run(__doc__, draw, NAME, argv, inputs=inputs, numbers=numbers)
 

@@ -7,8 +7,8 @@ ARMS = schema(
     "calibration_arms",
     TISSUE
     | {
-        "n_young": count(2),
-        "n_old": count(2),
+        "n_reference": count(2),
+        "n_compared": count(2),
         "n_types": count(1),
         "gini": number(0, 1),
         "concentration": number(0),
@@ -34,10 +34,10 @@ CALIBRATION = schema(
     "calibration",
     {
         "cohort": text(),
-        "n_young": count(2),
-        "n_old": count(2),
+        "n_reference": count(2),
+        "n_compared": count(2),
         "n_arms": count(),
-        "mann_whitney_p_smallest": number(0, 1),
+        "rank_p_smallest": number(0, 1),
         "gini_shift": number(0, 1),
         "gini_change_median": number(),
         "effective_number_change_median": number(),
@@ -48,13 +48,13 @@ CALIBRATION = schema(
         "rate_low": number(0, 1),
         "rate_high": number(0, 1),
     },
-    ["cohort", "n_young", "n_old", "gini_shift", "rule"],
+    ["cohort", "n_reference", "n_compared", "gini_shift", "rule"],
 )
 """In how many simulated studies each rule calls a change, with the exact interval of that rate.
 
-`gini_shift` is planted in the mean composition (0: young and old are the same), the medians of the
+`gini_shift` is planted in the mean composition (0: both groups are alike), the medians of the
 changes are what the studies saw of it; `n_arms` of the cohort have groups of this size, which
-without ties allow no p below `mann_whitney_p_smallest`. A rule
+without ties allow no p below `rank_p_smallest`. A rule
 `*_interval` calls where the interval of the change of medians leaves out zero, `*_ranks` where the
 exact Mann-Whitney p is small; `direction` where the quadrant is not mixed, and `emphasised` where
 it is emphasised. Under a planted shift the last two count only if the direction is the planted

@@ -1,7 +1,7 @@
 """Schemas of the numbers over clusters."""
 
 from stages.base.columns import count, number, schema, text
-from stages.cells.tables.aging import AGING
+from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.metrics import METRICS
 from stages.inputs.tables import SAMPLE, SAMPLE_KEY, TISSUE
 
@@ -24,12 +24,12 @@ CLUSTER_METRICS = schema(
 cell type of it. `n_clusters`: of all samples together."""
 
 
-_AGING = {name: column for name, column in AGING.columns.items() if name not in TISSUE}
+_CONTRAST = {name: column for name, column in CONTRAST.columns.items() if name not in TISSUE}
 
 
-CLUSTER_AGING = schema(
-    "cluster_aging",
-    TISSUE | _CLUSTERING | {"n_clusters": count(1)} | _AGING,
+CLUSTER_CONTRAST = schema(
+    "cluster_contrast",
+    TISSUE | _CLUSTERING | {"n_clusters": count(1)} | _CONTRAST,
     [*TISSUE, *_CLUSTERING, "cells", "metric"],
 )
-"""Old minus young over clusters, as the ``aging`` table over annotated types."""
+"""Compared minus reference over clusters, as the ``contrast`` table over annotated types."""

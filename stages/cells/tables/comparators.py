@@ -19,7 +19,7 @@ COMPARATORS = schema(
     },
     [*TISSUE, "method"],
 )
-"""Old against young by each method. `gini` and `effective_number`: U and exact p of the ``aging``
+"""What each method says. `gini` and `effective_number`: rank statistic and p of the ``contrast``
 table; `clr_linear`: the largest |t| over types, whose `cell_type` it names, and Simes' p over
 them; `dirichlet_multinomial`: likelihood ratio; `permanova`: pseudo-F. The p of the last two is by
 permutation of animals. `p_smallest`: the smallest that a permutation of so few animals can give.

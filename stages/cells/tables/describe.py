@@ -1,7 +1,7 @@
 """Schemas of what the files of cells hold."""
 
 from stages.base.columns import count, flag, schema, text
-from stages.inputs.tables import AGE_GROUPS, SAMPLE, SAMPLE_KEY, TISSUE
+from stages.inputs.tables import GROUPS, SAMPLE, SAMPLE_KEY, TISSUE
 
 SAMPLES = schema(
     "samples",
@@ -15,14 +15,13 @@ CONFOUNDING = schema(
     "confounding",
     TISSUE
     | {
-        "age_group": text(isin=AGE_GROUPS),
+        "group": text(isin=GROUPS),
         "n_female": count(),
         "n_male": count(),
         "n_unknown_sex": count(),
         "n_pooled": count(),
         "sex_confounded": flag(),
     },
-    ["cohort", "platform", "tissue", "age_group"],
+    ["cohort", "platform", "tissue", "group"],
 )
-"""Animals by age group and sex; confounded: no sex has both a young and an old animal (pooled
-labels left out)."""
+"""Samples by group and sex; confounded: no sex is in both groups (pooled labels left out)."""

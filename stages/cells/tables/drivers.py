@@ -12,8 +12,8 @@ DRIVERS = schema(
     TISSUE
     | {
         "cell_type": text(),
-        "young_proportion": number(0, 1, nullable=True),
-        "old_proportion": number(0, 1, nullable=True),
+        "reference_proportion": number(0, 1, nullable=True),
+        "compared_proportion": number(0, 1, nullable=True),
         "gini_contribution": number(),
         "gini_contribution_low": number(),
         "gini_contribution_high": number(),

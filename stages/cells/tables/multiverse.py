@@ -8,7 +8,7 @@ PUBLISHED = "published"
 """The kind of the row that makes all published choices."""
 
 
-OF_ANIMALS = ("young", "old", "sex", "min_cells")
+OF_ANIMALS = ("reference", "compared", "sex", "min_cells")
 OF_NUMBERS = ("cells", "gini", "number", "statistic")
 KINDS = (*OF_ANIMALS, *OF_NUMBERS)
 """Choices that decide which animals are compared, and those that decide how."""
@@ -38,8 +38,8 @@ MULTIVERSE_CHOICES = schema(
     | {
         "kind": text(isin=(PUBLISHED, *KINDS)),
         "choice": text(nullable=True),
-        "n_young": count(1),
-        "n_old": count(1),
+        "n_reference": count(1),
+        "n_compared": count(1),
         "d_gini": number(),
         "d_number": number(),
         "direction": text(isin=QUADRANTS),

@@ -21,7 +21,8 @@ CONTRASTS = ("drift", "rescue")
 
 RESTRICTION_LIBRARIES = schema(
     "restriction_libraries",
-    {"condition": text(isin=CONDITIONS)} | dict(CLUSTER_METRICS.columns),
+    {"condition": text(isin=CONDITIONS)}
+    | {name: column for name, column in CLUSTER_METRICS.columns.items() if name != "condition"},
     ["animal", "resolution", "cells"],
 )
 """The numbers of each library over the clusters of all libraries together."""

@@ -21,8 +21,8 @@ STABILITY_RUNS = schema(
     },
     [*_RUN, "subsample", "seed"],
 )
-"""Old minus young in each run; subsample 0 has all cells. Runs of a tissue whose clusterings are
-the same but for the names of the clusters share the number `clustering`."""
+"""Compared minus reference in each run; subsample 0 has all cells. Runs of a tissue whose
+clusterings are the same but for the names of the clusters share the number `clustering`."""
 
 
 STABILITY = schema(

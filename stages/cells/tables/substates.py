@@ -9,8 +9,8 @@ SUBSTATES_NOT_COMPARED = schema(
     | {
         "cell_type": text(),
         "n_cells": count(1),
-        "n_young": count(),
-        "n_old": count(),
+        "n_reference": count(),
+        "n_compared": count(),
         "reason": text(),
     },
     [*TISSUE, "cell_type"],

@@ -20,7 +20,7 @@ population of animals with as many cells as the simulated ones."""
 
 COMPONENTS = ("types", "substates")
 UNCHANGED = "none"
-"""The direction where young and old are the same."""
+"""The direction where reference and compared are the same."""
 
 
 PLANTED = schema(

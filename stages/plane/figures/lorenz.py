@@ -38,7 +38,7 @@ NAMED = 2
 
 @style.styled
 def draw(proportions: pd.DataFrame, importance: pd.DataFrame, *, about: Study) -> Figure:
-    """Return cells on the left, old minus young, a thin line a tissue; heads on the right.
+    """Return cells on the left, compared minus reference, a line a tissue; heads on the right.
 
     Parameters
     ----------
@@ -66,9 +66,11 @@ def draw(proportions: pd.DataFrame, importance: pd.DataFrame, *, about: Study) -
     for axes, of in ((left, "cell types"), (right, "heads")):
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"Share of {of}, smallest first")
-    left.legend(loc="lower left", handlelength=2.2)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(loc="lower left", handlelength=2.2)
     right.legend(loc="upper left", handlelength=2.2, labelspacing=0.3)
-    left.set_ylabel("Change of the share of cells that they hold, old \N{MINUS SIGN} young")
+    minus = about.groups(proportions).minus(style.MINUS)
+    left.set_ylabel(f"Change of the share of cells that they hold, {minus}")
     right.set_ylabel("Share of the whole that they hold")
     left.set_title("a  Cells", loc="left", weight="bold")
     right.set_title(f"b  Heads, by |{heads.DELTA} loss|", loc="left", weight="bold")
@@ -88,13 +90,15 @@ def curve(weights: Floats) -> Floats:
 
 
 def changes(proportions: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
-    """Return old minus young of the median curves over animals, of each tissue that has both."""
+    """Return compared minus reference of the median curves over animals, of tissues with both."""
     curves: dict[tuple[str, str, str], dict[str, Floats]] = {}
-    for key, of in proportions.groupby([*counts.TISSUE, "age_group"], sort=True):
+    for key, of in proportions.groupby([*counts.TISSUE, "group"], sort=True):
         of_animals = [curve(n.to_numpy(float)) for _, n in of.groupby("animal")["n_cells"]]
         curves.setdefault(key[:3], {})[key[3]] = np.median(of_animals, axis=0)
     return {
-        arm: of["old"] - of["young"] for arm, of in curves.items() if {"old", "young"} <= of.keys()
+        arm: of["compared"] - of["reference"]
+        for arm, of in curves.items()
+        if {"compared", "reference"} <= of.keys()
     }
 
 
@@ -111,11 +115,10 @@ def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> list[tuple[st
     """Draw the tissues and return their arms."""
     moved = changes(proportions)
     if not moved:
-        msg = (
-            "the proportions table has no tissue with young and old samples. "
-            "Check the exclusions table."
-        )
-        raise FigureError(msg)
+        words = style.NOTHING_COMPARED
+        axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
+        return []
     for line in moved.values():
         axes.plot(GRID, line, color=style.QUIET, linewidth=0.5, alpha=0.6, zorder=2)
     axes.plot(

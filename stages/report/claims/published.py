@@ -169,7 +169,7 @@ class ChangeClaim(_Change):
     """The change of both metrics of a tissue on an arm."""
 
     rule: Literal["change"]
-    table: Literal["aging.csv"]
+    table: Literal["contrast.csv"]
     where: Arm
 
 
@@ -177,7 +177,7 @@ class DirectionClaim(_Claim):
     """The signs of both changes of a tissue, over types or over clusters."""
 
     rule: Literal["direction"]
-    table: Literal["aging.csv", "granularity_replication.csv"]
+    table: Literal["contrast.csv", "granularity_replication.csv"]
     where: Resolutions
     published: Direction
 
@@ -194,7 +194,7 @@ class FlipClaim(_Claim):
     table: Literal["granularity_curve.csv"]
     where: Fine
     published: FlipDirections
-    beside = ("aging.csv",)
+    beside = ("contrast.csv",)
 
     @property
     def quantities(self) -> list[Quantity]:

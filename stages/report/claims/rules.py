@@ -4,9 +4,9 @@
 cells.
 
 ========== ===========================================================================
-change     ``aging.csv``: the change of both metrics in a tissue on an arm, within the tolerance.
-direction  ``aging.csv`` (types) or ``granularity_replication.csv`` (each resolution): both signs.
-flip       Coarse signs in ``aging.csv``, fine ones in ``granularity_curve.csv`` at one resolution.
+change     ``contrast.csv``: the change of both metrics in a tissue on an arm, within tolerance.
+direction  ``contrast.csv`` (types) or ``granularity_replication.csv`` (each resolution): signs.
+flip       Coarse signs in ``contrast.csv``, fine in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
 rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
 heads      ``head_importance.csv``: both metrics over the named heads, last step minus first; of
@@ -48,7 +48,7 @@ from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
 
 _CHANGE = ("change", "change_low", "change_high")
 
-_OF_CELLS = ("aging", "kimmel", "kidney", "substates", "restriction")
+_OF_CELLS = ("contrast", "kimmel", "kidney", "substates", "restriction")
 _OF_HEADS = ("head_importance", "head_change", "companion_change")
 SCHEMAS = {
     reading.FILES.get(name, f"{name}.csv"): reading.SCHEMAS[name]
@@ -127,7 +127,7 @@ def _by_platform(rows: pd.DataFrame, where: Tissue) -> Iterator[tuple[str, pd.Da
 
 
 def _changes(rows: pd.DataFrame) -> Numbers:
-    """Return the changes of the plane from rows of ``AGING``, one a metric."""
+    """Return the changes of the plane from rows of ``CONTRAST``, one a metric."""
     by = rows.set_index("metric")
     return {
         f"{metric}_change": Ours(*(float(by.loc[metric, end]) for end in _CHANGE))
@@ -167,7 +167,7 @@ def _flip(claim: claimed.FlipClaim, of: Tables) -> Found:
     fine = _of_tissue(of[claim.table], where)
     fine = fine[fine["resolution"] == where.fine_resolution]
     found = Found()
-    for name, rows in (("coarse", _of_tissue(of["aging.csv"], where)), ("fine", fine)):
+    for name, rows in (("coarse", _of_tissue(of["contrast.csv"], where)), ("fine", fine)):
         for arm, part in _by_platform(rows, where):
             numbers = {f"{name}_{key}": value for key, value in _changes(part).items()}
             found.cases[arm] = found.cases.get(arm, {}) | numbers
@@ -186,13 +186,13 @@ def _substates(claim: claimed.SubstatesClaim, of: Tables) -> Found:
         for cell_type, part in of_arm.groupby("cell_type"):
             case, numbers = f"{arm}, {cell_type}", _changes(part)
             by = part.set_index("metric").reindex(list(PLANE))
-            smallest = by["mann_whitney_p_smallest"]
+            smallest = by["rank_p_smallest"]
             reachable = float(smallest.max() if where.significant == "both" else smallest.min())
             if reachable > limit:
                 found.noted[case] = numbers
                 too_few.append(f"{arm} (smallest p {text.attainable_p(reachable)})")
                 continue
-            p = by["mann_whitney_p"]
+            p = by["rank_p"]
             numbers |= {f"{metric}_p": Ours(float(p[metric])) for metric in PLANE}
             found.cases[case] = numbers | {"smaller_p": Ours(float(p.min()))}
     if not found.cases:

@@ -17,7 +17,7 @@ from stages.base import cli, study, tables
 from stages.base.files import write_text
 from stages.base.settings import load
 from stages.base.study import Study
-from stages.cells.tables.clusters import CLUSTER_AGING
+from stages.cells.tables.clusters import CLUSTER_CONTRAST
 from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.drawing import style
@@ -31,7 +31,7 @@ TABLES = {
     "proportions": PROPORTIONS,
     "metrics": METRICS,
     "plane": PLANE,
-    "granularity_curve": CLUSTER_AGING,
+    "granularity_curve": CLUSTER_CONTRAST,
 }
 CURVE = "granularity_curve"
 
@@ -93,7 +93,8 @@ def views(
     Returns
     -------
     dict
-        ``samples``; by name the ``charts`` with their data; and the ``evidence`` of each.
+        ``samples``; what ``groups`` are called; by name the ``charts`` with their data; and the
+        ``evidence`` of each.
     """
     tissues, animals = data.tissues(found["plane"], about), data.animals(found["metrics"], about)
     states, heads = data.states(systems, evidence), data.heads(systems, evidence)
@@ -113,6 +114,7 @@ def views(
         made["granularity"] = _chart(charts.granularity(curve, arms), resolutions=curve)
     return {
         "samples": data.samples(found["proportions"], about),
+        "groups": about.groups()._asdict(),
         "charts": made,
         "evidence": {
             "plane": _rests(tissues, "arm") | _rests(states, "model"),

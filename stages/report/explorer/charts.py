@@ -104,8 +104,8 @@ def plane(tissues: Rows, states: Rows) -> Spec:
                 alt.Tooltip("evidence:N"),
                 alt.Tooltip("d_gini:Q", format="+.3f", title="change of Gini"),
                 alt.Tooltip("d_effective:Q", format="+.3f", title="change of N_eff"),
-                alt.Tooltip("n_first:Q", title="young animals"),
-                alt.Tooltip("n_last:Q", title="old animals"),
+                alt.Tooltip("n_first:Q", title="reference animals"),
+                alt.Tooltip("n_last:Q", title="compared animals"),
                 alt.Tooltip("quadrant:N"),
             ],
         )
@@ -130,8 +130,8 @@ def plane(tissues: Rows, states: Rows) -> Spec:
             x,
             y,
             strokeDash=alt.StrokeDash(
-                "age_group:N",
-                scale=alt.Scale(domain=["old", "young"], range=[[1, 0], [2, 2]]),
+                "group:N",
+                scale=alt.Scale(domain=["compared", "reference"], range=[[1, 0], [2, 2]]),
                 legend=None,
             ),
             tooltip=[
@@ -139,8 +139,10 @@ def plane(tissues: Rows, states: Rows) -> Spec:
                 alt.Tooltip("age_months:Q", title="months"),
                 alt.Tooltip("sex:N"),
                 alt.Tooltip("n_cells:Q", title="cells", format=","),
-                alt.Tooltip("d_gini:Q", format="+.3f", title="Gini less the young median"),
-                alt.Tooltip("d_effective:Q", format="+.3f", title="N_eff less the young median"),
+                alt.Tooltip("d_gini:Q", format="+.3f", title="Gini less the reference median"),
+                alt.Tooltip(
+                    "d_effective:Q", format="+.3f", title="N_eff less the reference median"
+                ),
             ],
         )
     )
@@ -269,7 +271,7 @@ def granularity(rows: Rows, arms: Sequence[style.Series]) -> Spec:
     colour = alt.Color("arm:N", scale=alt.Scale(domain=labels, range=inks), title=None)
     dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=labels, range=dashes), title=None)
     shape = _evidence(rows)
-    y = alt.Y("change:Q", title="Old minus young")
+    y = alt.Y("change:Q", title="Compared minus reference")
     rows_shown = alt.Chart(alt.NamedData("resolutions")).transform_filter(
         "datum.metric == metric && datum.tissue == tissue"
     )
@@ -292,7 +294,7 @@ def granularity(rows: Rows, arms: Sequence[style.Series]) -> Spec:
             alt.Tooltip("change:Q", format="+.3f"),
             alt.Tooltip("change_low:Q", format="+.3f", title="from"),
             alt.Tooltip("change_high:Q", format="+.3f", title="to"),
-            alt.Tooltip("mann_whitney_p:Q", format=".2g", title="rank test, p"),
+            alt.Tooltip("rank_p:Q", format=".2g", title="rank test, p"),
         ],
     )
     zero = alt.Chart(_data([{}])).mark_rule(color=_NEUTRAL).encode(y=alt.datum(0))

@@ -81,7 +81,7 @@ def samples(proportions: pd.DataFrame, about: Study) -> Rows:
             "types": rows["cell_type"].tolist(),
             "counts": rows["n_cells"].tolist(),
         }
-        for _, rows in table.groupby(key, sort=False, observed=True)
+        for _, rows in table.groupby(key, sort=False, observed=True, dropna=False)
     ]
 
 
@@ -102,23 +102,23 @@ def tissues(plane: pd.DataFrame, about: Study) -> Rows:
 
 
 def animals(metrics: pd.DataFrame, about: Study) -> Rows:
-    """Return every young and old animal's distance from the median of the young, on every scale.
+    """Return the distance of every animal from the median of its reference group, on every scale.
 
     Parameters
     ----------
     metrics
         ``METRICS``; of it the rows from all cells.
     """
-    table = metrics[(metrics["cells"] == "all") & (metrics["age_group"] != "middle")]
+    table = metrics[(metrics["cells"] == "all") & (metrics["group"] != "other")]
     share = effective_share(table)
     excess = share - lognormal_share(table["gini"].to_numpy(float))
     table = named(table.assign(effective_share=share, effective_excess=excess), about)
     rows: Rows = []
     for scale, axes in SCALES.items():
         for _, tissue in table.groupby(["arm", "tissue"], observed=True):
-            young = tissue.loc[tissue["age_group"] == "young", list(axes)].median()
-            away = tissue[list(axes)] - young
-            one = tissue[[*_SAMPLE, "age_group", "n_cells"]].assign(
+            start = tissue.loc[tissue["group"] == "reference", list(axes)].median()
+            away = tissue[list(axes)] - start
+            one = tissue[[*_SAMPLE, "group", "n_cells"]].assign(
                 scale=scale, d_gini=away[axes[0]], d_effective=away[axes[1]]
             )
             rows += _plain(one.dropna(subset=["d_gini", "d_effective"]))
@@ -211,11 +211,11 @@ def resolutions(curve: pd.DataFrame, about: Study) -> Rows:
     Parameters
     ----------
     curve
-        ``CLUSTER_AGING``; of it the rows from all cells of whole tissues.
+        ``CLUSTER_CONTRAST``; of it the rows from all cells of whole tissues.
     """
     chosen = (curve["cells"] == "all") & curve["metric"].isin(SCALES["raw"])
     kept = ["arm", "tissue", "evidence", "resolution", "n_clusters", "metric", "change"]
-    kept += ["change_low", "change_high", "mann_whitney_p", "n_young", "n_old"]
+    kept += ["change_low", "change_high", "rank_p", "n_reference", "n_compared"]
     return _plain(named(curve[chosen], about)[kept])
 
 
