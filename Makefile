@@ -67,12 +67,12 @@ describe: setup ## Look into a table of cells and print the settings that it nee
 
 .PHONY: cells
 cells: setup ## Cells alone: no model is trained or read, and the paper speaks of cells (ATLAS=local)
-	@$(COMPOSE) --set 'alone.cells=[cells]' "$$SET"
+	@$(COMPOSE) --alone cells $(if $(SET),--set "$$SET")
 	python -m stages.base.repro cells_alone
 
 .PHONY: heads
 heads: setup ## Heads alone: no atlas is read, and the paper speaks of heads (MODEL=...)
-	@$(COMPOSE) --set 'alone.heads=[heads]' "$$SET"
+	@$(COMPOSE) --alone heads $(if $(SET),--set "$$SET")
 	@$(PULL_WEIGHTS)
 	python -m stages.base.repro heads_alone
 

@@ -227,6 +227,9 @@ def _run(args: argparse.Namespace) -> None:
     if not (args.atlas or args.model or args.set) and current.get(DIGEST_KEY) == conf_digest(
         args.conf
     ):
+        if args.alone and not current["alone"][args.alone]:
+            current["alone"][args.alone] = [args.alone]
+            write(current, args.params)
         named = ", ".join(f"{group} {name}" for group, name in chosen.items())
         cli.log.info("%s follows from %s/ (%s)", args.params, args.conf, named)
         return
@@ -235,6 +238,7 @@ def _run(args: argparse.Namespace) -> None:
             chosen[group] = asked
     groups = [f"{group}={name}" for group, name in chosen.items()]
     asked = [word for text in args.set for word in words(text)]
+    asked += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
     without = compose(args.conf, groups) if asked else {}
     short = cell_keys()
     overrides = [part for word in asked for part in placed(word, without, short)]
@@ -258,6 +262,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="KEY=VALUE",
         help="single settings to override; keys of the atlas' only file may stand alone",
+    )
+    parser.add_argument(
+        "--alone", choices=("cells", "heads"), help="make a paper on this system alone, too"
     )
     cli.add_params(parser)
     return cli.run(parser, _run, argv)

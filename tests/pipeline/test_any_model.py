@@ -178,6 +178,16 @@ def test_the_paper_says_what_there_is(study):
     assert ("gini_first" in numbers["heads"]) == (not one)
 
 
+def test_heads_alone_need_no_more_than_their_own_paper(study):
+    folder, _, _ = study
+    assert stages_run(must(folder, "make", "heads")) == ["study", "heads_alone@heads"]
+    paper = " ".join((folder / "reports/heads.qmd").read_text(encoding="utf-8").split())
+    assert 'title: "Over how many attention heads is the function of a model spread?"' in paper
+    for word in ("young", "tissue", "mice", "animals", "contrast.csv"):
+        assert not re.search(rf"\b{word}", paper), word
+    assert (folder / "reports/_output/heads.pdf").stat().st_size > 20_000
+
+
 def test_nothing_runs_a_second_time(study):
     folder, _, _ = study
     assert not stages_run(must(folder, "dvc", "repro"))

@@ -175,6 +175,53 @@ class TestComposition:
         overrides = json.loads((conf.parent / "overrides.json").read_text(encoding="utf-8"))
         assert overrides == {"contrast.confidence": "0.9"}
 
+    def test_maps_lists_and_short_keys_are_taken_as_people_write_them(self, conf):
+        said = (
+            "raw=a.csv constants.tissue=PBMC columns={animal: donor, condition: stim, cell_type: t}"
+            " groups={reference: [ctrl, mock], compared: [stim]} contrast.confidence=0.9"
+            " graphs.pbmc={cells: mine, raw: a.csv, tissue: PBMC} animal_pattern='d [0-9]+'"
+        )
+        made = self._compose(conf, "--atlas", "local", "--set", said)
+        mine = made["atlas"]["cells"]["mine"]
+        assert mine["raw"] == "a.csv"
+        assert mine["constants"] == {"tissue": "PBMC"}
+        # A map takes the place of the one in the file, whose other columns are not there.
+        assert mine["columns"] == {"animal": "donor", "condition": "stim", "cell_type": "t"}
+        assert mine["groups"] == {"reference": ["ctrl", "mock"], "compared": ["stim"]}
+        assert mine["animal_pattern"] == "d [0-9]+"
+        assert made["atlas"]["graphs"] == {
+            "pbmc": {"cells": "mine", "raw": "a.csv", "tissue": "PBMC"}
+        }
+        assert made["contrast"]["confidence"] == 0.9
+
+    def test_a_paper_on_one_system_keeps_what_one_run_set(self, conf):
+        self._compose(conf, "--atlas", "local", "--set", "contrast.confidence=0.9")
+        made = self._compose(conf, "--alone", "cells")
+        assert made["alone"] == {"cells": ["cells"], "heads": []}
+        assert made["contrast"]["confidence"] == 0.9
+        assert made["atlas"]["name"] == "local"
+
+    @pytest.mark.parametrize(
+        ("said", "why"),
+        [
+            ("columns.animal", "'columns.animal' sets nothing; write KEY=VALUE"),
+            ("columns={animal: x", "'columns={animal: x' has an open bracket or quote; close it"),
+            ("colums.animal=x", "unknown key colums"),
+            ("groups.reference=[]", "groups.reference"),
+            ("cohort='two words'", "cohort = 'two words'"),
+        ],
+    )
+    def test_a_word_that_sets_nothing_is_one_line(self, conf, caplog, said, why):
+        options = ["--conf", str(conf), "--params", str(conf.parent / "params.yaml")]
+        assert compose.main([*options, "--atlas", "local", "--set", said]) == 1
+        assert why in caplog.text
+        assert len(caplog.records) == 1
+
+    def test_a_short_key_of_an_atlas_of_many_files_names_the_long_one(self, conf, caplog):
+        options = ["--conf", str(conf), "--params", str(conf.parent / "params.yaml")]
+        assert compose.main([*options, "--atlas", "demo", "--set", "constants.sex=male"]) == 1
+        assert "write it in full: atlas.cells.tms-facs-marrow.constants.sex=male" in caplog.text
+
     def test_demo_inputs_carry_their_notices_and_real_ones_none(self, conf):
         self._compose(conf, "--atlas", "local", "--model", "pythia-mini")
         assert study.main(_words(conf.parent / "params.yaml", conf, conf.parent)) == 0
