@@ -143,7 +143,7 @@ def test_the_abstract_says_only_what_the_inputs_hold(project, cluster_tables):
     assert "none of these directions is beyond chance" in filled.abstract
     assert "of 2 tissues of an arm point less than a right angle" in filled.abstract
     empty = project(["facs"], simulated=False)
-    assert "Of 1 tissue in real arms of mice" in empty.abstract
+    assert "Of 1 tissue in real arms," in empty.abstract
     assert "right angle" not in empty.abstract
 
 
