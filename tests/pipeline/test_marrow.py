@@ -113,6 +113,6 @@ def _drivers_sum_to_the_change_of_the_means() -> None:
     measured = measured[measured["cells"] == "all"]
     means = measured.groupby("group")[["gini", "effective_number"]].mean()
     for metric in ("gini", "effective_number"):
-        whole = means.loc["old", metric] - means.loc["young", metric]
+        whole = means.loc["compared", metric] - means.loc["reference", metric]
         # Quadrature of the effective number: observed 4e-15.
         assert shared[f"{metric}_contribution"].sum() == pytest.approx(whole, abs=1e-11)
