@@ -378,6 +378,18 @@ class TestRecovery:
         assert recovery(tables.empty(TRUTH), aged).empty
 
 
+def test_an_atlas_of_another_study_is_compared_on_its_own_platforms(settings):
+    file = next(iter(settings.atlas.cells.values()))
+    files = {
+        f"{cohort}-{platform}": file.model_copy(update={"cohort": cohort, "platform": platform})
+        for cohort, platform in (("a", "x"), ("b", "x"), ("b", "y"), ("b", "z"))
+    }
+    other = settings.atlas.model_copy(update={"cells": files})
+    found = concordance.of_atlas(settings.model_copy(update={"atlas": other})).concordance
+    assert (found.cohort, found.platforms) == ("b", ["x", "y"])
+    assert concordance.of_atlas(settings).concordance == settings.concordance
+
+
 class TestTables:
     def test_numbers_survive_to_the_last_digit_and_nan_is_a_name(self, tmp_path):
         counted = cells(("nan", "reference", {"NA": 50}))

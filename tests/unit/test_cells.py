@@ -309,7 +309,7 @@ def params(tmp_path) -> Path:
 def test_the_command_writes_the_table(params, tmp_path):
     out = tmp_path / "out" / "mine.csv"
     assert cells.main(["--params", str(params), "--file", "mine", "--out", str(out)]) == 0
-    expected = count(two_animals(), spec_of(cohort="mine"))
+    expected = count(two_animals(), spec_of(cohort="mine", platform="unstated"))
     pd.testing.assert_frame_equal(
         tables.read(out, COUNTS).fillna(""), expected.fillna(""), check_dtype=False
     )

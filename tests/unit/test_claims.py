@@ -228,7 +228,11 @@ def test_real_marrow_cells_reproduce_the_claim_on_facs_alone(
 ):
     monkeypatch.chdir(tmp_path)
     words = ["--conf", str(repository / "conf"), "--atlas", "local", "--set"]
-    words += [f"atlas.cells.mine.raw='{marrow_cells}'", "atlas.cells.mine.cohort=tms"]
+    words += [
+        f"atlas.cells.mine.raw='{marrow_cells}'",
+        "atlas.cells.mine.cohort=tms",
+        "platform=facs",
+    ]
     assert compose.main(words) == 0
     assert cells.main(["--file", "mine", "--out", "cells/mine.csv"]) == 0
     words = "--cells cells --out proportions.csv --exclusions exclusions.csv"

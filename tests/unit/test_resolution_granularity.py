@@ -61,8 +61,9 @@ def draft(params, tmp_path_factory) -> Settings:
     content = params | {"atlas": atlas | {"cells": files, "graphs": {KEY: graph}}}
     here = {"cohorts": ["kimmel"], "tissues": ["Kidney"]}
     content["granularity"] = {
-        "replication": here | {"resolutions": [], "adjusted_over": "tissues"},
-        "curve": here | {"resolutions": [0.3, 2.0], "adjusted_over": "resolutions"},
+        "replication": here | {"resolutions": [], "adjusted_over": "tissues", "otherwise": "all"},
+        "curve": here
+        | {"resolutions": [0.3, 2.0], "adjusted_over": "resolutions", "otherwise": "all"},
     }
     content["clusters"] = params["clusters"] | {"resolutions": [0.3, 1.6], "reference": 0.3}
     return parse(content)
@@ -211,6 +212,24 @@ def test_a_cohort_without_a_graph_leaves_its_tables_empty(draft, caplog):
     measured, compared = granularity.granularity([], draft, draft.granularity["curve"])
     assert CLUSTER_METRICS.validate(measured).empty
     assert CLUSTER_CONTRAST.validate(compared).empty
+
+
+def test_an_atlas_of_another_study_has_its_own_graphs(draft):
+    atlas = draft.atlas
+    files = {key: file.model_copy(update={"cohort": "mine"}) for key, file in atlas.cells.items()}
+    second = {"second": files[KEY].model_copy(update={"cohort": "later"})}
+    graphs = atlas.graphs | {"second": atlas.graphs[KEY].model_copy(update={"cells": "second"})}
+    own = atlas.model_copy(update={"cells": files | second, "graphs": graphs})
+    other = draft.model_copy(update={"atlas": own})
+    found = {
+        otherwise: over_clusters.graphs_of(other, ["tms"], ["Lung"], otherwise)
+        for otherwise in ("all", "first tissue", "later cohorts")
+    }
+    assert found == {
+        "all": [KEY, "second"],
+        "first tissue": [KEY, "second"],
+        "later cohorts": ["second"],
+    }
 
 
 def test_an_unknown_entry_is_one_line(folder, tmp_path, caplog):
