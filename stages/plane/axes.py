@@ -158,8 +158,11 @@ def _alone(table: pd.DataFrame, name: str) -> dict[str, object]:
 def _of_cells(table: pd.DataFrame, name: str) -> dict[str, object]:
     medians = table.groupby([*counts.TISSUE, "group"])[[GINI, name]].median().unstack()
     n = table.groupby([*counts.TISSUE, "group"])[name].count().unstack()
-    moved = medians.xs("compared", axis=1, level=1) - medians.xs("reference", axis=1, level=1)
-    moved = moved[(n >= counts.MIN_ANIMALS).all(axis=1)]
+    # A study may have animals of one group alone.
+    both = pd.MultiIndex.from_product([[GINI, name], ["reference", "compared"]])
+    wide = medians.reindex(columns=both)
+    moved = wide.xs("compared", axis=1, level=1) - wide.xs("reference", axis=1, level=1)
+    moved = moved[(n >= counts.MIN_ANIMALS).all(axis=1)].dropna(how="all")
     platforms = medians[name].stack().unstack("platform").dropna()
     return {
         "r_change": correlation(moved[GINI], moved[name]),

@@ -891,6 +891,19 @@ def test_candidates_of_a_vector_by_hand():
     assert found["lorenz_asymmetry"] == pytest.approx((2 + 2 / 3) / 4 + 0.2 + 2 / 3 * 0.3)
 
 
+def test_an_axis_of_one_group_alone_has_no_change():
+    rng = np.random.default_rng(6)
+    names = [
+        {"cohort": "c", "platform": "facs", "tissue": tissue, "group": "reference"}
+        for tissue in "AABBCC"
+    ]
+    table = second_axis.samples((name, rng.exponential(size=8)) for name in names)
+    found = second_axis.axes(table, {})
+    assert (found["n_changes"] == 0).all()
+    assert found["r_change"].isna().all()
+    assert (found["n"] == 6).all()
+
+
 def test_what_an_axis_says_by_other_implementations():
     rng = np.random.default_rng(6)
     names = [
