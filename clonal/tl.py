@@ -23,7 +23,7 @@ from stages.cells.contrast import contrast
 from stages.cells.metrics import metrics as metrics_of_samples
 from stages.cells.proportions import proportions
 from stages.cells.settings import Contrast, Metrics, Proportions
-from stages.inputs.tables import UNKNOWN_ANIMAL
+from stages.inputs.tables import TWO_GROUPS, UNKNOWN_ANIMAL
 from stages.measurement.concentration import Components
 from stages.measurement.effects import Effects, State
 from stages.measurement.measured import measured as measured_series
@@ -51,7 +51,6 @@ EFFECTS_BY = tuple(metric.name for metric in OF_EFFECTS)
 
 _CATEGORIES = {"present": "present", "all": "tissue"}
 _SAMPLE = ["tissue", "animal"]
-_GROUPS = ["reference", "compared"]
 # Of the tables of measured systems: what a caller who names one series does not need.
 _OF_SYSTEMS = [
     *("system", "group", "series", "condition", "exposure", "untrained", "baseline"),
@@ -504,7 +503,7 @@ def _labelled(values: pd.Series, reference: object, compared: object) -> NDArray
     if reference == compared:
         msg = f"reference and compared are both {reference!r}: give two values of {values.name}"
         raise ValueError(msg)
-    return np.select([values == reference, values == compared], _GROUPS, "")
+    return np.select([values == reference, values == compared], TWO_GROUPS, "")
 
 
 def _refuse_no_pairs(samples: pd.DataFrame, pair: str) -> None:

@@ -30,7 +30,7 @@ from stages.report.writing import Templates
 # All that this stage ever described on this machine: another study's outputs may come back.
 MEMORY = record.FOLDER / ".described.json"
 # They come after what is described here, or are it.
-NOT_DESCRIBED = ("provenance", "explorer", "render")
+NOT_DESCRIBED = ("provenance", "explorer", "render", "cells_alone", "heads_alone")
 CODE_FOLDER = "stages/"
 INCLUDED = ("runs.md", "table.md")
 """What the paper includes, each from the template of its name."""

@@ -7,7 +7,7 @@ by the first stage of the graph), and ``make reproduce`` composes anew whenever 
 
 import argparse
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.base import cli
 from stages.base.errors import SettingsError
 from stages.base.files import write_text
-from stages.base.settings import PARAMS_FILE, cell_keys, parse
+from stages.base.settings import PARAMS_FILE, parse, short_keys
 
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
 # The groups of conf/ of which one file each is chosen.
 GROUPS = ("atlas", "model")
-# Keys of an atlas beside those of its files, which may stand alone too.
-OF_ATLAS = ("graphs", "libraries")
 
 
 def conf_digest(conf: Path) -> str:
@@ -112,7 +110,7 @@ def words(text: str) -> list[str]:
     return [word for word in [*found, word] if word]
 
 
-def placed(override: str, content: dict[str, Any], short: Collection[str]) -> list[str]:
+def placed(override: str, content: dict[str, Any], short: Mapping[str, str]) -> list[str]:
     """Return an override as hydra takes it: at its full key, there already or not.
 
     A map or a list takes the place of what is there, and is not merged with it.
@@ -122,19 +120,21 @@ def placed(override: str, content: dict[str, Any], short: Collection[str]) -> li
     content
         The settings without it.
     short
-        Keys that a file of cells has: one of them stands for that of the atlas' only file.
+        Where a key lies that is written without its beginning
+        (:func:`stages.base.settings.short_keys`).
 
     Raises
     ------
     SettingsError
-        The word is no ``KEY=VALUE``, or a short key could be of several files.
+        The word is no ``KEY=VALUE``, or a short key could be of several entries.
 
     Examples
     --------
     >>> local = {"atlas": {"cells": {"mine": {"columns": {"age": "age"}}}}}
-    >>> placed("columns.age=weeks", local, {"columns"})
+    >>> short = {"columns": "atlas.cells.*"}
+    >>> placed("columns.age=weeks", local, short)
     ['++atlas.cells.mine.columns.age=weeks']
-    >>> placed("columns={animal: donor}", local, {"columns"})
+    >>> placed("columns={animal: donor}", local, short)
     ['~atlas.cells.mine.columns', '++atlas.cells.mine.columns={animal: donor}']
     """
     key, equals, value = override.partition("=")
@@ -144,27 +144,24 @@ def placed(override: str, content: dict[str, Any], short: Collection[str]) -> li
     if key[0] in "+~" or key in GROUPS:
         return [override]
     first = key.partition(".")[0]
-    if first in OF_ATLAS:
-        key = f"atlas.{key}"
-    elif first in short and first not in content:
-        files = list(content["atlas"]["cells"])
-        if len(files) > 1:
+    if first in short and first not in content:
+        place, several, _ = short[first].partition(".*")
+        entries = list(_at(place, content) or {}) if several else [""]
+        if len(entries) != 1:
             msg = (
-                f"{key} could be of {', '.join(files)}; write it in full: "
-                f"atlas.cells.{files[0]}.{override}"
+                f"{key} could be of {', '.join(entries)}; write it in full: "
+                f"{place}.{entries[0]}.{override}"
             )
             raise SettingsError(msg)
-        key = f"atlas.cells.{files[0]}.{key}"
-    replaces = value[:1] in {"{", "["} and _is_there(key.split("."), content)
+        key = ".".join(part for part in (place, entries[0], key) if part)
+    replaces = value[:1] in {"{", "["} and _at(key, content) is not None
     return [*([f"~{key}"] if replaces else []), f"++{key}={value}"]
 
 
-def _is_there(keys: Sequence[str], content: Any) -> bool:
-    for key in keys:
-        if not isinstance(content, dict) or key not in content:
-            return False
-        content = content[key]
-    return True
+def _at(key: str, content: Any) -> Any:
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -240,8 +237,7 @@ def _run(args: argparse.Namespace) -> None:
     asked = [word for text in args.set for word in words(text)]
     asked += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
     without = compose(args.conf, groups) if asked else {}
-    short = cell_keys()
-    overrides = [part for word in asked for part in placed(word, without, short)]
+    overrides = [part for word in asked for part in placed(word, without, short_keys())]
     content = compose(args.conf, [*groups, *overrides])
     write(content, args.params)
     named = ", ".join(f"{group} {name}" for group, name in _chosen(content))

@@ -34,19 +34,25 @@ class Settings(Section):
 @cache
 def sections() -> dict[str, Any]:
     """Return the class of every section of every room, by name."""
+    return _of_rooms("SECTIONS")
+
+
+@cache
+def short_keys() -> dict[str, str]:
+    """Return what may stand at the head of a key, by what it begins, and where that lies.
+
+    A ``*`` at the end stands for the only entry there. Rooms name theirs as ``SHORT_KEYS``.
+    """
+    return _of_rooms("SHORT_KEYS")
+
+
+def _of_rooms(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(Path(__file__).parents[1].glob("*/settings.py")):
         if path.parent.name != "base":
             module = importlib.import_module(f"stages.{path.parent.name}.settings")
-            found |= module.SECTIONS
+            found |= getattr(module, name, {})
     return found
-
-
-def cell_keys() -> set[str]:
-    """Return the keys of a file of cells, which may stand alone where the atlas has one."""
-    atlas = next(iter(_by_source(sections()["atlas"]).values()))
-    file: type[Section] = get_args(atlas.model_fields["cells"].annotation)[1]
-    return set(file.model_fields)
 
 
 def load(path: Path) -> Settings:

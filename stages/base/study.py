@@ -17,6 +17,8 @@ from stages.base.errors import TableError
 
 ANNOTATION, RECONSTRUCTED, SIMULATED = EVIDENCE = ("annotation", "reconstructed", "simulated")
 """What names the animals of an arm; the classes of settings say more."""
+UNSTATED = "unstated"
+"""The platform of an atlas that does not say it: an arm then goes by its cohort."""
 ARM = ("cohort", "platform", "tissue")
 """The columns of a table that say of which arm a row is."""
 

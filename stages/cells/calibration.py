@@ -43,6 +43,7 @@ from stages.cells import contrast, counts, metrics
 from stages.cells.settings import Calibration
 from stages.cells.tables.calibration import ARMS, CALIBRATION, RULES
 from stages.cells.tables.proportions import PROPORTIONS
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement import concentration, resampling
 from stages.measurement.streams import stream
 
@@ -50,7 +51,6 @@ Floats = NDArray[np.float64]
 Design = tuple[int, int]
 Measured = Mapping[str, Floats]
 
-GROUPS = ("reference", "compared")
 LARGEST_CONCENTRATION = 1e9
 """Stands for an infinite one: animals then differ by less than any count of cells shows."""
 POWERS = (2.0**-20, 1.0)
@@ -76,19 +76,19 @@ def arms(proportions: pd.DataFrame, cohorts: Sequence[str]) -> list[Arm]:
     proportions
         ``PROPORTIONS``; animals of neither age group do not count.
     """
-    ends = proportions[proportions["group"].isin(GROUPS) & proportions["cohort"].isin(cohorts)]
+    ends = proportions[proportions["group"].isin(TWO_GROUPS) & proportions["cohort"].isin(cohorts)]
     found = []
     for (cohort, platform, tissue), part in ends.groupby(counts.TISSUE, sort=True):
         table = counts.matrix(part)
         group = table.samples["group"].to_numpy()
-        n_reference, n_compared = (int((group == name).sum()) for name in GROUPS)
+        n_reference, n_compared = (int((group == name).sum()) for name in TWO_GROUPS)
         if min(n_reference, n_compared) < counts.MIN_ANIMALS:
             continue
         n_cells = table.counts.sum(axis=1)
         shares = table.counts / n_cells[:, np.newaxis]
         # Both ages weigh the same, however many animals they have.
-        mean = np.mean([shares[group == name].mean(axis=0) for name in GROUPS], axis=0)
-        spread = concentration_of([table.counts[group == name] for name in GROUPS])
+        mean = np.mean([shares[group == name].mean(axis=0) for name in TWO_GROUPS], axis=0)
+        spread = concentration_of([table.counts[group == name] for name in TWO_GROUPS])
         cells = n_cells.astype(np.int64)
         found.append(Arm(cohort, platform, tissue, (n_reference, n_compared), mean, spread, cells))
     return found
@@ -206,7 +206,7 @@ def simulate(of: Sequence[Arm], design: Design, shift: float, settings: Settings
         "present" if settings.metrics.category_set == "present" else "all"
     )
     values: list[dict[str, list[Floats]]] = [
-        {metric: [] for metric in contrast.PLANE} for _ in GROUPS
+        {metric: [] for metric in contrast.PLANE} for _ in TWO_GROUPS
     ]
     for arm in of:
         drawn = draw(

@@ -42,6 +42,7 @@ from stages.cells.settings import Comparators
 from stages.cells.tables.comparators import COMPARATORS, METHODS
 from stages.cells.tables.contrast import CONTRAST
 from stages.cells.tables.proportions import PROPORTIONS
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement import resampling
 from stages.measurement.streams import stream
 
@@ -95,7 +96,7 @@ def compare(
     proportions: pd.DataFrame, settings: Comparators, *, stream_of: Sequence[str]
 ) -> list[dict[str, object]]:
     """Compare both groups of the samples of one tissue by the three other methods."""
-    ends = proportions[proportions["group"].isin(["reference", "compared"])]
+    ends = proportions[proportions["group"].isin(TWO_GROUPS)]
     table = counts.matrix(ends)
     found = design(table.samples)
     ratios = centred_log_ratios(table.counts + settings.pseudo_count)

@@ -94,13 +94,12 @@ def compare(
     values = known[metric].to_numpy(float)
     reference, compared = found.split(values)
     level = settings.confidence
+    change = found.bootstrap(values, confidence=level)
     if found.paired:
         differences = compared - reference
-        change = resampling.bootstrap_median(differences, confidence=level)
         shift = resampling.signed_shift_interval(differences, confidence=level)
         ranks = resampling.signed_rank(differences)
     else:
-        change = resampling.bootstrap_median_change(reference, compared, confidence=level)
         shift = resampling.shift_interval(reference, compared, confidence=level)
         ranks = resampling.mann_whitney(reference, compared)
     return {

@@ -13,7 +13,7 @@ from stages.base import cli, tables
 from stages.base.settings import load
 from stages.cells import counts
 from stages.cells.tables.describe import CONFOUNDING, SAMPLES
-from stages.inputs.tables import GROUPS
+from stages.inputs.tables import GROUPS, TWO_GROUPS
 
 
 def samples(cells: pd.DataFrame, *, pooled_pattern: str) -> pd.DataFrame:
@@ -47,8 +47,7 @@ def confounding(described: pd.DataFrame) -> pd.DataFrame:
     for key, tissue in described.groupby(["cohort", "platform", "tissue"], sort=True):
         single = tissue[~tissue["pooled"]]
         by_sex = {
-            group: set(single.loc[single["group"] == group, "sex"].dropna())
-            for group in ("reference", "compared")
+            group: set(single.loc[single["group"] == group, "sex"].dropna()) for group in TWO_GROUPS
         }
         confounded = not by_sex["reference"] & by_sex["compared"]
         for group in GROUPS:

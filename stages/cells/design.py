@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stages.inputs.tables import TWO_GROUPS
+from stages.measurement import resampling
+
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
@@ -49,6 +52,18 @@ class Design:
         )
         return changed
 
+    def bootstrap(self, values: Floats, *, confidence: float) -> resampling.Interval:
+        """Return the change of a metric with the interval of its exact bootstrap.
+
+        Parameters
+        ----------
+        values : shape (n_samples,)
+        """
+        reference, compared = self.split(values)
+        if self.paired:
+            return resampling.bootstrap_median(compared - reference, confidence=confidence)
+        return resampling.bootstrap_median_change(reference, compared, confidence=confidence)
+
 
 def design(samples: pd.DataFrame) -> Design:
     """Return the design of the samples of one tissue.
@@ -68,7 +83,7 @@ def design(samples: pd.DataFrame) -> Design:
     """
     return between(
         samples["block"],
-        *((samples["group"] == name).to_numpy() for name in ("reference", "compared")),
+        *((samples["group"] == name).to_numpy() for name in TWO_GROUPS),
     )
 
 
@@ -92,8 +107,7 @@ def between(blocks: pd.Series, reference: NDArray[np.bool_], compared: NDArray[n
         for name, group in (("reference", reference), ("compared", compared))
     }
     first, second = (
-        np.array([place[name][block] for block in complete.index])
-        for name in ("reference", "compared")
+        np.array([place[name][block] for block in complete.index]) for name in TWO_GROUPS
     )
     return Design(first, second, paired=True)
 
@@ -102,20 +116,11 @@ def strata(samples: pd.DataFrame, found: Design) -> list[tuple[Places, Places]]:
     """Return the samples of both groups within each pair, or each sex and block that holds both."""
     if found.paired:
         return list(zip(found.reference[:, None], found.compared[:, None], strict=True))
-    keys = samples[["sex", "block"]].astype(object)
-    # A block is named for some at most; a sample without a sex is in no stratum.
-    named = keys["block"].notna().any()
-    known = keys["sex"].notna() & (keys["block"].notna() | (not named))
-    if not keys["sex"].notna().any():
-        known = keys["block"].notna()
-    of_stratum = keys.fillna("")[known].groupby(["sex", "block"], sort=True).indices
-    where = np.flatnonzero(known)
+    # Where none has a sex, or a block, it divides nobody; where some have, the others are in none.
+    by = [name for name in ("sex", "block") if samples[name].notna().any()]
     parts = []
-    for rows in of_stratum.values():
-        mine = where[rows]
-        reference, compared = (
-            np.intersect1d(group, mine) for group in (found.reference, found.compared)
-        )
-        if reference.size and compared.size:
-            parts.append((reference, compared))
+    for rows in samples.groupby(by, sort=True).indices.values() if by else ():
+        both = [np.intersect1d(group, rows) for group in (found.reference, found.compared)]
+        if min(map(len, both)):
+            parts.append((both[0], both[1]))
     return parts

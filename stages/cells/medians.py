@@ -25,6 +25,7 @@ from stages.cells import counts
 from stages.cells.design import Design, design
 from stages.cells.settings import Medians
 from stages.cells.tables.metrics import METRICS
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement import resampling
 from stages.measurement.measured import write_draws
 from stages.measurement.metrics import lognormal_share
@@ -33,7 +34,6 @@ from stages.measurement.tables import CHANGES, MEASURED
 
 Floats = NDArray[np.float64]
 
-STATES = ("reference", "compared")
 TOGETHER = (
     ("gini", "effective_number"),
     ("gini_corrected", "effective_share", "effective_excess"),
@@ -94,7 +94,7 @@ def medians(
                 continue
             rows += [
                 key | _value(state, metric, of_state, settings)
-                for state, of_state in zip(STATES, found.split(values[:, 0]), strict=True)
+                for state, of_state in zip(TWO_GROUPS, found.split(values[:, 0]), strict=True)
             ]
             changes.append(key | _change(metric, values[:, 0], found, settings))
         drawn += _draws(samples, key, settings)
@@ -129,16 +129,11 @@ def _value(state: str, metric: str, values: Floats, settings: Medians) -> dict[s
 
 def _change(metric: str, values: Floats, found: Design, settings: Medians) -> dict[str, object]:
     reference, compared = found.split(values)
-    level = settings.confidence
-    change = (
-        resampling.bootstrap_median(compared - reference, confidence=level)
-        if found.paired
-        else resampling.bootstrap_median_change(reference, compared, confidence=level)
-    )
+    change = found.bootstrap(values, confidence=settings.confidence)
     return {
         "metric": metric,
-        "state_first": STATES[0],
-        "state_last": STATES[1],
+        "state_first": TWO_GROUPS[0],
+        "state_last": TWO_GROUPS[1],
         "value_first": float(np.median(reference)),
         "value_last": float(np.median(compared)),
         "change": change.estimate,
@@ -167,10 +162,10 @@ def _draws(samples: pd.DataFrame, key: dict[str, object], settings: Medians) -> 
             continue
         rng = stream(settings.seed, *map(str, key.values()), *metrics)
         for sampling, both in (
-            ("replicates", resampled(*found.split(values), settings, rng, paired=found.paired)),
-            ("permuted", permuted(*found.split(values), settings, rng, paired=found.paired)),
+            ("replicates", resampled(values, found, settings, rng)),
+            ("permuted", permuted(values, found, settings, rng)),
         ):
-            for state, of_state in zip(STATES, both, strict=True):
+            for state, of_state in zip(TWO_GROUPS, both, strict=True):
                 table = pd.DataFrame(of_state, columns=list(metrics))
                 wide.setdefault((sampling, state), []).append(table)
     parts = []
@@ -189,12 +184,7 @@ def _no_draws() -> pd.DataFrame:
 
 
 def resampled(
-    reference: Floats,
-    compared: Floats,
-    settings: Medians,
-    rng: np.random.Generator,
-    *,
-    paired: bool = False,
+    values: Floats, found: Design, settings: Medians, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Return the medians of both groups over resampled samples, or pairs of them.
 
@@ -203,42 +193,40 @@ def resampled(
 
     Parameters
     ----------
-    reference, compared : shape (n, n_metrics)
+    values : shape (n_samples, n_metrics)
 
     Returns
     -------
     reference, compared : arrays of shape (draws, n_metrics)
     """
-    chosen = [
-        rng.integers(len(group), size=(settings.draws, len(group)))
-        for group in ((reference,) if paired else (reference, compared))
-    ]
-    first: Floats = np.median(reference[chosen[0]], axis=1)
-    if paired:
-        return first, first + np.median((compared - reference)[chosen[0]], axis=1)
-    return first, np.median(compared[chosen[1]], axis=1)
+    reference, compared = found.split(values)
+
+    def chosen(n: int) -> NDArray[np.int64]:
+        return rng.integers(n, size=(settings.draws, n))
+
+    of_reference = chosen(len(reference))
+    first: Floats = np.median(reference[of_reference], axis=1)
+    if found.paired:
+        return first, first + np.median((compared - reference)[of_reference], axis=1)
+    return first, np.median(compared[chosen(len(compared))], axis=1)
 
 
 def permuted(
-    reference: Floats,
-    compared: Floats,
-    settings: Medians,
-    rng: np.random.Generator,
-    *,
-    paired: bool = False,
+    values: Floats, found: Design, settings: Medians, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Return the medians of both groups when samples are exchanged between them, or within pairs.
 
     Parameters
     ----------
-    reference, compared : shape (n, n_metrics)
+    values : shape (n_samples, n_metrics)
 
     Returns
     -------
     reference, compared : arrays of shape (n_arrangements, n_metrics)
         All arrangements if there are at most ``max_permutations``, else that many drawn ones.
     """
-    if paired:
+    reference, compared = found.split(values)
+    if found.paired:
         n = len(reference)
         signs = (
             np.array(list(itertools.product([1, -1], repeat=n)))

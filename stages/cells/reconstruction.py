@@ -30,6 +30,7 @@ from stages.cells.settings import Reconstruction
 from stages.cells.tables.multiverse import MULTIVERSE_CHOICES
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.cells.tables.reconstruction import RECONSTRUCTION
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement.concentration import effective_number, gini, quadrant
 from stages.measurement.streams import stream
 
@@ -178,7 +179,7 @@ def several(
 
 
 def _arm(samples: pd.DataFrame) -> Arm:
-    ends = samples[samples["group"].isin(["reference", "compared"])]
+    ends = samples[samples["group"].isin(TWO_GROUPS)]
     table = counts.matrix(ends)
     old = (table.samples["group"] == "compared").to_numpy()
     return Arm(table.counts, table.samples["age_months"].to_numpy(float), old)

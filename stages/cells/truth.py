@@ -27,7 +27,9 @@ from stages.cells.settings import Proportions
 from stages.cells.tables.clusters import ALL_TYPES
 from stages.cells.tables.truth import PLANTED, TRUTH, UNCHANGED
 from stages.inputs.demo import model
+from stages.inputs.groups import group_of
 from stages.inputs.settings import CellsFile, DemoAtlas, Graph, Libraries
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement.concentration import effective_number, gini, quadrant
 
 N_ANIMALS = 20_000
@@ -72,11 +74,11 @@ def truth(atlas: DemoAtlas, rules: Proportions, *, n_animals: int = N_ANIMALS) -
                 continue
             generator = model.rng(SEED, f"{cohort.cohort}/{cohort.platform}/{tissue}")
             medians = {}
-            for group in ("reference", "compared"):
+            for group in TWO_GROUPS:
                 drifts = [
                     animal.drift
                     for animal in model.animals(cohort)
-                    if spec.groups.group(animal.months, None) == group
+                    if group_of(spec.groups, animal.months, None) == group
                     and animal.small_in != tissue
                     and not re.search(rules.pooled_pattern, animal.animal)
                 ]

@@ -89,8 +89,6 @@ METRICS = {
     "hill_2": "Hill number of order 2",
 }
 MINUS = "\N{MINUS SIGN}"
-UNSTATED = "unstated"
-"""The platform of an atlas that does not say it."""
 NOTHING_COMPARED = "No tissue has two samples\nin each of two groups."
 
 _NAMES = {
@@ -193,7 +191,7 @@ def series(table: pd.DataFrame) -> list[Series]:
 
 
 def _of_arm(cohort: str, platform: str) -> str:
-    return name(cohort) + ("" if platform == UNSTATED else f" {name(platform)}")
+    return name(cohort) + ("" if platform == study.UNSTATED else f" {name(platform)}")
 
 
 def of_series(table: pd.DataFrame, which: Series) -> pd.DataFrame:

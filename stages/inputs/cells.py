@@ -17,8 +17,9 @@ import pandas as pd
 from stages.base import cli, settings, tables
 from stages.base.errors import AtlasError
 from stages.inputs import ages
+from stages.inputs.groups import AgeRange, group_of
 from stages.inputs.obs import N_CELLS, count_obs, distinct
-from stages.inputs.settings import AgeRange, CellsFile
+from stages.inputs.settings import CellsFile
 from stages.inputs.tables import COUNTS, UNKNOWN_ANIMAL
 
 UNANNOTATED = frozenset({"", "nan", "NaN", "NA", "None"})
@@ -66,7 +67,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     columns = spec.columns
     cells = pd.DataFrame({"n_cells": obs[N_CELLS]}, index=obs.index)
     cells["tissue"] = (
-        _tissues(obs, columns.tissue, spec) if columns.tissue else spec.constants.tissue
+        _required(obs, columns.tissue, "tissue", spec) if columns.tissue else spec.constants.tissue
     )
     cells["animal"] = animals(obs, spec)
     sex = _texts(obs, columns.sex, spec.constants.sex)
@@ -94,7 +95,7 @@ def count(obs: pd.DataFrame, spec: CellsFile, *, name: str, atlas: str) -> pd.Da
     counted["cohort"] = spec.cohort
     counted["platform"] = spec.platform
     of_sample = zip(counted["age_months"], counted["condition"], strict=True)
-    counted["group"] = [spec.groups.group(*sample) for sample in of_sample]
+    counted["group"] = [group_of(spec.groups, *sample) for sample in of_sample]
     keys = zip(counted["tissue"], counted["animal"], counted["cell_type"], strict=True)
     ranked = sorted((tuple(_natural(part) for part in key), row) for row, key in enumerate(keys))
     rows = counted.iloc[[row for _, row in ranked]]
@@ -198,21 +199,16 @@ def as_text(values: pd.Series) -> pd.Series:
     return pd.Series(np.array([*texts, None], dtype=object)[codes], values.index, dtype="object")
 
 
-def _n_missing(values: pd.Series, obs: pd.DataFrame) -> str:
-    """Say how many cells lack a value; empty for none."""
-    missing = int(obs.loc[values.isna(), N_CELLS].sum())
-    return f"{missing} of {obs[N_CELLS].sum()} cells" if missing else ""
-
-
-def _tissues(obs: pd.DataFrame, column: str, spec: CellsFile) -> pd.Series:
-    tissues = as_text(obs[column])
-    if missing := _n_missing(tissues, obs):
+def _required(obs: pd.DataFrame, column: str, what: str, spec: CellsFile) -> pd.Series:
+    """Return a column as text, of which every cell must say something."""
+    values = as_text(obs[column])
+    if missing := int(obs.loc[values.isna(), N_CELLS].sum()):
         msg = (
-            f"{missing} of {spec.raw} have no tissue in column {column}. "
-            "Fill them in or leave those cells out of the file."
+            f"{missing} of {obs[N_CELLS].sum()} cells have no {what} in column {column} of "
+            f"{spec.raw}. Fill them in or leave those cells out of the file."
         )
         raise AtlasError(msg)
-    return tissues
+    return values
 
 
 def _cell_types(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd.Series:
@@ -241,13 +237,7 @@ def _texts(obs: pd.DataFrame, column: str | None, constant: str | None = None) -
 
 def _months(obs: pd.DataFrame, column: str, spec: CellsFile, name: str, atlas: str) -> pd.Series:
     """Parse every distinct age once."""
-    labels = as_text(obs[column])
-    if missing := _n_missing(labels, obs):
-        msg = (
-            f"{missing} have no age in column {column} of {spec.raw}. "
-            "Fill them in or leave those cells out of the file."
-        )
-        raise AtlasError(msg)
+    labels = _required(obs, column, "age", spec)
     months: dict[Hashable, float] = {}
     for label in labels.unique():
         age = spec.age_months.get(label)
@@ -272,13 +262,7 @@ def _conditions(obs: pd.DataFrame, spec: CellsFile, name: str, atlas: str) -> pd
     if isinstance(spec.groups.reference, AgeRange) or spec.columns.condition is None:
         return pd.Series(None, obs.index, dtype="object")
     column = spec.columns.condition
-    labels = as_text(obs[column])
-    if missing := _n_missing(labels, obs):
-        msg = (
-            f"{missing} have no condition in column {column} of {spec.raw}. "
-            "Fill them in or leave those cells out of the file."
-        )
-        raise AtlasError(msg)
+    labels = _required(obs, column, "condition", spec)
     there = sorted(labels.unique(), key=_natural)
     for group, members in (
         ("reference", spec.groups.reference),

@@ -15,6 +15,7 @@ import yaml
 
 from stages.base import cli
 from stages.base.errors import AtlasError
+from stages.base.study import UNSTATED
 from stages.inputs import ages
 from stages.inputs.cells import NO_TYPE, as_text
 from stages.inputs.obs import N_CELLS, columns_of, count_obs
@@ -99,7 +100,7 @@ def guess(
         if part not in columns:
             columns[part] = None
             unsure.append(f"no column looks like {part}: name it")
-    entry: dict[str, object] = {"platform": "unstated", "columns": columns, "constants": {}}
+    entry: dict[str, object] = {"platform": UNSTATED, "columns": columns, "constants": {}}
     if "tissue" not in columns:
         columns["tissue"] = None
         entry["constants"] = {"tissue": "Tissue"}

@@ -3,6 +3,8 @@
 from stages.base.columns import count, number, schema, text
 
 GROUPS = ("reference", "other", "compared")
+TWO_GROUPS = ("reference", "compared")
+"""Those that are compared; the others are shown."""
 
 
 # The label of cells whose animal is not stated; the proportions stage leaves them out.

@@ -40,6 +40,7 @@ from stages.base import cli, study, tables
 from stages.base.settings import load
 from stages.cells import counts
 from stages.cells.tables.proportions import PROPORTIONS
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement import concentration, effects
 from stages.measurement.metrics import lognormal_share
 from stages.measurement.settings import System
@@ -159,7 +160,7 @@ def _of_cells(table: pd.DataFrame, name: str) -> dict[str, object]:
     medians = table.groupby([*counts.TISSUE, "group"])[[GINI, name]].median().unstack()
     n = table.groupby([*counts.TISSUE, "group"])[name].count().unstack()
     # A study may have animals of one group alone.
-    both = pd.MultiIndex.from_product([[GINI, name], ["reference", "compared"]])
+    both = pd.MultiIndex.from_product([[GINI, name], TWO_GROUPS])
     wide = medians.reindex(columns=both)
     moved = wide.xs("compared", axis=1, level=1) - wide.xs("reference", axis=1, level=1)
     moved = moved[(n >= counts.MIN_ANIMALS).all(axis=1)].dropna(how="all")
@@ -222,7 +223,7 @@ def intraclass(table: pd.DataFrame, name: str) -> float:
 
 def _animals(proportions: pd.DataFrame, about: study.Study) -> pd.DataFrame:
     """Return young and old animals of real tissues; of all of them where none is real."""
-    rows = about.real(proportions[proportions["group"].isin(("reference", "compared"))])
+    rows = about.real(proportions[proportions["group"].isin(TWO_GROUPS)])
     keys = [*counts.TISSUE, "group", "animal"]
     return samples(
         (dict(zip(keys, key, strict=True)), of["n_cells"].to_numpy(float))

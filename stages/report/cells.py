@@ -5,7 +5,7 @@ import pandas as pd
 from stages.base.settings import Settings
 from stages.base.study import ANNOTATION, RECONSTRUCTED, SIMULATED, Study
 from stages.cells.tables.comparators import METHODS
-from stages.inputs.settings import AgeRange
+from stages.inputs.groups import AgeRange
 from stages.inputs.tables import GROUPS
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report import text

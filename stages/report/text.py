@@ -5,14 +5,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stages.base.study import UNSTATED
 from stages.measurement.states import step_of
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 NBSP = "\N{NO-BREAK SPACE}"
 # The field's abbreviations as a reader would write them.
-UNSTATED = "unstated"
-"""The platform of an atlas that does not say it."""
 PLATFORMS = {"facs": "FACS", "droplet": "droplet"}
 COHORTS = {"tms": "TMS", "tms-simulated": "simulated TMS", "kimmel": "Kimmel", "rat": "rat"}
 # What one, and what several, do in a quadrant of the plane.

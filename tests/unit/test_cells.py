@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stages.base import tables
 from stages.base.errors import AtlasError
 from stages.inputs import cells
+from stages.inputs.groups import group_of
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import CellsFile
 from stages.inputs.tables import COUNTS, UNKNOWN_ANIMAL
@@ -196,7 +197,7 @@ def test_a_negative_age_of_a_named_label():
     [(1, "reference"), (3, "reference"), (18, "other"), (24, "compared"), (30, "compared")],
 )
 def test_age_groups(months, group):
-    assert spec_of().groups.group(months, None) == group
+    assert group_of(spec_of().groups, months, None) == group
 
 
 @pytest.mark.parametrize("nothing", ["", "nan", "NaN", "NA", "None", None, float("nan"), "  "])
@@ -269,7 +270,7 @@ def test_nothing_to_count():
         count(two_animals().iloc[:0])
     with pytest.raises(AtlasError, match="none of the 7 cells"):
         count(two_animals().assign(cell_ontology_class="nan"))
-    with pytest.raises(AtlasError, match=r"1 of 7 cells of cells\.csv have no tissue"):
+    with pytest.raises(AtlasError, match=r"1 of 7 cells have no tissue in column tissue"):
         obs = two_animals()
         obs.loc[0, "tissue"] = None
         count(obs)

@@ -12,6 +12,7 @@ from scipy import stats
 
 from stages.base import study, tables
 from stages.cells import contrast, medians
+from stages.cells.design import Design
 from stages.cells.settings import Contrast, Medians
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import style
@@ -39,6 +40,14 @@ SETTINGS = Plane(
 )
 MEDIANS = Medians(confidence=0.95, draws=400, max_permutations=20000, seed=1)
 MEASURE = Measured(confidence=0.95, draws=400, seed=1)
+
+
+def two_groups(young, old):
+    """Return both groups in one array, and which are where."""
+    places = np.split(np.arange(len(young) + len(old)), [len(young)])
+    return np.concatenate([young, old]), Design(*places, paired=False)
+
+
 REAL = study.Study("x", "local", simulated=False, notice="")
 STEPS = (16, 64, 256, 1024)
 SYSTEM = System(
@@ -366,7 +375,7 @@ def test_checkpoints_without_any_effect_have_no_place():
 def test_permuted_vectors_are_those_of_a_loop():
     rng = np.random.default_rng(6)
     young, old = rng.normal(size=(3, 2)), rng.normal(size=(2, 2))
-    found = np.subtract(*medians.permuted(young, old, MEDIANS, rng)[::-1])
+    found = np.subtract(*medians.permuted(*two_groups(young, old), MEDIANS, rng)[::-1])
     pooled = np.concatenate([young, old])
     expected = []
     for taken in itertools.combinations(range(5), 2):
@@ -596,7 +605,7 @@ def test_level_without_a_change_and_power_with_one():
 
     def p(shift):
         young, old = animals(rng, 5, (0.4, 6)), animals(rng, 5, (0.4 + shift, 6 - 10 * shift))
-        null = np.subtract(*medians.permuted(young, old, MEDIANS, rng)[::-1])
+        null = np.subtract(*medians.permuted(*two_groups(young, old), MEDIANS, rng)[::-1])
         observed = np.median(old, 0) - np.median(young, 0)
         return [test.p for test in same_direction.one_sided(observed, reference, null, exact=True)]
 

@@ -23,6 +23,7 @@ from stages.base.study import Groups, Study
 from stages.cells.design import design
 from stages.cells.tables.metrics import METRICS
 from stages.drawing import command, evidence, style
+from stages.inputs.tables import TWO_GROUPS
 
 NAME = "metrics_vs_age"
 
@@ -198,7 +199,7 @@ def _medians(
     axes: Axes, rows: pd.DataFrame, metric: str, which: style.Series, shift: float, span: float
 ) -> None:
     ends = []
-    for group in ("reference", "compared"):
+    for group in TWO_GROUPS:
         values = rows[rows["group"] == group]
         if len(values):
             ends.append((float(values["at"].median()) + shift, values[metric].median()))

@@ -16,6 +16,7 @@ from stages.cells.tables.multiverse import (
     PUBLISHED,
 )
 from stages.drawing import command, evidence, style
+from stages.inputs.tables import TWO_GROUPS
 from stages.measurement.concentration import QUADRANTS
 
 NAME = "multiverse"
@@ -42,8 +43,7 @@ WORDS = {
     "hill_2": "N of order 2",
     "statistic": "{}s",
 }
-AGES = ("reference", "compared")
-NUMBERED = (*AGES, "min_cells")
+NUMBERED = (*TWO_GROUPS, "min_cells")
 LEGEND = (
     "full: by the published choices, and where one other choice turns it; pale: where it holds; "
     "dot: no such choice"
@@ -126,8 +126,8 @@ def _columns(choices: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _words(kind: str, choice: str, groups: Groups) -> str:
     """Return what the head of a column says."""
-    if kind in AGES:
-        return f"{groups[AGES.index(kind)]} {choice} mo"
+    if kind in TWO_GROUPS:
+        return f"{groups[TWO_GROUPS.index(kind)]} {choice} mo"
     return WORDS.get(choice, WORDS.get(kind, "published choices")).format(choice)
 
 
