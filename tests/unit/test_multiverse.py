@@ -191,6 +191,14 @@ class TestFigure:
         assert "old from 30 mo" in said
         assert "cells \N{GREATER-THAN OR EQUAL TO} 100" in said
 
+    def test_its_words_fit_a_page_of_one_arm_and_few_choices(self, found, about, legible):
+        table, choices = (frame[frame["tissue"] == "Marrow"].copy() for frame in found)
+        few = choices[choices["kind"].isin(["published", "cells", "statistic"])]
+        boxes = legible(multiverse_directions.draw(table, few, about), "Simulated demo data")
+        said = " ".join(text.get_text() for text, _ in boxes)
+        assert "full: by the main choices" in said
+        assert said.count("dot: no such choice") == 1
+
     def test_it_stays_on_a_page_with_more_arms(self, found, about, legible):
         cohorts = ("tms", "tms-simulated", "third")
         arms = [*about.arms, *(replace(arm, cohort="third") for arm in about.arms)]

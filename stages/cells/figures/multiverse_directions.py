@@ -1,6 +1,7 @@
 """Draw the direction of every arm under each choice of analysis, and its share of all of them."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
@@ -22,11 +23,13 @@ from stages.measurement.concentration import QUADRANTS
 NAME = "multiverse"
 
 MARGIN_MM = 1.5
+LEGEND_MM = MARGIN_MM + 5.5
+"""Where the words of the legend begin, behind its marks."""
 LINE_MM = 3.8
 ROW_MM = 4.2
 COLUMN_MM = 4.6
 GROUP_GAP_MM = 1.4
-# How much of its colour a cell has whose direction is that of the published choices.
+# How much of its colour a cell has whose direction is that of the main choices.
 PALE = 0.22
 BAR_MM = 26.0
 NUMBER_MM = 9.0
@@ -45,7 +48,7 @@ WORDS = {
 }
 NUMBERED = (*TWO_GROUPS, "min_cells")
 LEGEND = (
-    "full: by the published choices, and where one other choice turns it; pale: where it holds; "
+    "full: by the main choices, and where one other choice turns it; pale: where it holds; "
     "dot: no such choice"
 )
 
@@ -70,9 +73,12 @@ def draw(multiverse: pd.DataFrame, choices: pd.DataFrame, about: Study) -> Figur
     names_mm = max(map(style.text_width_mm, [*names, *(one.label for one in series)])) + 3
     lefts = _lefts(columns, MARGIN_MM + names_mm)
     shares_mm = lefts[-1] + COLUMN_MM + GROUP_GAP_MM
-    width = shares_mm + BAR_MM + NUMBER_MM + MARGIN_MM
+    meanings = [f"{name}: {style.MEANINGS[name]}" for name in QUADRANTS]
+    widest = max(map(style.text_width_mm, meanings)) + LEGEND_MM + MARGIN_MM
+    width = max(shares_mm + BAR_MM + NUMBER_MM + MARGIN_MM, widest)
     body = MARGIN_MM + max(map(style.text_width_mm, labels)) + 2
-    legend = [*(f"{name}: {style.MEANINGS[name]}" for name in QUADRANTS), LEGEND]
+    room = (width - LEGEND_MM - MARGIN_MM) / style.text_width_mm(LEGEND)
+    legend = [*meanings, *textwrap.wrap(LEGEND, int(0.95 * room * len(LEGEND)))]
     n_rows = len(multiverse) + len(series)
     rest = body + (len(legend) + 0.5) * LINE_MM + style.STRIP_MM
     row_mm = min(ROW_MM, (style.PAGE_MM - rest) / n_rows)
@@ -128,7 +134,7 @@ def _words(kind: str, choice: str, groups: Groups) -> str:
     """Return what the head of a column says."""
     if kind in TWO_GROUPS:
         return f"{groups[TWO_GROUPS.index(kind)]} {choice} mo"
-    return WORDS.get(choice, WORDS.get(kind, "published choices")).format(choice)
+    return WORDS.get(choice, WORDS.get(kind, "main choices")).format(choice)
 
 
 def _lefts(columns: Sequence[tuple[str, str]], start: float) -> list[float]:
@@ -169,7 +175,7 @@ def _legend_line(canvas: Axes, middle: float, quadrant: Sequence[str], text: str
         box = Rectangle((MARGIN_MM, middle - 1.5), 4, 3, facecolor=style.COLOURS[name])
         canvas.add_patch(box)
         style.point(canvas, MARGIN_MM + 2, middle, name, colour="white", face="none", scale=0.6)
-    canvas.text(MARGIN_MM + 5.5, middle, text, va="center")
+    canvas.text(LEGEND_MM, middle, text, va="center")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
