@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 from stages.base import tables
 from stages.base.errors import FigureError
-from stages.base.study import Study
+from stages.base.study import Arm, Study
 from stages.cells import over_clusters
 from stages.cells.figures import (
     clusters,
@@ -310,6 +310,24 @@ def test_validation_shows_every_animal_its_medians_and_the_change_between_them(i
         [change_axis] = axes.child_axes
         shown = change_axis._functions[0](old.median())
         assert shown == pytest.approx(row["change"])
+
+
+def test_groups_go_by_their_names_wherever_they_are_named(inputs, drawn_texts):
+    t = inputs("demo")
+    arms = (
+        Arm("kimmel", "droplet", None, "annotation", "", "control", "stimulated", by_age=False),
+    )
+    about = replace(ABOUT, arms=arms)
+    figures = [
+        replication_animals.draw(t.metrics, t.kimmel, reference=REFERENCE, about=about),
+        replication_robustness.draw(t.kimmel, t.stability, about=about),
+    ]
+    for figure in figures:
+        said = " ".join(text.get_text() for text, _ in drawn_texts(figure))
+        assert "stimulated \N{MINUS SIGN} control" in said
+        for word in ("young", "old", "reference", "compared"):
+            assert word not in said.split()
+            assert f"{word}:" not in said.split()
 
 
 def test_validation_states_the_test_and_the_smallest_p(inputs, drawn_texts):

@@ -70,7 +70,7 @@ def draw(
     several = len({which.label for which, _, _ in blocks}) > 1
     columns = min(MAX_COLUMNS, len(blocks))
     down = math.ceil(len(blocks) / columns)
-    handles = _handles(compared)
+    handles = _handles(compared, groups)
     legend_columns = len(handles) if columns > 1 else 2
     legend_mm = 5 + LINE_MM * math.ceil(len(handles) / legend_columns)
     room = (style.PAGE_MM - legend_mm - style.STRIP_MM) / down - HEAD_MM - GAP_MM - FOOT_MM
@@ -217,8 +217,8 @@ def _frame(axes: Axes, zero: float, values: Sequence[float], groups: Groups) -> 
     right.spines["right"].set_visible(True)
 
 
-def _handles(compared: pd.DataFrame) -> list[Line2D]:
-    groups = [
+def _handles(compared: pd.DataFrame, groups: Groups) -> list[Line2D]:
+    animals = [
         Line2D(
             [],
             [],
@@ -226,11 +226,11 @@ def _handles(compared: pd.DataFrame) -> list[Line2D]:
             marker="o",
             markersize=3.6,
             linewidth=1.8,
-            label=f"{group}: animals, median",
+            label=f"{name}: animals, median",
         )
-        for group in PLACES
+        for group, name in zip(PLACES, groups, strict=False)
     ]
-    return [*groups, *style.direction_marks(compared["quadrant"]), clusters.equal_cells()]
+    return [*animals, *style.direction_marks(compared["quadrant"]), clusters.equal_cells()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
