@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -58,7 +59,14 @@ def page_file(study_folder, cluster_tables, repository, settings) -> Path:
 
 @pytest.fixture
 def page(page_file) -> Iterator[Page]:
-    """Return the page on a phone; it must ask nothing of any network, and raise no error."""
+    """Return the page on a phone."""
+    with opened(page_file) as page:
+        yield page
+
+
+@contextmanager
+def opened(page_file: Path) -> Iterator[Page]:
+    """Open the page on a phone; it must ask nothing of any network, and raise no error."""
     asked, raised = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -154,6 +162,22 @@ def test_controls_move_the_marks_of_every_view(page, settings):
     assert "resolution 0.8" in page.text_content("#granularity-chart .role-title-text")
     # Nothing is wider than the phone.
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@needs_browser
+def test_samples_without_an_age_go_by_their_conditions(page_file):
+    rows = tables.read(Path("tables/proportions.csv"), PROPORTIONS)
+    names = rows["animal"].where(rows["animal"] != "3_10_M", "3_10_M (stim)")
+    rows = rows.assign(age_months=float("nan"), condition="stim", animal=names)
+    tables.write(rows, PROPORTIONS, Path("tables/proportions.csv"))
+    words = ["--cells", "cells.json", "--heads", "heads.json", "--tables", "tables"]
+    css = ["--css", str(Path(__file__).parents[2] / "reports" / "paper.css")]
+    assert explorer.main([*words, *css, "--out", "explorer.html"]) == 0
+    with opened(page_file) as page:
+        said = page.eval_on_selector_all("#animal option", "all => all.map(one => one.text)")
+    assert "3_10_M (stim), male" in said
+    assert "24_58_M, male, stim" in said
+    assert not any("months" in one or "null" in one for one in said)
 
 
 def test_the_page_is_small_and_says_what_it_rests_on(page_file):

@@ -32,7 +32,7 @@ SIGNS: dict[str, Callable[[Floats], Floats]] = {
     "positive": lambda mean: np.maximum(mean, 0.0),
 }
 """Which effects of heads count: of either sign, or only those that raise the loss."""
-_SAMPLE = ["arm", "tissue", "evidence", "animal", "sex", "age_months"]
+_SAMPLE = ["arm", "tissue", "evidence", "animal", "sex", "age_months", "condition"]
 
 
 def named(table: pd.DataFrame, about: Study) -> pd.DataFrame:

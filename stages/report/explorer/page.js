@@ -98,7 +98,10 @@ async function composition() {
 
   function label(one, key) {
     if (key !== "animal") return one[key];
-    return [one.animal, one.sex, `${one.age_months} months`].filter(Boolean).join(", ");
+    const age = one.age_months === null ? null : `${one.age_months} months`;
+    // The sample of an animal under several conditions bears the condition in its name.
+    const condition = one.animal.endsWith(`(${one.condition})`) ? null : one.condition;
+    return [one.animal, one.sex, age, condition].filter(Boolean).join(", ");
   }
 
   for (const select of [arm, tissue, animal]) select.addEventListener("change", pick);
