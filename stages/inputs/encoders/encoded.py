@@ -7,7 +7,7 @@ same order (``cell``: its name; ``length``: tokens without padding; and columns 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,15 @@ class Encoded:
 
 
 def write(
-    folder: Path, parts: Iterable[Encoded], *, n_cells: int, width: int, pad: int, pad_value: float
-) -> "Written":
+    folder: Path,
+    parts: Iterable[Encoded],
+    statement: Callable[[], Mapping[str, Any]],
+    *,
+    n_cells: int,
+    width: int,
+    pad: int,
+    pad_value: float = 0.0,
+) -> int:
     """Write cells as they come, whole or not at all.
 
     Parameters
@@ -53,6 +60,8 @@ def write(
         Is replaced.
     parts
         Some cells at a time, none wider than `width`.
+    statement
+        Asked after the last part, which may have told it something.
     n_cells
         At most so many: those that were dropped leave no row.
     width
@@ -62,8 +71,13 @@ def write(
 
     Returns
     -------
-    Written
-        Takes the statement, which may need what the parts have told meanwhile.
+    int
+        How many cells were written.
+
+    Raises
+    ------
+    AtlasError
+        None.
     """
     frames: list[pd.DataFrame] = []
     with atomic_folder(folder) as fresh:
@@ -97,21 +111,9 @@ def write(
         for name in ("all.npy", "all_values.npy"):
             (fresh / name).unlink(missing_ok=True)
         pd.concat(frames, ignore_index=True).to_parquet(fresh / CELLS_FILE, index=False)
-    return Written(folder, done, longest)
-
-
-@dataclass(frozen=True)
-class Written:
-    """Cells that were written."""
-
-    folder: Path
-    n_cells: int
-    width: int
-
-    def state(self, statement: Mapping[str, Any]) -> None:
-        """Write what they are beside them."""
-        text = json.dumps(dict(statement), indent=1, sort_keys=True, ensure_ascii=False)
-        write_text(self.folder / STATEMENT_FILE, text + "\n")
+        text = json.dumps(dict(statement()), indent=1, sort_keys=True, ensure_ascii=False)
+        write_text(fresh / STATEMENT_FILE, text + "\n")
+    return done
 
 
 def _trimmed(source: npt.NDArray[Any], path: Path, n_rows: int, width: int) -> None:
