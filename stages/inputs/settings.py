@@ -470,9 +470,18 @@ class HubModel(_Model):
 Model = Annotated[MiniModel | HubModel, Field(discriminator="source")]
 
 
+class Haematopoiesis(Section):
+    """How many cells of how many donors the simulated haematopoiesis has."""
+
+    seed: Annotated[int, Field(ge=0)]
+    donors: Annotated[int, Field(ge=4)]
+    cells_a_donor: Count
+
+
 SECTIONS = {
     "atlas": Atlas,
     "model": Model,
+    "haematopoiesis": Haematopoiesis,
     "trained": list[str],
     "downloaded": list[str],
 }
