@@ -300,16 +300,14 @@ class MiniCorpus(Section):
     reference_share: Annotated[float, Field(gt=0, lt=0.5)]
 
 
-class MiniTraining(Section):
-    """The architecture of pythia-mini and the recipe of its training."""
+class Recipe(Section):
+    """The size of a small transformer that is trained here, and how it is trained."""
 
     seed: int
     n_layers: Count
     n_heads: Count
     hidden_size: Count
     intermediate_size: Count
-    vocab_size: Annotated[int, Field(ge=257)]
-    seq_len: Annotated[int, Field(ge=2)]
     steps: Count
     """Length of the learning-rate schedule; training ends at the last checkpoint."""
     batch_size: Count
@@ -334,6 +332,13 @@ class MiniTraining(Section):
             )
             raise ValueError(msg)
         return self
+
+
+class MiniTraining(Recipe):
+    """The recipe of pythia-mini."""
+
+    vocab_size: Annotated[int, Field(ge=257)]
+    seq_len: Annotated[int, Field(ge=2)]
 
 
 class Revision(Section):
