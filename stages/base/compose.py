@@ -27,7 +27,7 @@ from stages.base.settings import PARAMS_FILE, parse, short_keys
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
 # The groups of conf/ of which one file each is chosen.
-GROUPS = ("atlas", "model")
+GROUPS = ("atlas", "model", "cellmodel")
 
 
 def conf_digest(conf: Path) -> str:
@@ -40,13 +40,17 @@ def conf_digest(conf: Path) -> str:
 
 
 def register_resolvers(conf: Path) -> None:
-    """Teach OmegaConf ``conf_digest``, and ``only``: a list of the last where the first two agree.
+    """Teach OmegaConf ``conf_digest``, ``only`` and ``unless``.
 
+    ``only`` gives a list of the last word where the first two agree, ``unless`` where they do not.
     DVC repeats a stage over a list, and so leaves it out where the list is empty.
     """
     OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
     OmegaConf.register_new_resolver(
         "only", lambda actual, wanted, name: [name] * (actual == wanted), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "unless", lambda actual, refused, name: [name] * (actual != refused), replace=True
     )
 
 
@@ -221,7 +225,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _run(args: argparse.Namespace) -> None:
     current = _read(args.params)
     chosen = dict(_chosen(current))
-    if not (args.atlas or args.model or args.set) and current.get(DIGEST_KEY) == conf_digest(
+    if not any(getattr(args, name) for name in (*GROUPS, "set")) and current.get(DIGEST_KEY) == conf_digest(
         args.conf
     ):
         if args.alone and not current["alone"][args.alone]:
@@ -249,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--conf", type=Path, default=CONF)
     parser.add_argument("--model", default="", help="a file of conf/model/")
+    parser.add_argument("--cellmodel", default="", help="a file of conf/cellmodel/")
     parser.add_argument(
         "--atlas", default="", help="a file of conf/atlas/ (default: the present one)"
     )
