@@ -88,7 +88,9 @@ def match(
         )
         raise AtlasError(msg)
     named = [name for name in map(str.strip, names) if name not in UNNAMED]
-    if fault := _other_kind(named, given, wanted):
+    # A model of another species, or of simulated genes, knows them by names of another form.
+    as_known = 2 * sum(name in vocabulary.genes for name in named) > len(named)
+    if not as_known and (fault := _other_kind(named, given, wanted)):
         shown = ", ".join(named[:SHOWN])
         msg = f"the genes of {source} are named {shown}, ...: {fault}"
         raise AtlasError(msg)
@@ -152,6 +154,8 @@ def _other_kind(named: Sequence[str], given: GeneNames, wanted: GeneNames) -> st
 
 
 def _by_id(name: str, vocabulary: Vocabulary, counted: Counter[str]) -> int | None:
+    if name in vocabulary.genes:
+        return vocabulary.genes[name]
     found = HUMAN.fullmatch(name)
     if found is None:
         counted[FOREIGN if OTHER_SPECIES.fullmatch(name) else NO_ID] += 1
