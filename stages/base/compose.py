@@ -225,9 +225,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _run(args: argparse.Namespace) -> None:
     current = _read(args.params)
     chosen = dict(_chosen(current))
-    if not any(getattr(args, name) for name in (*GROUPS, "set")) and current.get(DIGEST_KEY) == conf_digest(
-        args.conf
-    ):
+    asked = any(getattr(args, name) for name in (*GROUPS, "set"))
+    if not asked and current.get(DIGEST_KEY) == conf_digest(args.conf):
         if args.alone and not current["alone"][args.alone]:
             current["alone"][args.alone] = [args.alone]
             write(current, args.params)
@@ -235,13 +234,13 @@ def _run(args: argparse.Namespace) -> None:
         cli.log.info("%s follows from %s/ (%s)", args.params, args.conf, named)
         return
     for group in GROUPS:
-        if asked := getattr(args, group):
-            chosen[group] = asked
+        if name := getattr(args, group):
+            chosen[group] = name
     groups = [f"{group}={name}" for group, name in chosen.items()]
-    asked = [word for text in args.set for word in words(text)]
-    asked += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
-    without = compose(args.conf, groups) if asked else {}
-    overrides = [part for word in asked for part in placed(word, without, short_keys())]
+    single = [word for text in args.set for word in words(text)]
+    single += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
+    without = compose(args.conf, groups) if single else {}
+    overrides = [part for word in single for part in placed(word, without, short_keys())]
     content = compose(args.conf, [*groups, *overrides])
     write(content, args.params)
     named = ", ".join(f"{group} {name}" for group, name in _chosen(content))

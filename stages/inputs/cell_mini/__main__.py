@@ -33,7 +33,9 @@ def make(model: MiniCellModel, *, out: Path, scratch: Path) -> None:
         Keeps what is unfinished between runs.
     """
     known, cells, others = learnt(model)
-    cli.log.info("%d genes; %d cells to learn from, %d held out", *map(len, (known, cells, others)))
+    cli.log.info(
+        "%d genes; %d cells to learn from, %d held out", len(known.genes), len(cells), len(others)
+    )
     material = Material(known, cells.ids, spread(others, HELD_OUT))
     with alone(scratch):
         folder = train(model, material, scratch=scratch)

@@ -72,9 +72,7 @@ def learnt(model: MiniCellModel) -> tuple[Vocabulary, Encoded, Encoded]:
     path = Path(str(model.cells.h5ad))
     cells = ad.read_h5ad(path)
     out = held_out(cells.obs, model.cells.held_out)
-    known = vocabulary(
-        cells.X[~out], list(cells.var_names), fewest_cells=model.train.fewest_cells
-    )
+    known = vocabulary(cells.X[~out], list(cells.var_names), fewest_cells=model.train.fewest_cells)
     parts = list(encode(path, known, model.cells.encoding))
     width = model.cells.encoding.width
     ids = np.full((sum(map(len, parts)), width), known.pad, dtype=np.int32)

@@ -74,7 +74,7 @@ def pseudotime(node: npt.NDArray[np.int64], way: Floats) -> Floats:
         How far each has come from its parent to its kind, 0 to 1.
     """
     depths = np.array([DEPTHS[name] for name in NODES])
-    return (depths[node] - 1 + way) / depths.max()
+    return np.asarray((depths[node] - 1 + way) / depths.max())
 
 
 def activities(node: npt.NDArray[np.int64], way: Floats) -> Floats:
