@@ -79,6 +79,9 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         msg = f"{conf}/config.yaml holds no settings"
         raise SettingsError(msg)
+    # A model that is none has no state in which its systems could be measured.
+    measured = content.get("systems") or {}
+    content["systems"] = {name: of for name, of in measured.items() if of["states"]}
     return {str(key): value for key, value in content.items()}
 
 

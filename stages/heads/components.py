@@ -34,8 +34,8 @@ def components(kind: str, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by name. Heads have `layer` and `head`, what is of a whole layer `layer`, noise its `direction` and
-        the `block` whose weights it is on.
+        Indexed by name. Heads have `layer` and `head`, what is of a whole layer `layer`, noise its
+        `direction` and the `block` whose weights it is on.
     """
     match kind:
         case "head":

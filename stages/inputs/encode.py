@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from stages.base import cli
 from stages.base.errors import AtlasError, SettingsError
 from stages.base.files import file_hash
+from stages.base.settings import load
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.encoding import Tally, encode
 from stages.inputs.encoders.matrix import opened
@@ -108,15 +109,23 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
-def _run(args: argparse.Namespace) -> None:
+def _encoding(args: argparse.Namespace) -> Encoding:
+    """Return how cells are encoded: as the settings say, or the words of the command."""
+    if args.params is not None:
+        found: Encoding = load(args.params).cellmodel.cells.encoding
+        return found
     given = {name: getattr(args, name) for name in Encoding.model_fields}
     try:
-        encoding = Encoding.model_validate(given)
+        return Encoding.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = f"--{first['loc'][0]}: ".replace("_", "-") if first["loc"] else ""
         msg = where + first["msg"].removeprefix("Value error, ")
         raise SettingsError(msg) from None
+
+
+def _run(args: argparse.Namespace) -> None:
+    encoding = _encoding(args)
     cells = None if args.rows is None else names_in(args.rows)
     said = encode_file(args.h5ad, args.vocabulary, encoding, args.out, cells=cells)
     cli.log.info("%s: %s", args.out, ", ".join(f"{n} {what}" for what, n in said["cells"].items()))
@@ -128,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--h5ad", type=Path, required=True, help="the file with raw counts")
     add("--vocabulary", type=Path, required=True, help="the folder with vocabulary.json")
-    add("--preset", required=True, help=", ".join(PRESETS))
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--params", type=Path, help="as cellmodel.cells.encoding of these settings")
+    how.add_argument("--preset", help=", ".join(PRESETS))
     add("--counts", default="X", help="X (default), raw, layer:NAME or auto")
     add("--genes", help="what the file names genes by: ids or symbols; default: as the model does")
     add("--gene-column", help="the column of var with the names of genes (default: its index)")
