@@ -23,6 +23,7 @@ from stages.models.interventions import Heads, single_heads
 from stages.models.load import load_model, read_config, shape_of, weight_files
 from stages.models.losses import row_losses, row_slopes
 from stages.models.passes import Passes
+from stages.models.scgpt import ScGPTModel, config_of
 from stages.models.text import Text, cell_text, masked_tokens, masked_values, text_of
 from tests.unit import test_families as families
 from tests.unit.test_families import HIDDEN, N_HEADS, N_LAYERS, SEQ
@@ -602,6 +603,18 @@ class TestFolders:
             load_model(folder)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 600
+
+
+def test_the_published_shape_has_the_published_number_of_parameters():
+    whole_human = {"embsize": 512, "d_hid": 512, "nheads": 8, "nlayers": 12, "max_seq_len": 1200}
+    vocabulary = {f"GENE{number}": number for number in range(60_694)}
+    vocabulary |= {"<pad>": 60_694, "<cls>": 60_695, "<eoc>": 60_696}
+    with torch.device("meta"):
+        model = ScGPTModel(config_of(ARGS | whole_human, vocabulary, "here"))
+    parameters = dict(model.named_parameters())
+    assert len(parameters) == 159
+    assert sum(weight.numel() for weight in parameters.values()) == 50_804_225
+    assert architecture_of(model).d_head == 64
 
 
 def test_a_window_shortens_the_text(folder):
