@@ -568,7 +568,7 @@ SECTIONS = {
     "trained": list[str],
     "downloaded": list[str],
     "cell_trained": list[str],
-    "cellmodels": list[str],
+    "encode": list[str],
 }
 SHORT_KEYS = dict.fromkeys(CellsFile.model_fields, "atlas.cells.*") | dict.fromkeys(
     ("graphs", "libraries"), "atlas"
