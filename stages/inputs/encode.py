@@ -114,7 +114,8 @@ def _run(args: argparse.Namespace) -> None:
         encoding = Encoding.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        where = f"--{first['loc'][0]}: ".replace("_", "-") if first["loc"] else ""
+        option = "".join(f"--{name}".replace("_", "-") for name in first["loc"][:1])
+        where = f"{option} is {first['input']!r}: " if option else ""
         msg = where + first["msg"].removeprefix("Value error, ")
         raise SettingsError(msg) from None
     cells = None if args.rows is None else names_in(args.rows)

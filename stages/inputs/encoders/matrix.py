@@ -33,7 +33,8 @@ ENTRIES_AT_ONCE = 1 << 22
 ENTRIES_OF_A_BAND = 1 << 24
 CELLS_AT_ONCE = 1 << 13
 NAMES_AT_ONCE = 1 << 18
-SHOWN = 5
+LARGEST_LOG = 20
+"""No count is so large that its logarithm reaches this."""
 
 Rows = NDArray[np.int64]
 
@@ -124,8 +125,9 @@ class Matrix:
                 f"go from {wanted.min()} to {wanted.max()}. Correct the list."
             )
             raise AtlasError(msg)
-        node = self.file[self.place]
-        pieces = PIECES[_layout(node)](node, _shape(node), wanted)
+        with _readable(self.path):
+            node = self.file[self.place]
+            pieces = PIECES[_layout(node)](node, _shape(node), wanted)
         while (piece := self._next(pieces)) is not None:
             self._check(piece, whole=whole)
             yield piece
@@ -168,8 +170,9 @@ class Matrix:
                 "were made from."
             )
             raise AtlasError(msg)
-        largest = float(np.nanmax(counts.data))
-        looks = f", and nothing above {largest:.4g}, as after log1p" if 0 < largest < 20 else ""
+        largest = counts.data.max(initial=0, where=np.isfinite(counts.data))
+        logged = 0 < counts.data[place] <= largest < LARGEST_LOG
+        looks = f", and nothing above {largest:.4g}, as after log1p" if logged else ""
         others = [choice for choice in _places(self.file) if choice != self.choice]
         msg = (
             f"{self.place} of {self.path} holds no raw counts: {what}{looks}. Raw counts are whole "
