@@ -1,5 +1,6 @@
 """How cells are encoded, as a person says it."""
 
+import re
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -13,8 +14,8 @@ class Encoding(Section):
 
     preset: str
     """A key of ``PRESETS``."""
-    counts: Annotated[str, Field(pattern=r"^(X|raw|auto|layer:.+)$")] = "X"
-    """Where raw counts lie; ``auto``: the first of X, raw and the layers that holds such."""
+    counts: str = "X"
+    """``X``, ``raw`` or ``layer:NAME``, where counts lie; ``auto``: the first that holds such."""
     genes: GeneNames | None = None
     """What the file names genes by; None: what the model does. Symbols are mapped to ids."""
     gene_column: str | None = None
@@ -30,9 +31,17 @@ class Encoding(Section):
     @classmethod
     def _is_known(cls, preset: str) -> str:
         if preset not in PRESETS:
-            msg = f"{preset!r} is no preset; allowed are {', '.join(PRESETS)}"
+            msg = f"no preset; allowed are {', '.join(PRESETS)}"
             raise ValueError(msg)
         return preset
+
+    @field_validator("counts")
+    @classmethod
+    def _is_a_place(cls, counts: str) -> str:
+        if counts not in {"X", "raw", "auto"} and not re.fullmatch("layer:.+", counts):
+            msg = "allowed are X, raw, auto and layer:NAME"
+            raise ValueError(msg)
+        return counts
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
