@@ -10,54 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from stages.base import cli
-from stages.base.errors import AblationError
 from stages.base.settings import load
 from stages.heads.ablate import ablated
 from stages.heads.attribution import CPU_POSITIONS, GPU_POSITIONS, features
 from stages.heads.material import Cells
 from stages.heads.sweep import write_effects
 from stages.inputs.encoders import encoded
-from stages.inputs.settings import CellInput
+from stages.inputs.encoders.measured import chosen
 from stages.measurement.effects import State
-from stages.measurement.streams import stream
 from stages.models.architectures import architecture_of
 from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
-
-Rows = NDArray[np.int64]
-
-
-def chosen(cells: pd.DataFrame, asked: CellInput) -> tuple[Rows, Rows]:
-    """Draw the cells whose loss is measured, and others; both ascending.
-
-    Parameters
-    ----------
-    cells
-        One row a cell, with the columns that `asked.held_out` names.
-
-    Raises
-    ------
-    AblationError
-        There are too few.
-    """
-    allowed = np.ones(len(cells), dtype=bool)
-    for column, values in asked.held_out.items():
-        allowed &= cells[column].astype(str).isin(values).to_numpy()
-    found = np.flatnonzero(allowed)
-    needed = asked.n_cells + asked.reference_cells
-    if len(found) < needed:
-        msg = (
-            f"{len(found)} cells may be measured, {needed} are needed: {asked.n_cells} and "
-            f"{asked.reference_cells} for reference. Lower cellmodel.cells.n_cells or "
-            "reference_cells, or give more cells."
-        )
-        raise AblationError(msg)
-    drawn = stream(asked.seed, "cells").permutation(found)
-    return np.sort(drawn[: asked.n_cells]), np.sort(drawn[asked.n_cells : needed])
 
 
 def sizes(checkpoint: Path, material: Cells, device: str) -> NDArray[np.float64]:

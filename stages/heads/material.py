@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from stages.base.files import file_hash
-from stages.inputs.encoders import encoded, vocabulary
-from stages.inputs.encoders.encoded import IDS_FILE, VALUES_FILE, Encoded
-from stages.inputs.encoders.vocabulary import MASK
+from stages.inputs.encoders import measured
+from stages.inputs.encoders.encoded import IDS_FILE, VALUES_FILE
 from stages.models.architectures.base import Architecture
-from stages.models.text import Text, cell_text, read_tokens, text_of
+from stages.models.text import Text, read_tokens, text_of
 
 Rows = NDArray[np.int64]
 
@@ -139,14 +138,4 @@ class Cells(Material):
         return digest.hexdigest()
 
     def _text(self, architecture: Architecture, rows: Rows) -> Text:
-        cells: Encoded = encoded.read(self.folder)
-        known = vocabulary.read(self.checkpoint)
-        return cell_text(
-            cells.ids[rows],
-            architecture=architecture,
-            pad=known.pad,
-            special=sorted(known.special.values()),
-            mask=known.special.get(MASK) if architecture.mask_value is None else None,
-            values=None if cells.values is None else cells.values[rows],
-            seed=self.seed,
-        )
+        return measured.text(self.folder, self.checkpoint, architecture, rows, seed=self.seed)

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stages.base import cli
@@ -23,6 +25,8 @@ from stages.inputs.encoders.encoding import Tally, encode
 from stages.inputs.encoders.matrix import n_cells_of
 from stages.inputs.encoders.presets import PRESETS
 from stages.inputs.encoders.settings import Encoding
+from stages.inputs.settings import CellInput
+from stages.measurement.streams import stream
 
 
 def encode_file(
@@ -32,6 +36,7 @@ def encode_file(
     out: Path,
     *,
     cells: Sequence[str] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Encode a file into a folder, whole or not at all.
 
@@ -39,8 +44,8 @@ def encode_file(
     ----------
     model
         The folder with ``vocabulary.json``.
-    cells
-        Names of the cells to encode; None: all.
+    cells, rows
+        The cells to encode, by name or by number; None: all.
 
     Returns
     -------
@@ -73,9 +78,9 @@ def encode_file(
 
     encoded.write(
         out,
-        encode(h5ad, genes, encoding, cells=cells, tally=tally),
+        encode(h5ad, genes, encoding, rows=rows, cells=cells, tally=tally),
         statement,
-        n_cells=n_cells_of(h5ad) if cells is None else len(cells),
+        n_cells=next((len(some) for some in (cells, rows) if some is not None), n_cells_of(h5ad)),
         width=encoding.width,
         pad=genes.pad,
         pad_value=preset.pad_value,
@@ -108,11 +113,16 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
+def drawn(h5ad: Path, asked: CellInput) -> NDArray[np.int64] | None:
+    """Return numbers of cells that are drawn from a file, ascending; None: all are wanted."""
+    n_cells = n_cells_of(h5ad)
+    if asked.n_encoded is None or asked.n_encoded >= n_cells:
+        return None
+    rng = stream(asked.seed, "encoded")
+    return np.sort(rng.choice(n_cells, size=asked.n_encoded, replace=False))
+
+
 def _encoding(args: argparse.Namespace) -> Encoding:
-    """Return how cells are encoded: as the settings say, or the words of the command."""
-    if args.params is not None:
-        found: Encoding = load(args.params).cellmodel.cells.encoding
-        return found
     given = {name: getattr(args, name) for name in Encoding.model_fields}
     try:
         return Encoding.model_validate(given)
@@ -125,9 +135,13 @@ def _encoding(args: argparse.Namespace) -> Encoding:
 
 
 def _run(args: argparse.Namespace) -> None:
-    encoding = _encoding(args)
-    cells = None if args.rows is None else names_in(args.rows)
-    said = encode_file(args.h5ad, args.vocabulary, encoding, args.out, cells=cells)
+    if args.params is not None:
+        asked: CellInput = load(args.params).cellmodel.cells
+        rows = drawn(args.h5ad, asked)
+        said = encode_file(args.h5ad, args.vocabulary, asked.encoding, args.out, rows=rows)
+    else:
+        cells = None if args.rows is None else names_in(args.rows)
+        said = encode_file(args.h5ad, args.vocabulary, _encoding(args), args.out, cells=cells)
     cli.log.info("%s: %s", args.out, ", ".join(f"{n} {what}" for what, n in said["cells"].items()))
 
 
@@ -138,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--h5ad", type=Path, required=True, help="the file with raw counts")
     add("--vocabulary", type=Path, required=True, help="the folder with vocabulary.json")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--params", type=Path, help="as cellmodel.cells.encoding of these settings")
+    how.add_argument("--params", type=Path, help="as cellmodel.cells of these settings says")
     how.add_argument("--preset", help=", ".join(PRESETS))
     add("--counts", default="X", help="X (default), raw, layer:NAME or auto")
     add("--genes", help="what the file names genes by: ids or symbols; default: as the model does")

@@ -493,6 +493,8 @@ class CellInput(Section):
     encoding: Encoding
     held_out: dict[str, list[str]] = {}
     """Cells that the model has not learnt from, by a column of ``encoding.columns``; empty: all."""
+    n_encoded: Count | None = None
+    """Cells that are encoded, drawn from the file; None: all."""
     n_cells: Count
     """Cells whose loss is measured."""
     reference_cells: Count

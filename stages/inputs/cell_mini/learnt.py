@@ -4,44 +4,19 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 from scipy import sparse
 
 from stages.base.errors import AtlasError
 from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.encoding import encode
+from stages.inputs.encoders.measured import held_out
 from stages.inputs.encoders.vocabulary import CLS, EOS, MASK, PAD, Vocabulary
 from stages.inputs.settings import MiniCellModel
 
 SPECIAL = {PAD: 0, MASK: 1, CLS: 2, EOS: 3}
 """As in Geneformer's second version."""
 TARGET_SUM = 10_000.0
-
-
-def held_out(obs: "ad.AnnData", of: dict[str, list[str]]) -> npt.NDArray[np.bool_]:
-    """Return which cells are kept from training.
-
-    Raises
-    ------
-    AtlasError
-        A column does not exist, or all cells or none are held out.
-    """
-    found = np.zeros(len(obs), dtype=bool)
-    for column, values in of.items():
-        if column not in obs:
-            msg = (
-                f"held_out names the column {column}; the cells have {', '.join(obs)}. "
-                "Correct cellmodel.cells.held_out."
-            )
-            raise AtlasError(msg)
-        found |= obs[column].astype(str).isin(values).to_numpy()
-    if found.all() or not found.any():
-        msg = (
-            f"{int(found.sum())} of {len(found)} cells are held out; some are to be, some not. "
-            "Correct cellmodel.cells.held_out."
-        )
-        raise AtlasError(msg)
-    return found
 
 
 def vocabulary(counts: sparse.csr_matrix, genes: list[str], *, fewest_cells: int) -> Vocabulary:
@@ -68,24 +43,28 @@ def vocabulary(counts: sparse.csr_matrix, genes: list[str], *, fewest_cells: int
 
 
 def learnt(model: MiniCellModel) -> tuple[Vocabulary, Encoded, Encoded]:
-    """Return the vocabulary, the encoded cells to learn from, and those that are held out."""
+    """Return the vocabulary, the encoded cells to learn from, and those that are held out.
+
+    Raises
+    ------
+    AtlasError
+        All cells are held out, or none.
+    """
     path = Path(str(model.cells.h5ad))
     cells = ad.read_h5ad(path)
-    out = held_out(cells.obs, model.cells.held_out)
+    out = held_out(cells.obs, model.cells)
+    if out.all():
+        msg = "every cell is held out, none to learn from. Correct cellmodel.cells.held_out."
+        raise AtlasError(msg)
     known = vocabulary(cells.X[~out], list(cells.var_names), fewest_cells=model.train.fewest_cells)
-    parts = list(encode(path, known, model.cells.encoding))
     width = model.cells.encoding.width
-    ids = np.full((sum(map(len, parts)), width), known.pad, dtype=np.int32)
-    done = 0
-    for part in parts:
-        ids[done : done + len(part), : part.ids.shape[1]] = part.ids
-        done += len(part)
-    import pandas as pd
-
-    frame = pd.concat([part.cells for part in parts], ignore_index=True)
-    of = held_out(frame, model.cells.held_out)
-    return (
-        known,
-        Encoded(ids[~of], frame[~of].reset_index(drop=True)),
-        Encoded(ids[of], frame[of].reset_index(drop=True)),
-    )
+    found = []
+    for rows in (np.flatnonzero(~out), np.flatnonzero(out)):
+        parts = list(encode(path, known, model.cells.encoding, rows=rows))
+        ids = np.full((sum(map(len, parts)), width), known.pad, dtype=np.int32)
+        done = 0
+        for part in parts:
+            ids[done : done + len(part), : part.ids.shape[1]] = part.ids
+            done += len(part)
+        found.append(Encoded(ids, pd.concat([part.cells for part in parts], ignore_index=True)))
+    return known, *found
