@@ -67,4 +67,4 @@ def learnt(model: MiniCellModel) -> tuple[Vocabulary, Encoded, Encoded]:
             ids[done : done + len(part), : part.ids.shape[1]] = part.ids
             done += len(part)
         found.append(Encoded(ids, pd.concat([part.cells for part in parts], ignore_index=True)))
-    return known, *found
+    return known, found[0], found[1]
