@@ -542,6 +542,40 @@ def test_symbols_are_mapped_only_with_synonyms(tmp_path):
     assert found == tokens_of(by_id, vocab, preset="geneformer-v2")
 
 
+def test_a_list_of_symbols_may_hold_ids_and_small_letters(tmp_path):
+    # Genes without a symbol stand there by their id, versioned or not.
+    names = ["gene1", "GENE2", "GENE3", f"{IDS[3]}.7", IDS[4], "NOGENE"]
+    x = np.arange(1, 7, dtype=np.float32)[None]
+    path = h5ad(tmp_path / "x.h5ad", x, names)
+    vocab = geneformer_like(
+        medians=[1.0] * 12, synonyms=dict(zip(SYMBOLS[:3], IDS[:3], strict=True))
+    )
+    tally = Tally()
+    found = all_of(path, vocab, tally, preset="geneformer-v2", genes="symbols")
+    assert found == {"cell0": ([2, 8, 7, 6, 5, 4, 3], None)}
+    assert tally.genes == {
+        "known": 5,
+        "renamed by a synonym": 3,
+        "version stripped": 1,
+        "dropped: not in the vocabulary": 1,
+    }
+
+
+def test_a_file_of_cellxgene(tmp_path):
+    """X holds logarithms, raw the counts of more genes; symbols are a category."""
+    genes = pd.DataFrame({"feature_name": pd.Categorical(SYMBOLS)}, index=IDS)
+    cells = pd.DataFrame(index=[f"cell{row}" for row in range(40)])
+    table = ad.AnnData(X=COUNTS, obs=cells, var=genes)
+    table.raw = table
+    table = table[:, :8].copy()
+    table.X = np.log1p(table.X)
+    path = tmp_path / "x.h5ad"
+    table.write_h5ad(path)
+    plain = h5ad(tmp_path / "y.h5ad", COUNTS, SYMBOLS)
+    found = all_of(path, scgpt_like(), preset="scgpt", counts="raw", gene_column="feature_name")
+    assert found == all_of(plain, scgpt_like(), preset="scgpt")
+
+
 @pytest.mark.parametrize("as_category", [False, True])
 def test_genes_are_named_by_a_column(as_category, tmp_path):
     names = pd.Series(SYMBOLS, index=IDS, dtype="category" if as_category else object)
