@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.base.files import file_hash
-from stages.inputs.encoders import measured
+from stages.inputs.encoders import encoded, measured, vocabulary
 from stages.inputs.encoders.encoded import IDS_FILE, VALUES_FILE
 from stages.models.architectures.base import Architecture
 from stages.models.text import Text, read_tokens, text_of
@@ -138,4 +138,5 @@ class Cells(Material):
         return digest.hexdigest()
 
     def _text(self, architecture: Architecture, rows: Rows) -> Text:
-        return measured.text(self.folder, self.checkpoint, architecture, rows, seed=self.seed)
+        cells, known = encoded.read(self.folder), vocabulary.read(self.checkpoint)
+        return measured.text(cells, known, architecture, rows, seed=self.seed)

@@ -1,14 +1,12 @@
 """The cells that a model of cells is measured on, as it reads them: some of its genes hidden."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from stages.base.errors import AtlasError
-from stages.inputs.encoders import encoded, vocabulary
-from stages.inputs.encoders.vocabulary import MASK
+from stages.inputs.encoders.encoded import Encoded
+from stages.inputs.encoders.vocabulary import MASK, Vocabulary
 from stages.inputs.settings import CellInput
 from stages.measurement.streams import stream
 from stages.models.architectures.base import Architecture
@@ -62,18 +60,9 @@ def chosen(cells: pd.DataFrame, asked: CellInput) -> tuple[Rows, Rows]:
 
 
 def text(
-    folder: Path, checkpoint: Path, architecture: Architecture, rows: Rows, *, seed: int
+    cells: Encoded, known: Vocabulary, architecture: Architecture, rows: Rows, *, seed: int
 ) -> Text:
-    """Return some encoded cells as a model reads them; `seed` draws which genes are hidden.
-
-    Parameters
-    ----------
-    folder
-        Of encoded cells.
-    checkpoint
-        Holds the vocabulary.
-    """
-    cells, known = encoded.read(folder), vocabulary.read(checkpoint)
+    """Return some encoded cells as a model reads them; `seed` draws which genes are hidden."""
     return cell_text(
         cells.ids[rows],
         architecture=architecture,
