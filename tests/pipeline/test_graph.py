@@ -25,6 +25,7 @@ ROOMS = [
     "models",
     "drawing",
     "inputs",
+    "representations",
     "cells",
     "heads",
     "plane",
