@@ -42,7 +42,7 @@ from stages.measurement.effects import Effects, State
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, devices, matmul_precision
 from stages.models.interventions import AblationType, single_heads
-from stages.models.load import load_model, shape_of, weight_files
+from stages.models.load import config_file, load_model, shape_of, weight_files
 from stages.models.passes import Passes
 from stages.models.text import read_tokens, text_of
 
@@ -67,9 +67,9 @@ class Job:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Return a sha256 over the weight files and ``config.json`` of a checkpoint."""
+    """Return a sha256 over the weight files of a checkpoint and the file that describes it."""
     digest = hashlib.sha256()
-    for file in [checkpoint / "config.json", *weight_files(checkpoint)]:
+    for file in [config_file(checkpoint), *weight_files(checkpoint)]:
         digest.update(f"{file.name} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
