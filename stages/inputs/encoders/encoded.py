@@ -2,7 +2,8 @@
 
 ``ids.npy`` holds token ids, int32, one row a cell, padded on the right; ``values.npy`` the value
 beside each id, float32, for models that read one (scGPT); ``cells.parquet`` one row a cell in the
-same order (``cell``: its name; ``length``: tokens without padding; and columns of ``obs``);
+same order (``cell``: its name; ``row``: its number in the file; ``length``: tokens without padding;
+and columns of ``obs``);
 ``encoding.json`` states how they were made and what was left out.
 """
 
@@ -33,7 +34,7 @@ class Encoded:
     ids: Ids
     """(n_cells, width), padded on the right."""
     cells: pd.DataFrame
-    """One row a cell: ``cell``, ``length``, and columns of ``obs``."""
+    """One row a cell: ``cell``, ``row``, ``length``, and columns of ``obs``."""
     values: Values | None = None
     """(n_cells, width), for models that read values beside ids."""
 

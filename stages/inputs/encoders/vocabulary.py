@@ -15,7 +15,7 @@ from stages.base.errors import CheckpointError
 from stages.base.files import write_text
 
 VOCABULARY_FILE = "vocabulary.json"
-PAD, MASK, CLS, EOS = "<pad>", "<mask>", "<cls>", "<eos>"
+PAD, MASK, CLS, EOS, EOC = "<pad>", "<mask>", "<cls>", "<eos>", "<eoc>"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Vocabulary:
     genes: Mapping[str, int]
     """Ids of genes by name: unversioned Ensembl ids (Geneformer) or symbols (scGPT)."""
     special: Mapping[str, int]
-    """Ids of ``<pad>`` and, where the model has them, ``<mask>``, ``<cls>``, ``<eos>``."""
+    """Ids of ``<pad>``, and of ``<mask>``, ``<cls>``, ``<eos>`` or ``<eoc>`` where there."""
     medians: Mapping[str, float] | None = None
     """Geneformer: the non-zero median of each gene over the corpus, by gene."""
     synonyms: Mapping[str, str] | None = None
