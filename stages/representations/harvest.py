@@ -4,7 +4,6 @@ Resumable: what is finished lies in the scratch folder, and stays there for the 
 """
 
 import argparse
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,17 @@ from tqdm import tqdm
 
 from stages.base import cli
 from stages.base.errors import RepresentationError
-from stages.base.files import atomic_folder, file_hash
+from stages.base.files import atomic_folder
 from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture
 from stages.models.devices import devices, matmul_precision
-from stages.models.load import load_model, weight_files
+from stages.models.load import load_model
 from stages.models.text import MASK_SEED
 from stages.representations import arrays, disk, gather
 from stages.representations.arrays import DTYPES, EMBEDDING, EMBEDDING_NAME, KINDS, Kind
 from stages.representations.sequences import MASK_BLOCK, Reading, Sequences, of_cells, of_tokens
-from stages.representations.shards import Arrays, Shards
-from stages.representations.streams import Batch, streams
+from stages.representations.shards import Arrays, Shards, fingerprint
+from stages.representations.streams import Batch, streams, width_of
 
 VERSION = 1
 """Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
@@ -65,8 +64,7 @@ class Source:
     @property
     def width(self) -> int:
         """Return how wide the residual stream is."""
-        weight, _ = self.architecture.projection(self.architecture.blocks[0])
-        return int(weight.shape[0])
+        return width_of(self.architecture)
 
     def batches(
         self, part: slice, layers: Sequence[int], told: Callable[[int], Any]
@@ -79,14 +77,6 @@ class Source:
         ):
             yield batch
             told(int(lengths[batch.sequences.numpy()].sum()))
-
-
-def fingerprint(checkpoint: Path) -> str:
-    """Return a sha256 over the weight files and ``config.json`` of a checkpoint."""
-    digest = hashlib.sha256()
-    for file in [checkpoint / "config.json", *weight_files(checkpoint)]:
-        digest.update(f"{file.name} {file_hash(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def wanted_layers(text: str, n_layers: int) -> tuple[int, ...]:

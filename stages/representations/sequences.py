@@ -17,7 +17,7 @@ from stages.base.files import file_hash
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.vocabulary import CLS, MASK, Vocabulary
 from stages.models.architectures.base import Architecture
-from stages.models.text import MASK_SEED, Text, check_text, masked_tokens, read_tokens, text_of
+from stages.models.text import MASK_SEED, Text, cell_text, check_text, read_tokens, text_of
 
 Reading = Literal["masked", "whole"]
 
@@ -114,10 +114,13 @@ def of_cells(
     """
     cells, known = encoded.read(folder), vocabulary.read(model)
     n = _limited(len(cells), limit)
-    if len(known) != architecture.vocab_size:
+    statement = _statement(folder)
+    check_vocabulary(known, architecture, model)
+    made_with = statement.get("vocabulary", {}).get("sha256")
+    if made_with != file_hash(model / vocabulary.VOCABULARY_FILE):
         msg = (
-            f"the vocabulary in {model} has {len(known)} ids, its model {architecture.vocab_size}: "
-            "they are of two versions. Bring the model in again."
+            f"the cells in {folder} were encoded with another vocabulary than that in {model}. "
+            "Encode them again with this one."
         )
         raise RepresentationError(msg)
     ids = cells.ids[:n]
@@ -126,14 +129,18 @@ def of_cells(
     @lru_cache(maxsize=1)
     def block(index: int) -> Text:
         part = slice(index * MASK_BLOCK, min((index + 1) * MASK_BLOCK, n))
-        tokens = torch.from_numpy(ids[part].astype(np.int64))
-        attended = torch.arange(tokens.shape[1]) < torch.from_numpy(lengths[part])[:, None]
-        if reading == "masked":
-            text = masked_tokens(
-                tokens, _mask_of(known, model), attended=attended, seed=MASK_SEED + index
-            )
-        else:
-            text = Text(tokens, tokens, attended=attended)
+        values = None if cells.values is None else cells.values[part]
+        if reading == "whole":
+            return whole_cells(ids[part], lengths[part], values, architecture)
+        text = cell_text(
+            ids[part],
+            architecture=architecture,
+            pad=known.pad,
+            special=list(known.special.values()),
+            mask=known.special.get(MASK) if architecture.mask_value is None else None,
+            values=values,
+            seed=MASK_SEED + index,
+        )
         check_text(text, architecture, "cells'")
         return text
 
@@ -142,14 +149,67 @@ def of_cells(
     return Sequences(
         ids=ids,
         lengths=lengths,
-        ordinary=_ordinary(known),
+        ordinary=ordinary(known),
         cls=known.special.get(CLS),
         block=block,
         sha256=_sha256(files),
-        statement=_statement(folder),
+        statement=statement,
         reading=reading,
         skip=skip,
     )
+
+
+def whole_cells(
+    ids: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float32] | None,
+    architecture: Architecture,
+) -> Text:
+    """Return the text of encoded cells with nothing hidden.
+
+    Parameters
+    ----------
+    ids, values
+        (n, width), padded on the right.
+    lengths
+        Without padding: (n,).
+    architecture
+        The model that is to read it.
+
+    Raises
+    ------
+    AblationError
+        The model cannot.
+    """
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    attended = torch.arange(tokens.shape[1]) < torch.from_numpy(lengths)[:, None]
+    beside = None if values is None else torch.from_numpy(np.array(values))
+    text = Text(tokens, tokens, attended=attended, values=beside, target_values=beside)
+    check_text(text, architecture, "cells'")
+    return text
+
+
+def check_vocabulary(known: Vocabulary, architecture: Architecture, model: Path) -> None:
+    """Stop if a vocabulary is not that of the model beside it.
+
+    Raises
+    ------
+    RepresentationError
+        It has another number of ids.
+    """
+    if len(known) != architecture.vocab_size:
+        msg = (
+            f"the vocabulary in {model} has {len(known)} ids, its model {architecture.vocab_size}: "
+            "they are of two versions. Bring the model in again."
+        )
+        raise RepresentationError(msg)
+
+
+def ordinary(known: Vocabulary) -> npt.NDArray[np.bool_]:
+    """Return which ids are genes, and not special: (n_ids,)."""
+    genes = np.ones(len(known), dtype=np.bool_)
+    genes[list(known.special.values())] = False
+    return genes
 
 
 def of_tokens(
@@ -196,19 +256,6 @@ def _limited(n: int, limit: int | None) -> int:
         msg = f"--limit {limit} leaves no cell. Give 1 or more, or none for all."
         raise RepresentationError(msg)
     return n if limit is None else min(n, limit)
-
-
-def _ordinary(known: Vocabulary) -> npt.NDArray[np.bool_]:
-    ordinary = np.ones(len(known), dtype=np.bool_)
-    ordinary[list(known.special.values())] = False
-    return ordinary
-
-
-def _mask_of(known: Vocabulary, model: Path) -> int:
-    if MASK not in known.special:
-        msg = f"the vocabulary in {model} names no {MASK}. Take --inputs whole."
-        raise RepresentationError(msg)
-    return known.special[MASK]
 
 
 def _sha256(files: list[Path]) -> str:

@@ -19,9 +19,18 @@ import numpy.typing as npt
 
 from stages.base import cli
 from stages.base.errors import RepresentationError
-from stages.base.files import atomic_path
+from stages.base.files import atomic_path, file_hash
+from stages.models.load import config_file, weight_files
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return a sha256 over the weight files of a checkpoint and what describes them."""
+    digest = hashlib.sha256()
+    for file in [config_file(checkpoint), *weight_files(checkpoint)]:
+        digest.update(f"{file.name} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

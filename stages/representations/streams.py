@@ -77,6 +77,12 @@ def streams(
         yield batch
 
 
+def width_of(architecture: Architecture) -> int:
+    """Return how wide the residual stream of a model is."""
+    weight, _ = architecture.projection(architecture.blocks[0])
+    return int(weight.shape[0])
+
+
 def _run(
     architecture: Architecture,
     text: Text,
