@@ -6,6 +6,7 @@ states the model, the text and how they were made.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,16 +105,26 @@ def create(
     -------
     states, rows
         By layer, (n_rows, width); by column of :data:`ROWS`, (n_rows,).
+
+    Raises
+    ------
+    OSError
+        The disk is full.
     """
 
-    def made(name: str, kept_as: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
-        return np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="w+", dtype=kept_as, shape=shape
-        )
+    def reserved(name: str, kept_as: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
+        path = folder / f"{name}.npy"
+        made = np.lib.format.open_memmap(path, mode="w+", dtype=kept_as, shape=shape)
+        # Who fills a mapped file on a full disk is killed without a word: what it takes is
+        # reserved, where the system can.
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return made
 
     return (
-        {layer: made(layer_name(layer), dtype, (n_rows, width)) for layer in sorted(layers)},
-        {name: made(name, kept_as, (n_rows,)) for name, kept_as in ROWS[kind].items()},
+        {layer: reserved(layer_name(layer), dtype, (n_rows, width)) for layer in sorted(layers)},
+        {name: reserved(name, kept_as, (n_rows,)) for name, kept_as in ROWS[kind].items()},
     )
 
 

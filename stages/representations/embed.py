@@ -319,7 +319,7 @@ def _run(args: argparse.Namespace) -> None:
             "counts_from": tally.counts,
             "n_truncated": tally.n_truncated,
             "device": device.type,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
     with matmul_precision("float32"), tqdm(total=n_cells, unit=" cells") as bar:

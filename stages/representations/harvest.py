@@ -334,7 +334,7 @@ def _decides(source: Source, wanted: Wanted) -> dict[str, Any]:
     sequences = source.sequences
     return {
         "version": VERSION,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": source.device.type,
         "weights": source.weights,
         "text": sequences.sha256,
@@ -360,7 +360,7 @@ def _statement(source: Source, wanted: Wanted) -> dict[str, Any]:
         "width": source.width,
         "dtype": wanted.dtype,
         "device": source.device.type,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "encoding": sequences.statement,
     }
 

@@ -39,7 +39,8 @@ def streams(
     Every sequence comes exactly once, the longest first, so that memory fails at once or not at
     all. Each batch is cut to its longest sequence: padding is attended to by nobody and, with
     lengths so sorted, is little. How the sequences are batched changes the states by rounding
-    only: at most 7e-15 in float64 and 4e-6 in float32 where they are of the order of 1.
+    only: by 4e-15 in float64 and 2e-6 in float32 in 200 cells of a Geneformer whose states go up to
+    5; by at most 4e-7 of the largest state in all families.
 
     Parameters
     ----------
