@@ -9,6 +9,7 @@ at each position. The generative attention mask existed in pretraining alone. A 
 calls no hook on what mixes the heads, and leaves other numbers at padded positions.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -260,10 +261,8 @@ def config_of(args: Mapping[str, Any], vocabulary: Mapping[str, Any], where: str
 
 def _number(args: Mapping[str, Any], name: str, kind: type[_Number], where: str) -> _Number:
     """Return a value that must be a number; where it must be whole, above 0 as well."""
-    found = args.get(name)
-    if type(found) is int and (kind is float or found > 0):
-        return kind(found)
-    if type(found) is float and kind is float:
+    found: Any = args.get(name)
+    if type(found) in (int, kind) and math.isfinite(found) and (kind is float or found > 0):
         return kind(found)
     allowed = "a whole number above 0" if kind is int else "a number"
     msg = (
