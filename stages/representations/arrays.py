@@ -2,7 +2,8 @@
 
 ``L<l>.npy`` holds what leaves block l, counted from 0, and ``embedding.npy`` what enters block 0:
 (n_rows, width), float32 or float16. What a row is, the arrays of :data:`ROWS` say; ``harvest.json``
-states the model, the text and how they were made.
+states the model, the text and how they were made; ``names.json`` lists the names of tokens by id,
+where the model's vocabulary has names (genes).
 """
 
 import json
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from stages.base.errors import RepresentationError
 from stages.base.files import write_text
 
-STATEMENT_FILE = "harvest.json"
+STATEMENT_FILE, NAMES_FILE = "harvest.json", "names.json"
 EMBEDDING = -1
 """The layer that is no block: what enters block 0."""
 EMBEDDING_NAME = "embedding"
@@ -60,6 +61,8 @@ class Representations:
     """The columns of :data:`ROWS`, (n_rows,) each, mapped."""
     statement: Mapping[str, Any]
     """What ``harvest.json`` says."""
+    names: Sequence[str] | None = None
+    """What each token id stands for; none: no vocabulary says."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -128,12 +131,21 @@ def create(
     )
 
 
-def describe(folder: Path, kind: Kind, layers: Sequence[int], statement: Mapping[str, Any]) -> None:
+def describe(
+    folder: Path,
+    kind: Kind,
+    layers: Sequence[int],
+    statement: Mapping[str, Any],
+    token_names: Sequence[str] | None = None,
+) -> None:
     """State what the arrays of a folder are, and how they were made."""
     names = [layer_name(layer) for layer in sorted(layers)]
     content = dict(statement) | {"kind": kind, "layers": names, "layer_convention": CONVENTION}
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
     write_text(folder / STATEMENT_FILE, text + "\n")
+    if token_names is not None:
+        listed = json.dumps(list(token_names), ensure_ascii=False, indent=0)
+        write_text(folder / NAMES_FILE, listed + "\n")
 
 
 def read(folder: Path) -> Representations:
@@ -151,6 +163,9 @@ def read(folder: Path) -> Representations:
         layers = sorted(_layer(name) for name in statement["layers"])
         states = {layer: _mapped(folder, layer_name(layer)) for layer in layers}
         rows = {name: _mapped(folder, name) for name in columns}
+        path = folder / NAMES_FILE
+        listed = path.read_text(encoding="utf-8") if path.exists() else "null"
+        names: list[str] | None = json.loads(listed)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         msg = f"{folder} holds no residual streams ({reason}). Remove it and harvest again."
@@ -158,7 +173,7 @@ def read(folder: Path) -> Representations:
     if fault := _fault(states, rows, columns):
         msg = f"{folder}: {fault}. Remove it and harvest again."
         raise RepresentationError(msg)
-    return Representations(kind, states, rows, statement)
+    return Representations(kind, states, rows, statement, names)
 
 
 def _fault(

@@ -187,7 +187,7 @@ def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None
             else:
                 _rows(source, wanted, shards, parts, n_rows, fresh, bar.update)
             statement = _statement(source, wanted)
-            arrays.describe(fresh, wanted.kind, wanted.layers, statement)
+            arrays.describe(fresh, wanted.kind, wanted.layers, statement, sequences.names)
 
 
 def _rows(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -48,15 +48,26 @@ class Sequences:
     reading: Reading
     skip: int = 0
     """Positions at the start of each that are in no row and no mean."""
+    names: Sequence[str] | None = None
+    """What each id stands for, where a vocabulary says so."""
 
     def __len__(self) -> int:
         """Return the number of sequences."""
         return len(self.ids)
 
     def text(self, part: slice) -> Text:
-        """Return what is read of some sequences that follow each other in one block."""
+        """Return what is read of some sequences that follow each other in one block.
+
+        Raises
+        ------
+        ValueError
+            They reach over a block.
+        """
         index = part.start // MASK_BLOCK
         first = index * MASK_BLOCK
+        if part.stop > first + MASK_BLOCK:
+            msg = f"sequences {part.start} to {part.stop} are of more than one block."
+            raise ValueError(msg)
         return self.block(index)[part.start - first : part.stop - first]
 
     def masked(self, part: slice) -> npt.NDArray[np.bool_]:
@@ -156,6 +167,7 @@ def of_cells(
         statement=statement,
         reading=reading,
         skip=skip,
+        names=known.names,
     )
 
 

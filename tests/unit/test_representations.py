@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import anndata as ad
@@ -29,6 +30,7 @@ from transformers import (
 
 from stages.base.errors import AblationError, RepresentationError
 from stages.base.files import file_hash
+from stages.inputs.encode import encode_file
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.encoding import EMPTY, KEPT, NO_GENE, encode
@@ -40,6 +42,7 @@ from stages.models.load import load_model
 from stages.models.text import Text, cell_text
 from stages.representations import arrays, disk, embed, gather, harvest, sequences
 from stages.representations.embed import layer_of
+from stages.representations.shards import Shards
 from stages.representations.streams import streams
 
 SPECIAL = {PAD: 0, MASK: 1, CLS: 2, EOS: 3}
@@ -340,6 +343,8 @@ def test_means_of_items_against_a_loop(run, study, cells, tmp_path, small_shards
     occurring = {gene for cell in range(N_CELLS) for gene in genes_of(cells, cell)}
     assert ABSENT not in occurring
     assert found.rows["token"].tolist() == sorted(occurring)
+    assert found.names[found.rows["token"][0]] in GENES
+    assert (len(found.names), found.names[2]) == (N_IDS, CLS)
     assert n_checked == 2 * len(occurring) > 50
 
 
@@ -413,6 +418,7 @@ def test_a_language_model(language, tmp_path):
     which, times = np.unique(tokens[:, 1:], return_counts=True)
     assert found.rows["token"].tolist() == which.tolist()
     assert found.rows["count"].tolist() == times.tolist()
+    assert found.names is None
     model = load_model(language / "model", dtype=torch.float64)
     with torch.no_grad():
         states = model(torch.from_numpy(tokens.astype(np.int64)), output_hidden_states=True)
@@ -563,6 +569,20 @@ def test_finished_work_is_found_again_and_only_for_the_same(run, tmp_path, monke
         made.clear()
         assert run("--kind", "cell_mean", *change.split()) == 0
         assert made, change
+
+
+def test_a_second_run_says_that_it_waits(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with Shards(tmp_path / "scratch", {}).alone():
+        waiting = threading.Thread(target=run, args=("--kind", "cls"))
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while "another run works in" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not (tmp_path / "out").exists()
+    waiting.join(timeout=60)
+    assert len(arrays.read(tmp_path / "out")) == N_CELLS
 
 
 def test_a_harvest_that_does_not_fit_is_refused_before_it_starts(
@@ -774,6 +794,16 @@ def test_vectors_of_scgpt_are_cls_of_the_last_block_of_length_1(embedded, h5ad, 
     assert after.uns["X_scgpt"]["pool"] == "cls"
 
 
+def test_vectors_are_the_means_of_a_harvest_of_the_same_cells(run, embedded, h5ad, study, tmp_path):
+    encoding = Encoding(preset="geneformer-v2", max_length=32)
+    encode_file(h5ad, study / "model", encoding, tmp_path / "encoded")
+    assert run("--kind", "cell_mean", "--layers", "1", cells=tmp_path / "encoded") == 0
+    assert embedded() == 0
+    rows = encoded.read(tmp_path / "encoded").cells["row"]
+    vectors = ad.read_h5ad(tmp_path / "o.h5ad").obsm["X_cellmodel"][rows]
+    assert np.abs(arrays.read(tmp_path / "out").layer(1) - vectors).max() < 5e-6
+
+
 def test_layers_from_both_ends():
     assert [layer_of(text, 6) for text in ("0", "5", "-1", "-2", "-6", "embedding")] == [
         *(0, 5, 5, 4, 0, -1)
@@ -839,6 +869,22 @@ def test_a_copy_is_whole_or_not_there(embedded, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(disk, "free_bytes", lambda _: 10)
     assert embedded() == 1
     assert "are needed at" in caplog.text
+
+
+def test_a_file_of_nothing_but_counts(embedded, h5ad, tmp_path, caplog):
+    bare, whole = tmp_path / "bare.h5ad", ad.read_h5ad(h5ad)
+    ad.AnnData(whole.X, var=whole.var[[]]).write_h5ad(bare)
+    assert embedded(file=bare) == 0
+    found = ad.read_h5ad(tmp_path / "o.h5ad")
+    assert list(found.obs) == ["cellmodel_status"]
+    assert np.isnan(found.obsm["X_cellmodel"]).any(axis=1).tolist() == [
+        row in (2, 4) for row in range(9)
+    ]
+    (tmp_path / "o.h5ad").unlink()
+    ad.AnnData(whole.X[[2, 4]], var=whole.var[[]]).write_h5ad(bare)
+    assert embedded(file=bare) == 1
+    assert "no cell of" in caplog.text
+    assert not (tmp_path / "o.h5ad").exists()
 
 
 def test_an_old_layout_is_one_line(embedded, h5ad, tmp_path, caplog):
