@@ -6,6 +6,7 @@ out, by reason.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from stages.base.errors import AtlasError, SettingsError
 from stages.base.files import file_hash
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.encoding import Tally, encode
-from stages.inputs.encoders.matrix import opened
+from stages.inputs.encoders.matrix import n_cells_of
 from stages.inputs.encoders.presets import PRESETS
 from stages.inputs.encoders.settings import Encoding
 
@@ -69,13 +70,11 @@ def encode_file(
             **tally.statement(),
         }
 
-    with opened(h5ad, counts=encoding.counts, gene_column=encoding.gene_column) as source:
-        n_cells = source.n_cells if cells is None else len(cells)
     encoded.write(
         out,
         encode(h5ad, genes, encoding, cells=cells, tally=tally),
         statement,
-        n_cells=n_cells,
+        n_cells=n_cells_of(h5ad) if cells is None else len(cells),
         width=encoding.width,
         pad=genes.pad,
         pad_value=preset.pad_value,
@@ -101,8 +100,8 @@ def names_in(path: Path) -> list[str]:
         raise AtlasError(msg) from None
     names = [name for name in names if name]
     if not names or len(set(names)) < len(names):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        what = f"has {twice!r} more than once" if twice else "names no cell"
+        often = Counter(names).most_common(1)
+        what = f"has {often[0][0]!r} more than once" if often else "names no cell"
         msg = f"{path} {what}. Name the cells to encode, one a line, each once."
         raise AtlasError(msg)
     return names

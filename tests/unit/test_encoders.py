@@ -542,6 +542,40 @@ def test_symbols_are_mapped_only_with_synonyms(tmp_path):
     assert found == tokens_of(by_id, vocab, preset="geneformer-v2")
 
 
+def test_a_list_of_symbols_may_hold_ids_and_small_letters(tmp_path):
+    # Genes without a symbol stand there by their id, versioned or not.
+    names = ["gene1", "GENE2", "GENE3", f"{IDS[3]}.7", IDS[4], "NOGENE"]
+    x = np.arange(1, 7, dtype=np.float32)[None]
+    path = h5ad(tmp_path / "x.h5ad", x, names)
+    vocab = geneformer_like(
+        medians=[1.0] * 12, synonyms=dict(zip(SYMBOLS[:3], IDS[:3], strict=True))
+    )
+    tally = Tally()
+    found = all_of(path, vocab, tally, preset="geneformer-v2", genes="symbols")
+    assert found == {"cell0": ([2, 8, 7, 6, 5, 4, 3], None)}
+    assert tally.genes == {
+        "known": 5,
+        "renamed by a synonym": 3,
+        "version stripped": 1,
+        "dropped: not in the vocabulary": 1,
+    }
+
+
+def test_a_file_of_cellxgene(tmp_path):
+    """X holds logarithms, raw the counts of more genes; symbols are a category."""
+    genes = pd.DataFrame({"feature_name": pd.Categorical(SYMBOLS)}, index=IDS)
+    cells = pd.DataFrame(index=[f"cell{row}" for row in range(40)])
+    table = ad.AnnData(X=COUNTS, obs=cells, var=genes)
+    table.raw = table
+    table = table[:, :8].copy()
+    table.X = np.log1p(table.X)
+    path = tmp_path / "x.h5ad"
+    table.write_h5ad(path)
+    plain = h5ad(tmp_path / "y.h5ad", COUNTS, SYMBOLS)
+    found = all_of(path, scgpt_like(), preset="scgpt", counts="raw", gene_column="feature_name")
+    assert found == all_of(plain, scgpt_like(), preset="scgpt")
+
+
 @pytest.mark.parametrize("as_category", [False, True])
 def test_genes_are_named_by_a_column(as_category, tmp_path):
     names = pd.Series(SYMBOLS, index=IDS, dtype="category" if as_category else object)
@@ -720,6 +754,13 @@ def _unsorted(path, x, genes):
     return h5ad(path, flipped, genes)
 
 
+def _with_zeros(path, x, genes):
+    """Store every value of a sparse matrix, zeros too."""
+    places = np.tile(np.arange(x.shape[1]), len(x))
+    ends = np.arange(len(x) + 1) * x.shape[1]
+    return h5ad(path, sparse.csr_matrix((x.ravel(), places, ends), x.shape), genes)
+
+
 LAYOUTS = {
     "dense": _contiguous,
     "chunked": _chunked,
@@ -727,6 +768,7 @@ LAYOUTS = {
     "csc": lambda path, x, genes: h5ad(path, sparse.csc_matrix(x), genes),
     "whole numbers": lambda path, x, genes: h5ad(path, x.astype(np.int32), genes),
     "unsorted": _unsorted,
+    "stored zeros": _with_zeros,
     "anndata 0.6": _legacy,
 }
 
@@ -750,6 +792,7 @@ def test_every_layout_gives_the_same_rows(layout, rows, entries, tmp_path, monke
     totals = np.concatenate([chunk.totals for chunk in chunks])
     assert np.array_equal(totals, COUNTS[list(wanted)].sum(axis=1))
     assert all(chunk.counts.has_sorted_indices for chunk in chunks)
+    assert all((chunk.counts.data > 0).all() for chunk in chunks)
     assert (len(chunks) > 1) == (entries == 20)
     assert ("stored by genes (CSC)" in caplog.text) == (layout == "csc" and len(chunks) > 2)
 
@@ -918,6 +961,56 @@ def test_what_is_no_h5ad(tmp_path):
             list(encode(path, geneformer_like(), encoding, rows=rows))
 
 
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_parts_of_any_width_are_padded_alike(tmp_path):
+    parts = [
+        encoded.Encoded(
+            np.array([[1, 2], [3, 7]], np.int32),
+            pd.DataFrame({"cell": ["a", "b"], "length": [2, 1]}),
+            np.array([[0.5, 1], [2, -2]], np.float32),
+        ),
+        encoded.Encoded(
+            np.array([[4, 5, 6]], np.int32),
+            pd.DataFrame({"cell": ["c"], "length": [3]}),
+            np.array([[3, 4, 5]], np.float32),
+        ),
+    ]
+    args = {"n_cells": 9, "width": 8, "pad": 7, "pad_value": -2.0}
+    assert encoded.write(tmp_path / "out", parts, dict, **args) == 3
+    found = encoded.read(tmp_path / "out")
+    assert found.ids.tolist() == [[1, 2, 7], [3, 7, 7], [4, 5, 6]]
+    assert found.values.tolist() == [[0.5, 1, -2], [2, -2, -2], [3, 4, 5]]
+    assert found.cells["cell"].tolist() == ["a", "b", "c"]
+    np.save(tmp_path / "out" / "ids.npy", found.ids[:2])
+    with pytest.raises(AtlasError, match="2 rows of ids and 3 of cells"):
+        encoded.read(tmp_path / "out")
+    (tmp_path / "out" / "ids.npy").unlink()
+    with pytest.raises(AtlasError, match="holds no encoded cells"):
+        encoded.read(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "does not exist"),
+        ("{", "is no vocabulary"),
+        ("[]", "is no vocabulary"),
+        ('{"genes": {}}', "is no vocabulary"),
+        ('{"genes": {"A": 0}, "special": {"<pad>": 2}}', "ids are not 0 to 1"),
+        ('{"genes": {"A": 0}, "special": {"<cls>": 1}}', "names no <pad>"),
+        ('{"genes": {"A": 0}, "special": {"<pad>": 1}, "medians": {}}', "no median for A"),
+        ('{"genes": {"A": 0}, "special": {"<pad>": 1}, "medians": {"A": 0}}', "median of A is 0"),
+    ],
+)
+def test_a_damaged_vocabulary_is_one_line(text, says, tmp_path):
+    if text is not None:
+        (tmp_path / "vocabulary.json").write_text(text)
+    with pytest.raises(CheckpointError, match=says):
+        vocabulary.read(tmp_path)
+
+
 # --- settings and the stage ----------------------------------------------------------------------
 
 
@@ -1020,8 +1113,10 @@ def test_the_stage_writes_the_same_bytes_again(command, tmp_path):
 def test_only_the_named_cells(command, tmp_path, caplog):
     names = tmp_path / "names.txt"
     names.write_text("cell30\ncell2\n")
-    assert command("--rows", str(names)) == 0
-    assert encoded.read(tmp_path / "out").cells["cell"].tolist() == ["cell2", "cell30"]
+    assert command("--rows", str(names), "--columns", "donor,age") == 0
+    cells = encoded.read(tmp_path / "out").cells
+    assert cells["cell"].tolist() == ["cell2", "cell30"]
+    assert cells["row"].tolist() == cells["age"].tolist() == [2, 30]
     for text, says in (
         ("cell2\nnone\n", "has no cell 'none' (1 of 2 are not there)"),
         ("cell2\ncell2\n", "has 'cell2' more than once"),

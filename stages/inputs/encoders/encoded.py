@@ -22,6 +22,7 @@ from stages.base.files import atomic_folder, write_text
 
 IDS_FILE, VALUES_FILE = "ids.npy", "values.npy"
 CELLS_FILE, STATEMENT_FILE = "cells.parquet", "encoding.json"
+ROWS_AT_ONCE = 4096
 
 Ids = npt.NDArray[np.int32]
 Values = npt.NDArray[np.float32]
@@ -86,43 +87,48 @@ def write(
             fresh / "all.npy", mode="w+", dtype=np.int32, shape=(max(n_cells, 1), width)
         )
         values = None
-        done = longest = 0
+        done = 0
         for part in parts:
             rows, columns = slice(done, done + len(part)), part.ids.shape[1]
-            ids[rows, :columns], ids[rows, columns:] = part.ids, pad
+            # What is not written takes no place on the disk.
+            ids[rows, :columns] = part.ids
             if part.values is not None:
                 if values is None:
                     values = np.lib.format.open_memmap(
                         fresh / "all_values.npy", mode="w+", dtype=np.float32, shape=ids.shape
                     )
-                values[rows, :columns], values[rows, columns:] = part.values, pad_value
+                values[rows, :columns] = part.values
             frames.append(part.cells)
             done += len(part)
-            longest = max(longest, int(part.cells["length"].max()) if len(part) else 0)
         if done == 0:
             msg = (
                 "no cell is left: none has a gene that the model knows. "
                 "Check that the file's genes are named as the model's are."
             )
             raise AtlasError(msg)
-        for source, name in ((ids, IDS_FILE), (values, VALUES_FILE)):
+        cells = pd.concat(frames, ignore_index=True)
+        for source, name, padding in ((ids, IDS_FILE, pad), (values, VALUES_FILE, pad_value)):
             if source is not None:
-                _trimmed(source, fresh / name, done, longest)
+                _trimmed(source, fresh / name, cells["length"].to_numpy(), padding)
         del ids, values
         for name in ("all.npy", "all_values.npy"):
             (fresh / name).unlink(missing_ok=True)
-        pd.concat(frames, ignore_index=True).to_parquet(fresh / CELLS_FILE, index=False)
+        cells.to_parquet(fresh / CELLS_FILE, index=False)
         text = json.dumps(dict(statement()), indent=1, sort_keys=True, ensure_ascii=False)
         write_text(fresh / STATEMENT_FILE, text + "\n")
     return done
 
 
-def _trimmed(source: npt.NDArray[Any], path: Path, n_rows: int, width: int) -> None:
-    """Write the part of an array that was filled, some rows at a time."""
-    kept = np.lib.format.open_memmap(path, mode="w+", dtype=source.dtype, shape=(n_rows, width))
-    for start in range(0, n_rows, 4096):
-        rows = slice(start, min(start + 4096, n_rows))
-        kept[rows] = source[rows, :width]
+def _trimmed(
+    source: npt.NDArray[Any], path: Path, lengths: npt.NDArray[np.int64], padding: float
+) -> None:
+    """Write the part of an array that was filled, padded, some rows at a time."""
+    shape = (len(lengths), int(lengths.max()))
+    kept = np.lib.format.open_memmap(path, mode="w+", dtype=source.dtype, shape=shape)
+    for start in range(0, shape[0], ROWS_AT_ONCE):
+        rows = slice(start, min(start + ROWS_AT_ONCE, shape[0]))
+        beyond = np.arange(shape[1]) >= lengths[rows, None]
+        kept[rows] = np.where(beyond, kept.dtype.type(padding), source[rows, : shape[1]])
     kept.flush()
 
 

@@ -122,7 +122,8 @@ class _Encoder:
         self.room = encoding.width - preset.n_special
         self.pad = vocabulary.pad
         self.before, self.after = (
-            [vocabulary.special[name] for name in names] for names in (preset.before, preset.after)
+            np.array([vocabulary.special[name] for name in names], dtype=np.int32)
+            for names in (preset.before, preset.after)
         )
         self.medians = geneformer.medians_of(vocabulary) if preset.order == "ranked" else None
 

@@ -208,6 +208,43 @@ def opened(path: Path, *, counts: str = "X", gene_column: str | None = None) -> 
         The file is missing, damaged or no h5ad; it has no such matrix or column; or ``auto`` finds
         no counts.
     """
+    with _file(path) as file:
+        with _readable(path):
+            places = _places(file)
+            choice = _found(path, file) if counts == "auto" else counts
+            if choice not in places:
+                msg = (
+                    f"{path} has no {choice}; matrices in it are: {', '.join(places) or '(none)'}. "
+                    "Name one of these: --counts."
+                )
+                raise AtlasError(msg)
+            place, var = places[choice]
+            genes = _gene_names(path, file, var, gene_column)
+            n_cells, n_genes = _shape(file[place])
+            n_obs = _n_obs(file)
+            if (n_cells, n_genes) != (n_obs, len(genes)):
+                msg = (
+                    f"{place} has {n_cells} x {n_genes} values for {n_obs} cells of obs and "
+                    f"{len(genes)} genes of {var}"
+                )
+                raise ValueError(msg)
+        yield Matrix(path, file, choice, place, genes, n_cells)
+
+
+def n_cells_of(path: Path) -> int:
+    """Return how many cells an h5ad has.
+
+    Raises
+    ------
+    AtlasError
+        The file is missing, damaged or no h5ad.
+    """
+    with _file(path) as file, _readable(path):
+        return _n_obs(file)
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[h5py.File]:
     refused.address(path)
     if not path.is_file() or not h5py.is_hdf5(path):
         msg = (
@@ -219,27 +256,12 @@ def opened(path: Path, *, counts: str = "X", gene_column: str | None = None) -> 
     with _readable(path):
         file = h5py.File(path, "r")
     with file:
-        with _readable(path):
-            choice = _found(path, file) if counts == "auto" else counts
-            places = _places(file)
-            if choice not in places or "obs" not in file:
-                msg = (
-                    f"{path} has no {choice if choice not in places else 'table obs'}; matrices in "
-                    f"it are: {', '.join(places) or '(none)'}. Name one of these: --counts."
-                )
-                raise AtlasError(msg)
-            place, var = places[choice]
-            genes = _gene_names(path, file, var, gene_column)
-            n_cells, n_genes = _shape(file[place])
-            obs = file["obs"]
-            n_obs = (obs if isinstance(obs, h5py.Dataset) else obs[_index(obs)]).shape[0]
-            if (n_cells, n_genes) != (n_obs, len(genes)):
-                msg = (
-                    f"{place} has {n_cells} x {n_genes} values for {n_obs} cells of obs and "
-                    f"{len(genes)} genes of {var}"
-                )
-                raise ValueError(msg)
-        yield Matrix(path, file, choice, place, genes, n_cells)
+        yield file
+
+
+def _n_obs(file: h5py.File) -> int:
+    obs = file["obs"]
+    return int((obs if isinstance(obs, h5py.Dataset) else obs[_index(obs)]).shape[0])
 
 
 @contextmanager

@@ -95,12 +95,10 @@ def match(
     find = {"ids": _by_id, "symbols": _by_symbol}[given]
     counted: Counter[str] = Counter()
     tokens = np.full(len(names), -1, dtype=np.int32)
-    for column, name in enumerate(names):
-        text = name.strip()
-        token = None if text in UNNAMED else find(text, vocabulary, counted)
-        if text in UNNAMED:
+    for column, name in enumerate(map(str.strip, names)):
+        if name in UNNAMED:
             counted[NO_NAME] += 1
-        elif token is not None:
+        elif (token := find(name, vocabulary, counted)) is not None:
             tokens[column] = token
     known = tokens[tokens >= 0]
     counted[KNOWN] = len(known)
@@ -163,10 +161,12 @@ def _by_id(name: str, vocabulary: Vocabulary, counted: Counter[str]) -> int | No
 
 
 def _by_symbol(name: str, vocabulary: Vocabulary, counted: Counter[str]) -> int | None:
+    if not vocabulary.synonyms:
+        return _current(name, vocabulary, counted)
     # Lists of symbols hold the id where a gene has no symbol.
-    if vocabulary.synonyms and not HUMAN.fullmatch(name):
-        return _current(name.upper(), vocabulary, counted)
-    return _current(name, vocabulary, counted)
+    if HUMAN.fullmatch(name):
+        return _by_id(name, vocabulary, counted)
+    return _current(name.upper(), vocabulary, counted)
 
 
 def _current(name: str, vocabulary: Vocabulary, counted: Counter[str]) -> int | None:
