@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -28,10 +29,14 @@ from stages.inputs.settings import CellInput
 from stages.measurement import effects, resampling
 from stages.measurement.streams import stream
 from stages.models.architectures import architecture_of
+from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
-from stages.representations import arrays
+from stages.representations import gather
+from stages.representations.arrays import EMBEDDING, layer_name
 from stages.representations.frequency import by_rank, losses
+from stages.representations.sequences import ordinary, whole_cells
 from stages.representations.settings import Probes
+from stages.representations.streams import streams, width_of
 from stages.representations.tables.probes import PROBES
 
 Floats = NDArray[np.float64]
@@ -60,9 +65,7 @@ def of_label(vectors: Floats, labels: NDArray[np.str_], test: Mask) -> Floats:
     scaled = StandardScaler().fit(vectors[fit])
     probe = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     probe.fit(scaled.transform(vectors[fit]), labels[fit])
-    return np.asarray(
-        probe.predict(scaled.transform(vectors[judge])) == labels[judge], dtype=float
-    )
+    return np.asarray(probe.predict(scaled.transform(vectors[judge])) == labels[judge], dtype=float)
 
 
 def of_order(vectors: Floats, order: Floats, test: Mask) -> tuple[Floats, Floats]:
@@ -71,6 +74,25 @@ def of_order(vectors: Floats, order: Floats, test: Mask) -> tuple[Floats, Floats
     probe = RidgeCV(alphas=RIDGE).fit(scaled.transform(vectors[~test]), order[~test])
     error = (probe.predict(scaled.transform(vectors[test])) - order[test]) ** 2
     return error, (order[test] - order[test].mean()) ** 2
+
+
+def means(cells: Encoded, checkpoint: Path, device: str) -> dict[int, Floats]:
+    """Return the mean over the genes of each cell by layer: (n_cells, width) each."""
+    on = torch.device(devices(device)[0])
+    architecture = architecture_of(load_model(checkpoint, device=on))
+    layers = (EMBEDDING, *range(architecture.n_layers))
+    ids, lengths = np.asarray(cells.ids), cells.cells["length"].to_numpy(dtype=np.int64)
+    inside = np.arange(ids.shape[1]) < lengths[:, np.newaxis]
+    with matmul_precision("float32"):
+        batches = streams(
+            architecture,
+            whole_cells(ids, lengths, cells.values, architecture),
+            layers,
+            device=on,
+        )
+        genes = ordinary(vocabulary.read(checkpoint))[ids]
+        found = gather.means(batches, inside & genes, layers, width_of(architecture))
+    return dict(zip(layers, found, strict=True))
 
 
 def expression(h5ad: Path, cells: Encoded, asked: CellInput) -> Floats:
@@ -125,9 +147,7 @@ def _guesses(
     if architecture.mask_value is not None:
         return
     known = vocabulary.read(checkpoint)
-    genes = np.ones(len(known), dtype=bool)
-    genes[list(known.special.values())] = False
-    frequencies = by_rank(np.asarray(cells.ids[~test]), genes)
+    frequencies = by_rank(np.asarray(cells.ids[~test]), ordinary(known))
     rows, _ = chosen(cells.cells, asked)
     read = text(cells, known, architecture, rows, seed=asked.seed)
     scored = np.zeros(read.inputs.shape, bool) if read.scored is None else read.scored.numpy()
@@ -156,16 +176,15 @@ def _run(args: argparse.Namespace) -> None:
             pca.transform(logs), cells.cells, test, source="expression", name=f"PCA-{count}"
         )
     for state in model.checkpoints:
-        found = arrays.read(args.vectors / state)
-        for layer in found.layers:
+        for layer, vectors in means(cells, args.checkpoints / state, args.device).items():
             rows.probed(
-                np.asarray(found.layer(layer), dtype=float),
-                cells.cells.iloc[found.rows["cell"]],
-                test[found.rows["cell"]],
+                vectors,
+                cells.cells,
+                test,
                 source="model",
                 name=state,
                 position=model.position(state),
-                layer=arrays.layer_name(layer),
+                layer=layer_name(layer),
             )
     table = pd.DataFrame(rows.found, columns=list(PROBES.columns))
     tables.write(table, PROBES, args.out)
@@ -178,8 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
     parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
     parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
-    parser.add_argument("--vectors", type=Path, required=True, help="folder of <state>/ of means")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 
