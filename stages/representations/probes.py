@@ -8,7 +8,7 @@ none are held out.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from stages.base.settings import load
 from stages.inputs.encoders import encoded, matrix, vocabulary
 from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.measured import chosen, held_out, text
-from stages.inputs.settings import CellInput
+from stages.inputs.settings import CellInput, MiniCellModel
 from stages.measurement import effects, resampling
 from stages.measurement.streams import stream
 from stages.models.architectures import architecture_of
@@ -51,7 +51,7 @@ def judged(cells: pd.DataFrame, asked: CellInput, seed: int) -> Mask:
     """Return which cells probes are judged on: those held out, or a random half."""
     if asked.held_out:
         return held_out(cells, asked)
-    return stream(seed, "halves").permutation(len(cells)) % 2 == 0
+    return np.asarray(stream(seed, "halves").permutation(len(cells)) % 2 == 0)
 
 
 def of_label(vectors: Floats, labels: NDArray[np.str_], test: Mask) -> Floats:
@@ -114,7 +114,9 @@ class _Rows:
         self.params = params
         self.found: list[dict[str, object]] = []
 
-    def add(self, measure: str, values: Floats, total: Floats | None = None, **of: object) -> None:
+    def add(
+        self, measure: str, of: Mapping[str, object], values: Floats, total: Floats | None = None
+    ) -> None:
         """Add the mean over cells, or 1 less the ratio of means to those of `total`."""
         params = self.params
         rng = stream(params.seed, measure)
@@ -123,20 +125,21 @@ class _Rows:
         if total is not None:
             value, drawn = 1 - value / total.mean(), 1 - drawn / (weights @ total)
         low, high = resampling.percentile_interval(drawn, confidence=params.confidence)
-        known = {"position": np.nan, "layer": None} | of
         self.found.append(
-            known
+            {"position": np.nan, "layer": None, **of}
             | {"measure": measure, "value": value, "low": low, "high": high}
             | {"n_cells": len(values)}
         )
 
-    def probed(self, vectors: Floats, cells: pd.DataFrame, test: Mask, **of: object) -> None:
+    def probed(
+        self, of: Mapping[str, object], vectors: Floats, cells: pd.DataFrame, test: Mask
+    ) -> None:
         """Add what probes of some vectors find, of what the cells have."""
         label, order = self.params.label, self.params.order
         if label in cells:
-            self.add("label", of_label(vectors, cells[label].astype(str).to_numpy(), test), **of)
+            self.add("label", of, of_label(vectors, cells[label].astype(str).to_numpy(), test))
         if order in cells:
-            self.add("order", *of_order(vectors, cells[order].to_numpy(float), test), **of)
+            self.add("order", of, *of_order(vectors, cells[order].to_numpy(float), test))
 
 
 def _guesses(
@@ -156,36 +159,34 @@ def _guesses(
         yield name, of
 
 
+def _of_model(model: MiniCellModel, state: str) -> dict[str, object]:
+    return {"source": "model", "name": state, "position": model.position(state)}
+
+
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     model, params = settings.cellmodel, settings.probes
     cells, asked = encoded.read(args.cells), model.cells
     test = judged(cells.cells, asked, params.seed)
     rows = _Rows(params)
-    for part in effects.read_states(args.effects, model.checkpoints):
-        if part.kind == "head" and part.baseline is not None:
-            name = {"source": "model", "name": part.state.name, "position": part.state.position}
-            if not any(row["name"] == part.state.name for row in rows.found):
-                rows.add("loss", part.baseline, **name)
-    for name, of in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
-        rows.add("loss", of, source="frequency", name=name)
+    stated = {
+        part.state.name: part.baseline
+        for part in effects.read_states(args.effects, model.checkpoints)
+    }
+    for state, baseline in stated.items():
+        if baseline is not None:
+            rows.add("loss", _of_model(model, state), baseline)
+    for name, found in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
+        rows.add("loss", {"source": "frequency", "name": name}, found)
     logs = expression(Path(str(asked.h5ad)), cells, asked)
     for count in params.components:
         pca = PCA(count, random_state=0, svd_solver="covariance_eigh").fit(logs[~test])
-        rows.probed(
-            pca.transform(logs), cells.cells, test, source="expression", name=f"PCA-{count}"
-        )
+        of: dict[str, object] = {"source": "expression", "name": f"PCA-{count}"}
+        rows.probed(of, pca.transform(logs), cells.cells, test)
     for state in model.checkpoints:
         for layer, vectors in means(cells, args.checkpoints / state, args.device).items():
-            rows.probed(
-                vectors,
-                cells.cells,
-                test,
-                source="model",
-                name=state,
-                position=model.position(state),
-                layer=layer_name(layer),
-            )
+            of = _of_model(model, state) | {"layer": layer_name(layer)}
+            rows.probed(of, vectors, cells.cells, test)
     table = pd.DataFrame(rows.found, columns=list(PROBES.columns))
     tables.write(table, PROBES, args.out)
 
