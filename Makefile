@@ -7,6 +7,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 ATLAS ?=
 MODEL ?=
+CELLMODEL ?=
 SET ?=
 RECOMPUTED ?=
 AGAINST ?=
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## Show this help
-	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [SET='KEY=VALUE ...']"
+	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [CELLMODEL=cell-mini|none|...] [SET='KEY=VALUE ...']"
 	@echo
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
@@ -52,7 +53,7 @@ endif
 
 # Brackets and quotes of SET are for compose, not for the shell.
 export SET
-COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL))
+COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(CELLMODEL),--cellmodel $(CELLMODEL))
 # Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
 PULL_WEIGHTS = dvc pull --quiet --allow-missing trained || echo "note: the demo's weights could not be fetched (dvc pull trained says why)" >&2
 

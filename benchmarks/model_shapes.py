@@ -11,7 +11,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base.files import write_text
 from stages.inputs.mini import tokenizer as tokenizers
-from stages.inputs.mini.train import PUBLISHED_NAMES, WEIGHTS_FILE
+from stages.inputs.mini.train import PUBLISHED_NAMES
+from stages.inputs.training import WEIGHTS_FILE
 
 # The 256 bytes and the end of a text.
 SMALLEST_VOCABULARY = 257

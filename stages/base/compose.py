@@ -27,7 +27,7 @@ from stages.base.settings import PARAMS_FILE, parse, short_keys
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
 # The groups of conf/ of which one file each is chosen.
-GROUPS = ("atlas", "model")
+GROUPS = ("atlas", "model", "cellmodel")
 
 
 def conf_digest(conf: Path) -> str:
@@ -40,13 +40,17 @@ def conf_digest(conf: Path) -> str:
 
 
 def register_resolvers(conf: Path) -> None:
-    """Teach OmegaConf ``conf_digest``, and ``only``: a list of the last where the first two agree.
+    """Teach OmegaConf ``conf_digest``, ``only`` and ``unless``.
 
+    ``only`` gives a list of the last word where the first two agree, ``unless`` where they do not.
     DVC repeats a stage over a list, and so leaves it out where the list is empty.
     """
     OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
     OmegaConf.register_new_resolver(
         "only", lambda actual, wanted, name: [name] * (actual == wanted), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "unless", lambda actual, refused, name: [name] * (actual != refused), replace=True
     )
 
 
@@ -75,6 +79,9 @@ def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         msg = f"{conf}/config.yaml holds no settings"
         raise SettingsError(msg)
+    # A model that is none has no state in which its systems could be measured.
+    measured = content.get("systems") or {}
+    content["systems"] = {name: of for name, of in measured.items() if of["states"]}
     return {str(key): value for key, value in content.items()}
 
 
@@ -221,9 +228,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _run(args: argparse.Namespace) -> None:
     current = _read(args.params)
     chosen = dict(_chosen(current))
-    if not (args.atlas or args.model or args.set) and current.get(DIGEST_KEY) == conf_digest(
-        args.conf
-    ):
+    asked = any(getattr(args, name) for name in (*GROUPS, "set"))
+    if not asked and current.get(DIGEST_KEY) == conf_digest(args.conf):
         if args.alone and not current["alone"][args.alone]:
             current["alone"][args.alone] = [args.alone]
             write(current, args.params)
@@ -231,13 +237,13 @@ def _run(args: argparse.Namespace) -> None:
         cli.log.info("%s follows from %s/ (%s)", args.params, args.conf, named)
         return
     for group in GROUPS:
-        if asked := getattr(args, group):
-            chosen[group] = asked
+        if name := getattr(args, group):
+            chosen[group] = name
     groups = [f"{group}={name}" for group, name in chosen.items()]
-    asked = [word for text in args.set for word in words(text)]
-    asked += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
-    without = compose(args.conf, groups) if asked else {}
-    overrides = [part for word in asked for part in placed(word, without, short_keys())]
+    single = [word for text in args.set for word in words(text)]
+    single += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
+    without = compose(args.conf, groups) if single else {}
+    overrides = [part for word in single for part in placed(word, without, short_keys())]
     content = compose(args.conf, [*groups, *overrides])
     write(content, args.params)
     named = ", ".join(f"{group} {name}" for group, name in _chosen(content))
@@ -249,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--conf", type=Path, default=CONF)
     parser.add_argument("--model", default="", help="a file of conf/model/")
+    parser.add_argument("--cellmodel", default="", help="a file of conf/cellmodel/")
     parser.add_argument(
         "--atlas", default="", help="a file of conf/atlas/ (default: the present one)"
     )

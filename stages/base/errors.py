@@ -37,5 +37,9 @@ class AblationError(StageError):
     """A model cannot be loaded or its heads cannot be removed as asked."""
 
 
+class RepresentationError(StageError):
+    """Residual streams are missing, damaged, or cannot be harvested as asked."""
+
+
 class ProvenanceError(StageError):
     """It cannot be said what an output was made from."""

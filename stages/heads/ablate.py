@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch import multiprocessing as processes
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from stages.base.files import file_hash
 from stages.base.settings import PARAMS_FILE, load
 from stages.heads.components import UNIT
 from stages.heads.covariates import read as read_attribution
+from stages.heads.material import Material, Tokens
 from stages.heads.removals import Removal
 from stages.heads.settings import Sweep
 from stages.heads.subset import subset_of
@@ -41,10 +41,9 @@ from stages.heads.sweep import (
 from stages.measurement.effects import Effects, State
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, devices, matmul_precision
-from stages.models.interventions import AblationType, single_heads
-from stages.models.load import load_model, shape_of, weight_files
+from stages.models.interventions import single_heads
+from stages.models.load import config_file, load_model, shape_of, weight_files
 from stages.models.passes import Passes
-from stages.models.text import read_tokens, text_of
 
 # Heads and sequences on which a faster precision is compared with float32.
 SAMPLE_HEADS, SAMPLE_SEQUENCES = 8, 8
@@ -55,8 +54,7 @@ class Job:
     """Everything a worker needs; sent to its process."""
 
     checkpoint: Path
-    tokens: Path
-    reference: Path | None
+    material: Material
     sequences: NDArray[np.int64]
     """Which of the evaluated sequences."""
     sweep: Sweep
@@ -67,9 +65,9 @@ class Job:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Return a sha256 over the weight files and ``config.json`` of a checkpoint."""
+    """Return a sha256 over the weight files of a checkpoint and the file that describes it."""
     digest = hashlib.sha256()
-    for file in [checkpoint / "config.json", *weight_files(checkpoint)]:
+    for file in [config_file(checkpoint), *weight_files(checkpoint)]:
         digest.update(f"{file.name} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
@@ -77,10 +75,10 @@ def fingerprint(checkpoint: Path) -> str:
 def work(job: Job) -> None:
     """Compute the shards of a job on its device, each written as soon as it is finished."""
     model = cast_blocks(load_model(job.checkpoint, device=job.device), job.sweep.precision)
-    tokens = read_tokens(job.tokens, "evaluation")[torch.from_numpy(job.sequences)]
-    reference = None if job.reference is None else read_tokens(job.reference, "reference")
     architecture = architecture_of(model)
-    total = sum(task.cost(architecture.n_layers) for task in job.todo) * len(tokens)
+    text = job.material.text(architecture, job.sequences)
+    needed = any(task.needs_reference for task in job.todo)
+    total = sum(task.cost(architecture.n_layers) for task in job.todo) * len(text)
     with (
         matmul_precision(job.sweep.precision),
         tqdm(
@@ -96,10 +94,8 @@ def work(job: Job) -> None:
 
         passes = Passes(
             model,
-            text_of(tokens, architecture, job.checkpoint),
-            reference=(
-                None if reference is None else text_of(reference, architecture, job.checkpoint)
-            ),
+            text,
+            reference=job.material.reference(architecture) if needed else None,
             batch=None if job.sweep.batch == "auto" else job.sweep.batch,
             progress=told,
         )
@@ -147,9 +143,9 @@ def _work_everywhere(jobs: list[Job]) -> None:
         raise AblationError(msg)
 
 
-def deviation(checkpoint: Path, tokens: Tensor, sweep: Sweep, device: str) -> float:
-    """Return the largest difference from float32, in nats, over a sample of heads and sequences."""
-    few = tokens[:SAMPLE_SEQUENCES]
+def deviation(checkpoint: Path, material: Material, sweep: Sweep, device: str) -> float:
+    """Return the largest difference from float32 over a sample of heads and sequences."""
+    few = np.arange(min(SAMPLE_SEQUENCES, len(material)))
     losses = []
     for precision in ("float32", sweep.precision):
         model = cast_blocks(load_model(checkpoint, device=device), precision)
@@ -161,7 +157,7 @@ def deviation(checkpoint: Path, tokens: Tensor, sweep: Sweep, device: str) -> fl
                 single_heads(layer, [head])[0]
                 for layer, head in (divmod(int(index), n_heads) for index in np.unique(picked))
             ]
-            found = Passes(model, text_of(few, architecture, checkpoint)).run([(), *removed])
+            found = Passes(model, material.text(architecture, few)).run([(), *removed])
             losses.append(found[1:] - found[0])
     return float((losses[0] - losses[1]).abs().max())
 
@@ -210,11 +206,11 @@ def ablated(
     state: State,
     *,
     checkpoint: Path,
-    tokens: Path,
-    reference: Path | None,
-    attribution: Path | None,
+    material: Material,
+    sequences: NDArray[np.int64],
     scratch: Path,
     on: Sequence[str],
+    size: NDArray[np.float64] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Effects], dict[str, str]] | None:
     """Remove what a sweep names from one checkpoint, but for what was finished before.
@@ -223,14 +219,16 @@ def ablated(
     ----------
     state
         The checkpoint as its effects name it.
-    checkpoint, tokens, reference
-        Its folder, the evaluated text, and another one for means and resampling.
-    attribution
-        How much each head writes; which sequences a control variate ablates.
+    checkpoint
+        Its folder.
+    material, sequences
+        What the model reads, and which of it.
     scratch
         Folder of finished shards.
     on
         Devices.
+    size : (n_layers, n_heads)
+        How much each head writes.
     share
         i, n: only the i-th of n shares of the work.
 
@@ -240,17 +238,13 @@ def ablated(
         Nothing while other shares are to come.
     """
     index, count = share
-    needs_reference = any(AblationType(name).needs_reference for name in sweep.perturbations)
-    reference = reference if needs_reference else None
-    ids = read_tokens(tokens, "evaluation")
-    sequences = ablated_sequences(sweep, len(ids), attribution, state.name)
-    chosen = hashlib.sha256(file_hash(tokens).encode() + sequences.tobytes())
     n_layers, n_heads = shape_of(checkpoint)
     tasks = plan(sweep, n_layers=n_layers, n_heads=n_heads)
+    needs_reference = any(task.needs_reference for task in tasks)
     inputs = Inputs(
         weights=fingerprint(checkpoint),
-        tokens=chosen.hexdigest(),
-        reference="" if reference is None else file_hash(reference),
+        tokens=material.digest(sequences),
+        reference=material.reference_digest() if needs_reference else "",
         precision=sweep.precision,
         device=torch.device(on[0]).type,
     )
@@ -264,7 +258,7 @@ def ablated(
         if len(todo) < len(mine):
             cli.log.info("%d of %d shards were finished before", len(mine) - len(todo), len(mine))
         jobs = [
-            Job(checkpoint, tokens, reference, sequences, sweep, shards, part, device, position)
+            Job(checkpoint, material, sequences, sweep, shards, part, device, position)
             for position, device in enumerate(on)
             if (part := shares(todo, position, len(on)))
         ]
@@ -282,31 +276,31 @@ def ablated(
         provenance = {
             "precision": sweep.precision,
             "weights_sha256": inputs.weights,
-            "tokens_sha256": file_hash(tokens),
+            "tokens_sha256": material.source(),
             "device": inputs.device,
             "torch": torch.__version__,
         }
         if sweep.precision != "float32":
-            largest = deviation(checkpoint, ids, sweep, on[0])
+            largest = deviation(checkpoint, material, sweep, on[0])
             cli.log.info("%s differs from float32 by up to %.2g nats", sweep.precision, largest)
             provenance["largest_deviation_nats"] = f"{largest:.3g}"
-        size = None
-        if attribution is not None:
-            size = read_attribution(attribution, state.name).size.mean(axis=0)
         parts = assemble(tasks, shards.read, state=state, sequences=sequences, size=size)
         return parts, provenance
 
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    exposure = None if args.attribution is None else "size"
+    exposure, size = None, None
+    if args.attribution is not None:
+        exposure, size = "size", read_attribution(args.attribution, args.state).size.mean(axis=0)
+    material = Tokens(args.tokens, args.reference, args.checkpoint)
     found = ablated(
         settings.sweep,
         State("heads", args.state, settings.model.position(args.state), UNIT, exposure),
         checkpoint=args.checkpoint,
-        tokens=args.tokens,
-        reference=args.reference,
-        attribution=args.attribution,
+        material=material,
+        sequences=ablated_sequences(settings.sweep, len(material), args.attribution, args.state),
+        size=size,
         scratch=args.scratch,
         on=devices(args.device),
         share=args.shard,

@@ -32,7 +32,7 @@ from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture, linear
 from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
-from stages.models.losses import logit_rows
+from stages.models.losses import logit_rows, row_slopes, targets_of
 from stages.models.text import Text, check_text, read_tokens, text_of
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,7 @@ def _batch(
     outputs: list[Tensor] = []  # what their projection makes of it: (batch, seq, hidden)
     entering: list[Tensor] = []  # what enters each block: (batch, seq, hidden)
     with torch.enable_grad():
-        hidden = architecture.embed(text.inputs)
+        hidden = architecture.enter(text)
         for block in architecture.blocks:
             heads = architecture.heads(block, hidden, text.attended)
             output = architecture.project(block, heads)
@@ -154,8 +154,8 @@ def _gram(architecture: Architecture, block: nn.Module) -> Tensor:
 def _losses(architecture: Architecture, normed: Tensor, text: Text) -> tuple[Tensor, Tensor]:
     """Return the mean loss of each sequence, and its slope in what is unembedded.
 
-    The slope of a cross-entropy is the predicted distribution less the target, so that logits are
-    made some rows at a time and none is kept.
+    The slope of a loss in the logits is known (:func:`~stages.models.losses.row_slopes`), so that
+    logits are made some rows at a time and none is kept.
 
     Returns
     -------
@@ -163,25 +163,23 @@ def _losses(architecture: Architecture, normed: Tensor, text: Text) -> tuple[Ten
         (batch,) in double precision, and (batch, seq, hidden).
     """
     weight, bias = architecture.unembedding()
-    scored = torch.ones_like(text.targets, dtype=torch.bool) if text.scored is None else text.scored
-    rows, flat = normed[scored], text.targets[scored]
+    targets = targets_of(architecture, text)
+    scored = torch.ones_like(targets, dtype=torch.bool) if text.scored is None else text.scored
+    rows, flat = normed[scored], targets[scored]
     losses = torch.empty(len(flat), dtype=rows.dtype, device=rows.device)
     slopes = torch.empty_like(rows)
     step = logit_rows(weight)
     for start in range(0, len(flat), step):
         part = slice(start, start + step)
-        logits, target = linear(rows[part], weight, bias), flat[part, None]
-        total = logits.logsumexp(dim=-1, keepdim=True)
-        losses[part] = (total - logits.gather(1, target))[:, 0]
-        share = logits.sub_(total).exp_()
-        share.scatter_add_(1, target, share.new_full(target.shape, -1.0))
-        slopes[part] = share @ weight
+        outputs = linear(rows[part], weight, bias)
+        losses[part], slope = row_slopes(architecture.loss, outputs, flat[part])
+        slopes[part] = slope @ weight
     counts = _counts(text.scored, text)[:, None]
     each = torch.zeros(scored.shape, dtype=torch.float64, device=rows.device)
     each[scored] = losses.double()
-    slope = torch.zeros_like(normed)
-    slope[scored] = slopes
-    return each.sum(dim=1) / counts[:, 0], slope / counts[..., None]
+    whole = torch.zeros_like(normed)
+    whole[scored] = slopes
+    return each.sum(dim=1) / counts[:, 0], whole / counts[..., None]
 
 
 def _run(args: argparse.Namespace) -> None:

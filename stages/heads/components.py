@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-KINDS = ("head", "layer", "noise")
-"""A head; a whole block, which then passes its input on; Gaussian noise on a block's weights."""
+KINDS = ("head", "attention", "layer", "noise")
+"""A head; all heads of a layer together; a whole block, which then passes its input on; Gaussian
+noise on a block's weights."""
 CONDITIONS = ("zero", "mean", "mean_positional", "resample", "gaussian")
 """Ways of removal, in the order in which one is chosen to be shown."""
 UNIT = "nats per token"
@@ -33,14 +34,14 @@ def components(kind: str, rows: list[tuple[int, int, int]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by name. Heads have `layer` and `head`, layers `layer`, noise its `direction` and
-        the `block` whose weights it is on.
+        Indexed by name. Heads have `layer` and `head`, what is of a whole layer `layer`, noise its
+        `direction` and the `block` whose weights it is on.
     """
     match kind:
         case "head":
             names = [head_name(layer, head) for layer, head, _ in rows]
             known = {"layer": [row[0] for row in rows], "head": [row[1] for row in rows]}
-        case "layer":
+        case "attention" | "layer":
             names = [f"L{layer}" for layer, _, _ in rows]
             known = {"layer": [row[0] for row in rows]}
         case _:

@@ -24,6 +24,7 @@ from stages.base import cli, tables
 from stages.base.settings import load
 from stages.heads.ablate import ablated
 from stages.heads.components import CONDITIONS, UNIT, shown
+from stages.heads.material import Tokens
 from stages.heads.screen import rank_correlations
 from stages.heads.settings import RemovalKinds, Sweep, SweepNoise
 from stages.heads.tables.removal_kinds import HEAD_REMOVALS
@@ -124,13 +125,13 @@ def _run(args: argparse.Namespace) -> None:
     )
     parts: list[Effects] = []
     for name in asked(effects.read_states(args.effects, states)):
+        material = Tokens(args.tokens, args.reference, args.checkpoints / name)
         found = ablated(
             alone,
             State("heads", name, settings.model.position(name), UNIT),
             checkpoint=args.checkpoints / name,
-            tokens=args.tokens,
-            reference=args.reference,
-            attribution=None,
+            material=material,
+            sequences=np.arange(len(material)),
             scratch=args.scratch,
             on=devices(args.device),
         )

@@ -82,6 +82,13 @@ def heads(layer: int, way: AblationType, which: Sequence[int], seeds: Sequence[i
     return Removal(layer, "head", way.value, tuple(rows))
 
 
+def attention(layer: int, way: AblationType, n_heads: int, seeds: Sequence[int]) -> Removal:
+    """Return the removal of all heads of a layer together; a random way once for each seed."""
+    every = tuple(range(n_heads))
+    rows = [((layer, 0, 0), (Heads(layer, every, way, seed),)) for seed in seeds]
+    return Removal(layer, "attention", way.value, tuple(rows))
+
+
 def block(layer: int) -> Removal:
     """Return the removal of a whole block, which then passes its input on."""
     return Removal(layer, "layer", "zero", (((layer, 0, 0), (Block(layer),)),))

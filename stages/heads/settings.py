@@ -114,6 +114,8 @@ class Sweep(Section):
     perturbations: Annotated[list[Perturbation], Field(min_length=1)] = ["zero"]
     heads: Literal["all", "companion"] | list[tuple[int, int]] = "all"
     """All; the companion's 0, 3, 6, 9, 12, 15 of every layer; or pairs of layer and head."""
+    attention: bool = False
+    """All heads of a layer together, too: what single heads make up for."""
     layers: bool = False
     noise: SweepNoise = SweepNoise()
     resample: SweepResample = SweepResample()
@@ -135,6 +137,7 @@ class Sweep(Section):
 
 SECTIONS = {
     "sweep": Sweep,
+    "cell_heads": Sweep,
     "classes": Classes,
     "distribution": Distribution,
     "screen": Screen,

@@ -51,6 +51,8 @@ def plan(sweep: Sweep, *, n_layers: int, n_heads: int) -> list[Removal]:
         drawn = sweep.resample.draws if way is AblationType.RESAMPLE else 0
         seeds = tuple(sweep.resample.seed + draw for draw in range(drawn)) or (0,)
         tasks += [removals.heads(layer, way, heads, seeds) for layer, heads in by_layer.items()]
+        if sweep.attention:
+            tasks += [removals.attention(layer, way, n_heads, seeds) for layer in range(n_layers)]
     if sweep.layers:
         tasks += [removals.block(layer) for layer in range(n_layers)]
     noise = sweep.noise

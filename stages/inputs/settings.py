@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from stages.base.sections import Address, Count, Key, Section
+from stages.inputs.encoders.settings import Encoding
 from stages.inputs.groups import Groups
 from stages.measurement.states import STATE, step_of
 
@@ -300,16 +301,14 @@ class MiniCorpus(Section):
     reference_share: Annotated[float, Field(gt=0, lt=0.5)]
 
 
-class MiniTraining(Section):
-    """The architecture of pythia-mini and the recipe of its training."""
+class Recipe(Section):
+    """The size of a small transformer that is trained here, and how it is trained."""
 
     seed: int
     n_layers: Count
     n_heads: Count
     hidden_size: Count
     intermediate_size: Count
-    vocab_size: Annotated[int, Field(ge=257)]
-    seq_len: Annotated[int, Field(ge=2)]
     steps: Count
     """Length of the learning-rate schedule; training ends at the last checkpoint."""
     batch_size: Count
@@ -334,6 +333,13 @@ class MiniTraining(Section):
             )
             raise ValueError(msg)
         return self
+
+
+class MiniTraining(Recipe):
+    """The recipe of pythia-mini."""
+
+    vocab_size: Annotated[int, Field(ge=257)]
+    seq_len: Annotated[int, Field(ge=2)]
 
 
 class Revision(Section):
@@ -362,7 +368,9 @@ StateName = Annotated[str, BeforeValidator(_named), Field(pattern=STATE)]
 """A revision on the Hub (branch, tag), and the folder of its files; ``step<N>`` is a step."""
 
 
-class _Model(Section):
+class _States(Section):
+    """A model in several states."""
+
     name: Annotated[str, Field(pattern=r"^[a-z0-9_.-]+$")]
     demo: bool
     notice: str | None
@@ -373,7 +381,6 @@ class _Model(Section):
     """Names of the states, in order."""
     positions: dict[StateName, Annotated[float, Field(ge=0)]] = {}
     """Where states stand that are not called ``step<N>``; without, their order alone counts."""
-    text: Text
 
     @field_validator("folder")
     @classmethod
@@ -408,6 +415,22 @@ class _Model(Section):
         return self.positions.get(state, math.nan if step is None else float(step))
 
 
+class _Model(_States):
+    text: Text
+
+
+def _check_steps(checkpoints: list[str], recipe: Recipe) -> None:
+    if other := [name for name in checkpoints if step_of(name) is None]:
+        msg = f"checkpoint {other[0]} is no step of a training; write step<N>"
+        raise ValueError(msg)
+    if (step_of(checkpoints[-1]) or 0) > recipe.steps:
+        msg = (
+            f"checkpoint {checkpoints[-1]} is beyond train.steps {recipe.steps}; "
+            "drop it or train for longer"
+        )
+        raise ValueError(msg)
+
+
 class MiniModel(_Model):
     """A small model of Pythia's architecture, trained here."""
 
@@ -423,15 +446,7 @@ class MiniModel(_Model):
                 "the model has never seen so late a position"
             )
             raise ValueError(msg)
-        if other := [name for name in self.checkpoints if step_of(name) is None]:
-            msg = f"checkpoint {other[0]} is no step of a training; write step<N>"
-            raise ValueError(msg)
-        if self.steps[-1] > self.train.steps:
-            msg = (
-                f"checkpoint {self.checkpoints[-1]} is beyond train.steps {self.train.steps}; "
-                "drop it or train for longer"
-            )
-            raise ValueError(msg)
+        _check_steps(self.checkpoints, self.train)
         return self
 
     @property
@@ -470,11 +485,92 @@ class HubModel(_Model):
 Model = Annotated[MiniModel | HubModel, Field(discriminator="source")]
 
 
+class CellInput(Section):
+    """Which cells a model of cells is measured on, and how it reads them."""
+
+    h5ad: Path | None
+    """A file of raw counts."""
+    encoding: Encoding
+    held_out: dict[str, list[str]] = {}
+    """Cells that the model has not learnt from, by a column of ``encoding.columns``; empty: all."""
+    n_encoded: Count | None = None
+    """Cells that are encoded, drawn from the file; None: all."""
+    n_cells: Count
+    """Cells whose loss is measured."""
+    reference_cells: Count
+    """Others, over which a head's mean is taken."""
+    seed: Annotated[int, Field(ge=0)]
+    """Draws both, and what is hidden in them."""
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.h5ad is None:
+            msg = "no cells are given; name an h5ad with raw counts: SET=cellmodel.cells.h5ad=/path"
+            raise ValueError(msg)
+        if unknown := [name for name in self.held_out if name not in self.encoding.columns]:
+            msg = f"held_out names {unknown[0]}, which is not among encoding.columns; add it there"
+            raise ValueError(msg)
+        return self
+
+
+class CellTraining(Recipe):
+    """The recipe of cell-mini."""
+
+    masked_share: Annotated[float, Field(gt=0, lt=1)]
+    """Of a cell's genes, hidden and to be predicted."""
+    fewest_cells: Count
+    """A gene that fewer cells of the training have is left out of the vocabulary."""
+
+
+class MiniCellModel(_States):
+    """A small model of Geneformer's architecture, trained here on simulated cells."""
+
+    source: Literal["mini"]
+    cells: CellInput
+    train: CellTraining
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not self.cells.held_out:
+            msg = "cells.held_out is empty; name the donors that are kept from training"
+            raise ValueError(msg)
+        _check_steps(self.checkpoints, self.train)
+        return self
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps at which its training keeps a checkpoint."""
+        return [step for name in self.checkpoints if (step := step_of(name)) is not None]
+
+
+class NoCellModel(Section):
+    """None: nothing of cell models is made."""
+
+    source: Literal["none"]
+    name: Literal["none"]
+    checkpoints: Annotated[list[str], Field(max_length=0)] = []
+
+
+CellModel = Annotated[MiniCellModel | NoCellModel, Field(discriminator="source")]
+
+
+class Haematopoiesis(Section):
+    """How many cells of how many donors the simulated haematopoiesis has."""
+
+    seed: Annotated[int, Field(ge=0)]
+    donors: Annotated[int, Field(ge=4)]
+    cells_a_donor: Count
+
+
 SECTIONS = {
     "atlas": Atlas,
     "model": Model,
+    "cellmodel": CellModel,
+    "haematopoiesis": Haematopoiesis,
     "trained": list[str],
     "downloaded": list[str],
+    "cell_trained": list[str],
+    "encode": list[str],
 }
 SHORT_KEYS = dict.fromkeys(CellsFile.model_fields, "atlas.cells.*") | dict.fromkeys(
     ("graphs", "libraries"), "atlas"

@@ -19,7 +19,7 @@ from stages.base.compose import overridden
 from stages.base.files import write_text
 from stages.base.settings import load
 from stages.base.study import SIMULATED, Arm, Study, add_arguments
-from stages.inputs.settings import DemoAtlas
+from stages.inputs.settings import DemoAtlas, NoCellModel
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -46,9 +46,16 @@ def _run(args: argparse.Namespace) -> None:
     simulated = any(arm.evidence == SIMULATED for arm in arms)
     cells = Study(atlas.name, atlas.source, simulated, atlas.notice or "", seed, tuple(arms))
     heads = Study(model.name, model.source, model.demo, model.notice or "")
+    of = settings.cellmodel
+    cellmodel = (
+        Study(of.name, of.source, simulated=False, notice="")
+        if isinstance(of, NoCellModel)
+        else Study(of.name, of.source, of.demo, of.notice or "")
+    )
     for path, content in (
         (args.cells, asdict(cells)),
         (args.heads, asdict(heads)),
+        (args.cellmodel, asdict(cellmodel)),
         (args.overrides, {key: repr(value) for key, (value, _) in changed.items()}),
     ):
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -60,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_params(parser)
     parser.add_argument("--conf", type=Path, required=True)
     add_arguments(parser)
+    parser.add_argument("--cellmodel", type=Path, required=True)
     parser.add_argument("--overrides", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

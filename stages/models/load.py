@@ -1,6 +1,7 @@
 """Load a model from a checkpoint folder in the Hub's layout; nothing in it goes unchecked."""
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Iterator
@@ -10,11 +11,20 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from stages.base.errors import AblationError
+from stages.models import scgpt
 from stages.models.architectures import family
 from stages.models.index import INDEX, parts_of
+
+log = logging.getLogger("stages")
+
+
+def config_file(folder: Path) -> Path:
+    """Return the file that describes the model of a folder, whether or not it is there."""
+    return folder / (scgpt.ARGS_FILE if scgpt.is_scgpt(folder) else "config.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -27,7 +37,10 @@ def weight_files(folder: Path) -> list[Path]:
     CheckpointError
         The index is none, or names files outside the folder.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    names = ("model.safetensors", "pytorch_model.bin")
+    if scgpt.is_scgpt(folder):
+        names = scgpt.WEIGHT_FILES
+    for name in names:
         if (folder / name).exists():
             return [folder / name]
         index = folder / f"{name}{INDEX}"
@@ -41,8 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
                 raise AblationError(msg)
             return [folder / part for part in parts]
     msg = (
-        f"{folder} holds no weights: model.safetensors or pytorch_model.bin is needed. "
-        "Bring the checkpoint in again."
+        f"{folder} holds no weights: {' or '.join(names)} is needed. Bring the checkpoint in again."
     )
     raise AblationError(msg)
 
@@ -53,7 +65,8 @@ def shape_of(folder: Path) -> tuple[int, int]:
     Raises
     ------
     AblationError
-        ``config.json`` is missing, describes no model of a known family, or says what cannot be.
+        ``config.json`` (scGPT: ``args.json``, the vocabulary) is missing, describes no model of a
+        known family, or says what cannot be.
     """
     config = read_config(folder)
     return int(config.num_hidden_layers), int(config.num_attention_heads)
@@ -62,12 +75,19 @@ def shape_of(folder: Path) -> tuple[int, int]:
 def read_config(folder: Path) -> Any:
     """Return the config of a checkpoint as ``transformers`` reads it, of a known family.
 
+    That of an scGPT has the same names (:class:`stages.models.scgpt.ScGPTConfig`).
+
     Raises
     ------
     AblationError
         As :func:`shape_of`.
     """
-    path = folder / "config.json"
+    path = config_file(folder)
+    if scgpt.is_scgpt(folder):
+        files = [folder / name for name in scgpt.VOCABULARY_FILES]
+        # With none there, the error names the published one.
+        vocabulary = next((file for file in files if file.exists()), files[-1])
+        return scgpt.config_of(_read_json(path), _read_json(vocabulary), str(folder))
     family(str(_read_json(path).get("model_type")), str(folder))
     # transformers is slow to import; who only asks for weight_files need not wait for it.
     import transformers
@@ -107,7 +127,9 @@ def load_model(
     Parameters
     ----------
     folder
-        Holds ``config.json`` and the weights, safetensors or a ``.bin`` (tensors only).
+        Holds ``config.json`` and the weights, safetensors or a ``.bin`` (tensors only). Of an
+        scGPT: ``args.json``, ``vocabulary.json`` or ``vocab.json``, and the weights, safetensors or
+        ``best_model.pt``.
     dtype
         Precision of the weights. Never the file's own: half precision hides small effects.
     device
@@ -129,11 +151,31 @@ def load_model(
     files = weight_files(folder)
     for file in files:
         _readable(file)
+    model: nn.Module
+    if scgpt.is_scgpt(folder):
+        model, report = scgpt.build(config, _tensors(files[0]), dtype, str(folder))
+    else:
+        model, report = _by_transformers(folder, described.loader, config, files, dtype)
+    _check(model, report, folder, described.unused)
+    return model.eval().requires_grad_(requires_grad=False).to(device)
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """Return what a file of weights holds, by name."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _by_transformers(
+    folder: Path, loader_name: str, config: Any, files: list[Path], dtype: torch.dtype
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a model with the weights that ``transformers`` finds, and what it did not find."""
     import transformers
 
     # A .bin would otherwise start a thread that asks the Hub for a converted copy.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    loader: Any = getattr(transformers, described.loader)
+    loader: Any = getattr(transformers, loader_name)
     with _quiet():
         try:
             model, report = loader.from_pretrained(
@@ -163,9 +205,7 @@ def load_model(
                 f"({_first_line(error)}). Bring the checkpoint in again."
             )
             raise AblationError(msg) from None
-    _check(model, report, folder, described.unused)
-    model.eval().requires_grad_(requires_grad=False).to(device)
-    return cast("nn.Module", model)
+    return cast("nn.Module", model), report
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -189,10 +229,11 @@ def _readable(file: Path) -> None:
     """Stop at a truncated file before a model is built for it."""
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as content:
-                names = list(content.keys())
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
         else:
-            names = list(torch.load(file, map_location="meta", weights_only=True))
+            content = torch.load(file, map_location="meta", weights_only=True)
+            names = list(content) if isinstance(content, dict) else []
     except (
         SafetensorError,
         RuntimeError,
@@ -212,10 +253,11 @@ def _readable(file: Path) -> None:
 
 
 def _check(model: nn.Module, report: dict[str, Any], folder: Path, unused: tuple[str, ...]) -> None:
+    described = config_file(folder).name
     if mismatched := sorted(report["mismatched_keys"]):
         name, found, expected = mismatched[0]
         msg = (
-            f"{folder}: {name} has the shape {tuple(found)}, config.json makes it "
+            f"{folder}: {name} has the shape {tuple(found)}, {described} makes it "
             f"{tuple(expected)} ({len(mismatched)} in all). The weights belong to another model."
         )
         raise AblationError(msg)
@@ -227,10 +269,12 @@ def _check(model: nn.Module, report: dict[str, Any], folder: Path, unused: tuple
         raise AblationError(msg)
     if extra := sorted(name for name in report["unexpected_keys"] if not name.startswith(unused)):
         msg = (
-            f"{folder}: {extra[0]} is no weight of the model that config.json makes "
+            f"{folder}: {extra[0]} is no weight of the model that {described} makes "
             f"({len(extra)} in all). The weights belong to another model."
         )
         raise AblationError(msg)
+    if ignored := sorted(name for name in report["unexpected_keys"] if name.startswith(unused)):
+        log.info("%s: %s serve other tasks and are not read", folder, ", ".join(ignored))
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             n_bad = int((~torch.isfinite(weight)).sum())

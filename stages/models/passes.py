@@ -10,8 +10,9 @@ heads (a, b), the model without a runs once, and each pair only behind b. Nothin
 the result is that of the full model up to rounding.
 
 What is read at the end is the loss of each sequence, or whatever an observer makes of the residual
-stream behind some blocks. Losses of tokens are cross-entropies in nats in the model's precision;
-the loss of a sequence is their mean over its scored positions, accumulated in float64.
+stream behind some blocks. Losses of positions, in nats or squared bins as the family is measured
+(:class:`~stages.models.architectures.base.Loss`), are in the model's precision; the loss of a
+sequence is their mean over its scored positions, accumulated in float64.
 """
 
 import logging
@@ -572,7 +573,7 @@ class _Trunk:
         if self.layer < 0:
 
             def embed(sequences: slice) -> tuple[Tensor, ...]:
-                return (model.embed(self.text.inputs[sequences].to(passes.device)),)
+                return (model.enter(self.text[sequences].to(passes.device)),)
 
             (self._output,) = self._everywhere(embed)
             return

@@ -27,7 +27,7 @@ from stages.measurement.effects import read
 from stages.models.interventions import AblationType, Block, Heads, Noise
 from stages.models.load import load_model
 from stages.models.passes import Passes
-from stages.models.text import next_tokens
+from stages.models.text import next_tokens, read_tokens
 
 N_LAYERS, N_HEADS, VOCABULARY, SEQ, N_SEQUENCES = 3, 4, 90, 16, 6
 EVERYTHING = Sweep(
@@ -218,7 +218,7 @@ class TestTable:
 
     def test_its_values_are_those_of_the_passes(self, effects, study):
         tokens, reference = (
-            next_tokens(ablate.read_tokens(study / f"{name}.npy", name))
+            next_tokens(read_tokens(study / f"{name}.npy", name))
             for name in ("tokens", "reference")
         )
         passes = Passes(load_model(study / "step64"), tokens, reference=reference)

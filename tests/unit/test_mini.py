@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from stages.base.errors import CheckpointError
+from stages.inputs import training
 from stages.inputs.mini import __main__ as command
 from stages.inputs.mini import corpus, tokenizer, train
 from stages.inputs.mini.corpus import SEPARATOR
@@ -205,7 +206,7 @@ class TestTokenizer:
 class TestRecipe:
     def test_learning_rate_rises_then_falls_to_its_fraction(self, conf):
         settings = TypeAdapter(Model).validate_python(conf).train
-        rates = [train.learning_rate(step, settings) for step in range(settings.steps)]
+        rates = [training.learning_rate(step, settings) for step in range(settings.steps)]
         assert rates[0] == pytest.approx(3e-3 / 20)
         assert max(rates) == pytest.approx(3e-3) == rates[20]
         assert rates[-1] == pytest.approx(3e-4)
@@ -259,20 +260,20 @@ class TestTraining:
         self, tiny, installed, tmp_path, monkeypatch
     ):
         command.make(tiny, out=tmp_path / "whole", scratch=tmp_path / "scratch-1")
-        real, made, deaths = train._step, [], []
+        real, made, deaths = training._step, [], []
 
         class Killed(BaseException):
             pass
 
-        def dies(network, optimizer, windows, step, model):
+        def dies(what, network, optimizer, step):
             # Once before the first saved state, once between a checkpoint and the next state.
             if (len(deaths), step) in {(0, 3), (1, 6)}:
                 deaths.append(step)
                 raise Killed
             made.append(step)
-            return real(network, optimizer, windows, step, model)
+            return real(what, network, optimizer, step)
 
-        monkeypatch.setattr(train, "_step", dies)
+        monkeypatch.setattr(training, "_step", dies)
         out, scratch = tmp_path / "parts", tmp_path / "scratch-2"
         while not out.exists():
             with contextlib.suppress(Killed):
@@ -288,24 +289,24 @@ class TestTraining:
         self, tiny, installed, tmp_path, monkeypatch, caplog
     ):
         command.make(tiny, out=tmp_path / "whole", scratch=tmp_path / "scratch-1")
-        real, out, scratch = train._step, tmp_path / "again", tmp_path / "scratch-2"
+        real, out, scratch = training._step, tmp_path / "again", tmp_path / "scratch-2"
 
         class Killed(BaseException):
             pass
 
-        def dies(network, optimizer, windows, step, model):
+        def dies(what, network, optimizer, step):
             if step == 6:
                 raise Killed
-            return real(network, optimizer, windows, step, model)
+            return real(what, network, optimizer, step)
 
-        monkeypatch.setattr(train, "_step", dies)
+        monkeypatch.setattr(training, "_step", dies)
         with pytest.raises(Killed):
             command.make(tiny, out=out, scratch=scratch)
-        (state,) = scratch.rglob(train.STATE_FILE)
+        (state,) = scratch.rglob(training.STATE_FILE)
         state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
-        monkeypatch.setattr(train, "_step", real)
+        monkeypatch.setattr(training, "_step", real)
         command.make(tiny, out=out, scratch=scratch)
-        assert f"{train.STATE_FILE} is damaged" in caplog.text
+        assert f"{training.STATE_FILE} is damaged" in caplog.text
         assert _bytes(out) == _bytes(tmp_path / "whole")
 
     def test_a_checkpoint_loads_as_the_hub_s_do(self, tiny, installed, tmp_path):
@@ -374,7 +375,7 @@ class TestTraining:
                     real(held, fcntl.LOCK_UN)
                 real(file, kind)
 
-            monkeypatch.setattr(train.fcntl, "flock", until_it_waits)
+            monkeypatch.setattr(training.fcntl, "flock", until_it_waits)
             command.make(tiny, out=tmp_path / "a", scratch=tmp_path)
         assert "another run trains in" in caplog.text
         assert (tmp_path / "a/train_log.csv").exists()

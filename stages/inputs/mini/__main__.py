@@ -18,8 +18,9 @@ from stages.base.files import atomic_folder, write_text
 from stages.base.settings import load
 from stages.inputs.mini import corpus as corpora
 from stages.inputs.mini import tokenizer as tokenizers
-from stages.inputs.mini.train import LOG_FILE, Material, alone, train
+from stages.inputs.mini.train import Material, train
 from stages.inputs.settings import MiniModel
+from stages.inputs.training import LOG_FILE, alone
 
 
 def make(model: MiniModel, *, out: Path, scratch: Path) -> None:

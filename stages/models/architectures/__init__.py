@@ -14,6 +14,7 @@ from stages.models.architectures.bert import Bert
 from stages.models.architectures.gpt2 import GPT2
 from stages.models.architectures.gpt_neox import GPTNeoX
 from stages.models.architectures.llama import Llama, Olmo2
+from stages.models.architectures.scgpt import ScGPT
 
 FAMILIES: dict[str, type[Architecture]] = {
     "bert": Bert,
@@ -24,6 +25,7 @@ FAMILIES: dict[str, type[Architecture]] = {
     "olmo2": Olmo2,
     "qwen2": Llama,
     "qwen3": Llama,
+    "scgpt": ScGPT,
 }
 """By ``config.model_type``."""
 

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from enum import Enum
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +15,43 @@ BAND = 48
 BANDED_UP_TO = 512
 
 
+class Loss(Enum):
+    """What a wrong prediction costs, by its unit; :mod:`stages.models.losses` says how much."""
+
+    CROSS_ENTROPY = "nats"
+    """Of a token: minus the natural logarithm of the share that the model gives it."""
+    SQUARED_ERROR = "squared bins"
+    """Of a value: the square of what is predicted less what is true."""
+
+
+class Readable(Protocol):
+    """What a model reads of a text."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """Token ids: (batch, seq)."""
+
+    @property
+    def values(self) -> Tensor | None:
+        """The value beside each id, (batch, seq), for a model that reads one."""
+
+
 class Architecture(ABC):
     """A transformer as a row of blocks with attention heads. Hidden states: (batch, seq, hidden).
 
     A block computes what its heads write, side by side; a projection mixes that into the
     attention's output; from its input and that output the block makes its own output. The
-    operations are those of ``transformers``' modules, on their weights. Tests hold every family to
-    the full forward of ``transformers``.
+    operations are those of the model's own modules, on their weights. Tests hold every family to
+    the full forward of ``transformers`` or, where that knows none, to one written by hand.
+
+    Layers are counted from 0: layer l is block l, and the residual stream *behind* layer l is what
+    leaves it (``hidden_states[l + 1]`` of ``transformers``, whose number 0 is the embedding; -1
+    here).
 
     Parameters
     ----------
     model
-        Of ``transformers``, in evaluation mode.
+        Of ``transformers`` or of :mod:`stages.models.scgpt`, in evaluation mode.
 
     Raises
     ------
@@ -34,11 +60,15 @@ class Architecture(ABC):
     """
 
     loader: ClassVar[str] = "AutoModelForCausalLM"
-    """The class of ``transformers`` that loads it."""
+    """The class of ``transformers`` that loads it; empty: none does."""
     causal: ClassVar[bool] = True
     """Whether a position sees only those before it; then each predicts the next token."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that checkpoints of the family hold for other tasks."""
+    loss: ClassVar[Loss] = Loss.CROSS_ENTROPY
+    """What it is measured by."""
+    mask_value: float | None = None
+    """What hides a value from a model that reads one beside each id; none: it reads ids alone."""
 
     n_layers: int
     n_heads: int
@@ -63,6 +93,10 @@ class Architecture(ABC):
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the hidden state that enters the first block, from tokens (batch, seq)."""
+
+    def enter(self, text: Readable) -> Tensor:
+        """Return the hidden state that enters the first block, from all that the model reads."""
+        return self.embed(text.inputs)
 
     @abstractmethod
     def heads(self, block: nn.Module, hidden: Tensor, attended: Tensor | None = None) -> Tensor:
@@ -90,7 +124,10 @@ class Architecture(ABC):
         """Apply what stands between the last block and the unembedding."""
 
     def unembedding(self) -> tuple[Tensor, Tensor | None]:
-        """Return the weight (vocabulary, hidden) that makes logits, and its bias."""
+        """Return the weight (vocabulary, hidden) that makes logits, and its bias.
+
+        Of a model that predicts values: (1, hidden).
+        """
         return self._unembedding.weight, self._unembedding.bias
 
     def project(self, block: nn.Module, heads: Tensor) -> Tensor:

@@ -15,7 +15,13 @@ class Bert(Architecture):
 
     loader: ClassVar[str] = "AutoModelForMaskedLM"
     causal: ClassVar[bool] = False
-    unused: ClassVar[tuple[str, ...]] = ("bert.pooler.", "cls.seq_relationship.")
+    # Older files repeat what is tied and a buffer of positions (Geneformer: Theodoris et al. 2023).
+    unused: ClassVar[tuple[str, ...]] = (
+        "bert.pooler.",
+        "cls.seq_relationship.",
+        "cls.predictions.decoder.",
+        "bert.embeddings.position_ids",
+    )
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
