@@ -152,4 +152,5 @@ SECTIONS = {
     "removal_kinds": RemovalKinds,
     "joint_removal": JointRemoval,
     "seeds": Seeds,
+    "cell_seeds": Seeds,
 }

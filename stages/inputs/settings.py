@@ -526,6 +526,8 @@ class MiniCellModel(_States):
     """A small model of Geneformer's architecture, trained here on simulated cells."""
 
     source: Literal["mini"]
+    tables: Path
+    """The folder of what the paper reads of it."""
     cells: CellInput
     train: CellTraining
 
@@ -549,6 +551,8 @@ class NoCellModel(Section):
     source: Literal["none"]
     name: Literal["none"]
     checkpoints: Annotated[list[str], Field(max_length=0)] = []
+    tables: Path
+    """Any that the paper reads."""
 
 
 CellModel = Annotated[MiniCellModel | NoCellModel, Field(discriminator="source")]
