@@ -30,6 +30,8 @@ from stages.inputs.published.download import ResumingDownloader, TransferError, 
 from stages.inputs.settings import HubModel
 from stages.models.index import INDEX, parts_of
 
+RECORD_FILE = "checkpoints.json"
+"""Says of every state which files it is."""
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Tried in this order: the first cannot hold code."""
@@ -381,22 +383,24 @@ def _remote(model: HubModel, revision: str, state: str, endpoint: str | None) ->
 
 def _local(model: HubModel, root: Path, state: str) -> Local:
     """Return the folder of a state: of its name, or the only state's own."""
-    folder = state_folder(root, state, model.checkpoints, config=CONFIG_FILE, group="model")
+    folder = state_folder(root, state, model.checkpoints, configs=[CONFIG_FILE], group="model")
     wanted = "the files of that state in the Hub's layout"
     if model.repo is not None:
         wanted = f"what {model.repo} has at its revision {state}"
     return Local(folder, wanted, f"model.local of conf/model/{model.name}.yaml")
 
 
-def state_folder(root: Path, state: str, states: Sequence[str], *, config: str, group: str) -> Path:
+def state_folder(
+    root: Path, state: str, states: Sequence[str], *, configs: Sequence[str], group: str
+) -> Path:
     """Return the folder of a state below `root`: of its name, or `root` if that is the only state.
 
     Parameters
     ----------
     states
         All of the model.
-    config
-        The file by which a folder of a state is known.
+    configs
+        Files by any of which a folder of a state is known.
     group
         ``model`` or ``cellmodel``, for messages.
 
@@ -405,14 +409,16 @@ def state_folder(root: Path, state: str, states: Sequence[str], *, config: str, 
     CheckpointError
         `root` is a state, and several are asked for.
     """
-    if (root / config).is_file() and not (root / state).is_dir():
-        if len(states) > 1:
-            msg = (
-                f"{root} is one state and {group}.checkpoints names {len(states)}. Name one, or "
-                "give each a folder of its name."
-            )
-            raise CheckpointError(msg)
+    if (root / state).is_dir():
+        return root / state
+    if len(states) == 1:
         return root
+    if any((root / name).is_file() for name in configs):
+        msg = (
+            f"{root} is one state and {group}.checkpoints names {len(states)}. Name one, or give "
+            "each a folder of its name."
+        )
+        raise CheckpointError(msg)
     return root / state
 
 
