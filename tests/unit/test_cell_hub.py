@@ -376,10 +376,8 @@ def test_other_bytes_than_are_pinned(changes, said, model, published, out):
 def test_versions_do_not_mix(model, published, tmp_path, out):
     folder, other = published(), published_cells.geneformer(tmp_path / "other", "v1")
     shutil.copytree(other / "geneformer", folder / "geneformer", dirs_exist_ok=True)
-    paths = {
-        version: {r: {"path": p} for r, p in of.items()} for version, of in DICTIONARIES.items()
-    }
-    message = fails(model(local=str(folder), dictionaries=paths["v1"]), out)
+    of_v1 = {role: {"path": path} for role, path in DICTIONARIES["v1"].items()}
+    message = fails(model(local=str(folder), dictionaries=of_v1), out)
     assert "token_dictionary_gc30M.pkl is of V1 and has 32 ids" in message
     assert "vocab_size 34: they are of two versions (V1 and V2 do not mix)" in message
     # All of V1, under the preset of V2.
