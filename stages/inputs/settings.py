@@ -525,11 +525,16 @@ class CellTraining(Recipe):
     """A gene that fewer cells of the training have is left out of the vocabulary."""
 
 
-class MiniCellModel(_States):
+class _CellModel(_States):
+    tables: Path
+    """The folder of what the paper reads of it."""
+    cells: CellInput
+
+
+class MiniCellModel(_CellModel):
     """A small model of Geneformer's architecture, trained here on simulated cells."""
 
     source: Literal["mini"]
-    cells: CellInput
     train: CellTraining
 
     @model_validator(mode="after")
@@ -569,7 +574,7 @@ DictionaryRole = Literal["tokens", "medians", "names", "mapping", "vocab"]
 """Geneformer: ids, medians, and other names of genes, in up to two files; scGPT: ids alone."""
 
 
-class HubCellModel(_States):
+class HubCellModel(_CellModel):
     """A published model of cells, from the Hugging Face Hub or from a folder."""
 
     source: Literal["hub"]
@@ -585,7 +590,6 @@ class HubCellModel(_States):
     local: Path | None = None
     """Used instead of the Hub: a folder in its layout, or with all files directly in it; of several
     states, one folder each."""
-    cells: CellInput
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
@@ -623,6 +627,8 @@ class NoCellModel(Section):
     source: Literal["none"]
     name: Literal["none"]
     checkpoints: Annotated[list[str], Field(max_length=0)] = []
+    tables: Path
+    """Any that the paper reads."""
 
 
 CellModel = Annotated[MiniCellModel | HubCellModel | NoCellModel, Field(discriminator="source")]

@@ -153,11 +153,11 @@ def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None
     shards = Shards(scratch, _decides(source, wanted))
     n_rows = {"positions": int(kept.sum()), "item_mean": len(items)}.get(wanted.kind, len(kept))
     with shards.alone():
+        left = [part for part in parts if not shards.path(part).exists()]
         if wanted.kind == "item_mean":
-            state_bytes = n_layers * n_rows * source.width * 8
-            finished = (KEPT_STATES + 1) * state_bytes
+            there = len(parts) - len(left)
+            finished = (KEPT_STATES + 1 - there) * n_layers * n_rows * source.width * 8
         else:
-            left = [part for part in parts if not shards.path(part).exists()]
             rows = kept if wanted.kind == "positions" else np.ones_like(kept)
             finished = n_layers * row_bytes * sum(int(rows[part].sum()) for part in left)
         columns = sum(np.dtype(kept_as).itemsize for kept_as in arrays.ROWS[wanted.kind].values())
@@ -217,6 +217,8 @@ def _rows(
         for name, column in _columns(sequences, wanted.kind, part).items():
             rows[name][at] = column
         done = at.stop
+        # Or the next shard is made while this one is still held.
+        del finished, found, row
 
 
 def _made(source: Source, wanted: Wanted, part: slice, told: Callable[[int], Any]) -> Any:

@@ -8,11 +8,12 @@ none are held out.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -24,14 +25,18 @@ from stages.base.settings import load
 from stages.inputs.encoders import encoded, matrix, vocabulary
 from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.measured import chosen, held_out, text
-from stages.inputs.settings import CellInput
+from stages.inputs.settings import CellInput, MiniCellModel
 from stages.measurement import effects, resampling
 from stages.measurement.streams import stream
 from stages.models.architectures import architecture_of
+from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
-from stages.representations import arrays
+from stages.representations import gather
+from stages.representations.arrays import EMBEDDING, layer_name
 from stages.representations.frequency import by_rank, losses
+from stages.representations.sequences import ordinary, whole_cells
 from stages.representations.settings import Probes
+from stages.representations.streams import streams, width_of
 from stages.representations.tables.probes import PROBES
 
 Floats = NDArray[np.float64]
@@ -46,7 +51,7 @@ def judged(cells: pd.DataFrame, asked: CellInput, seed: int) -> Mask:
     """Return which cells probes are judged on: those held out, or a random half."""
     if asked.held_out:
         return held_out(cells, asked)
-    return stream(seed, "halves").permutation(len(cells)) % 2 == 0
+    return np.asarray(stream(seed, "halves").permutation(len(cells)) % 2 == 0)
 
 
 def of_label(vectors: Floats, labels: NDArray[np.str_], test: Mask) -> Floats:
@@ -60,9 +65,7 @@ def of_label(vectors: Floats, labels: NDArray[np.str_], test: Mask) -> Floats:
     scaled = StandardScaler().fit(vectors[fit])
     probe = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     probe.fit(scaled.transform(vectors[fit]), labels[fit])
-    return np.asarray(
-        probe.predict(scaled.transform(vectors[judge])) == labels[judge], dtype=float
-    )
+    return np.asarray(probe.predict(scaled.transform(vectors[judge])) == labels[judge], dtype=float)
 
 
 def of_order(vectors: Floats, order: Floats, test: Mask) -> tuple[Floats, Floats]:
@@ -71,6 +74,25 @@ def of_order(vectors: Floats, order: Floats, test: Mask) -> tuple[Floats, Floats
     probe = RidgeCV(alphas=RIDGE).fit(scaled.transform(vectors[~test]), order[~test])
     error = (probe.predict(scaled.transform(vectors[test])) - order[test]) ** 2
     return error, (order[test] - order[test].mean()) ** 2
+
+
+def means(cells: Encoded, checkpoint: Path, device: str) -> dict[int, Floats]:
+    """Return the mean over the genes of each cell by layer: (n_cells, width) each."""
+    on = torch.device(devices(device)[0])
+    architecture = architecture_of(load_model(checkpoint, device=on))
+    layers = (EMBEDDING, *range(architecture.n_layers))
+    ids, lengths = np.asarray(cells.ids), cells.cells["length"].to_numpy(dtype=np.int64)
+    inside = np.arange(ids.shape[1]) < lengths[:, np.newaxis]
+    with matmul_precision("float32"):
+        batches = streams(
+            architecture,
+            whole_cells(ids, lengths, cells.values, architecture),
+            layers,
+            device=on,
+        )
+        genes = ordinary(vocabulary.read(checkpoint))[ids]
+        found = gather.means(batches, inside & genes, layers, width_of(architecture))
+    return dict(zip(layers, found, strict=True))
 
 
 def expression(h5ad: Path, cells: Encoded, asked: CellInput) -> Floats:
@@ -92,7 +114,9 @@ class _Rows:
         self.params = params
         self.found: list[dict[str, object]] = []
 
-    def add(self, measure: str, values: Floats, total: Floats | None = None, **of: object) -> None:
+    def add(
+        self, measure: str, of: Mapping[str, object], values: Floats, total: Floats | None = None
+    ) -> None:
         """Add the mean over cells, or 1 less the ratio of means to those of `total`."""
         params = self.params
         rng = stream(params.seed, measure)
@@ -101,20 +125,21 @@ class _Rows:
         if total is not None:
             value, drawn = 1 - value / total.mean(), 1 - drawn / (weights @ total)
         low, high = resampling.percentile_interval(drawn, confidence=params.confidence)
-        known = {"position": np.nan, "layer": None} | of
         self.found.append(
-            known
+            {"position": np.nan, "layer": None, **of}
             | {"measure": measure, "value": value, "low": low, "high": high}
             | {"n_cells": len(values)}
         )
 
-    def probed(self, vectors: Floats, cells: pd.DataFrame, test: Mask, **of: object) -> None:
+    def probed(
+        self, of: Mapping[str, object], vectors: Floats, cells: pd.DataFrame, test: Mask
+    ) -> None:
         """Add what probes of some vectors find, of what the cells have."""
         label, order = self.params.label, self.params.order
         if label in cells:
-            self.add("label", of_label(vectors, cells[label].astype(str).to_numpy(), test), **of)
+            self.add("label", of, of_label(vectors, cells[label].astype(str).to_numpy(), test))
         if order in cells:
-            self.add("order", *of_order(vectors, cells[order].to_numpy(float), test), **of)
+            self.add("order", of, *of_order(vectors, cells[order].to_numpy(float), test))
 
 
 def _guesses(
@@ -125,9 +150,7 @@ def _guesses(
     if architecture.mask_value is not None:
         return
     known = vocabulary.read(checkpoint)
-    genes = np.ones(len(known), dtype=bool)
-    genes[list(known.special.values())] = False
-    frequencies = by_rank(np.asarray(cells.ids[~test]), genes)
+    frequencies = by_rank(np.asarray(cells.ids[~test]), ordinary(known))
     rows, _ = chosen(cells.cells, asked)
     read = text(cells, known, architecture, rows, seed=asked.seed)
     scored = np.zeros(read.inputs.shape, bool) if read.scored is None else read.scored.numpy()
@@ -136,37 +159,34 @@ def _guesses(
         yield name, of
 
 
+def _of_model(model: MiniCellModel, state: str) -> dict[str, object]:
+    return {"source": "model", "name": state, "position": model.position(state)}
+
+
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     model, params = settings.cellmodel, settings.probes
     cells, asked = encoded.read(args.cells), model.cells
     test = judged(cells.cells, asked, params.seed)
     rows = _Rows(params)
-    for part in effects.read_states(args.effects, model.checkpoints):
-        if part.kind == "head" and part.baseline is not None:
-            name = {"source": "model", "name": part.state.name, "position": part.state.position}
-            if not any(row["name"] == part.state.name for row in rows.found):
-                rows.add("loss", part.baseline, **name)
-    for name, of in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
-        rows.add("loss", of, source="frequency", name=name)
+    stated = {
+        part.state.name: part.baseline
+        for part in effects.read_states(args.effects, model.checkpoints)
+    }
+    for state, baseline in stated.items():
+        if baseline is not None:
+            rows.add("loss", _of_model(model, state), baseline)
+    for name, found in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
+        rows.add("loss", {"source": "frequency", "name": name}, found)
     logs = expression(Path(str(asked.h5ad)), cells, asked)
     for count in params.components:
         pca = PCA(count, random_state=0, svd_solver="covariance_eigh").fit(logs[~test])
-        rows.probed(
-            pca.transform(logs), cells.cells, test, source="expression", name=f"PCA-{count}"
-        )
+        of: dict[str, object] = {"source": "expression", "name": f"PCA-{count}"}
+        rows.probed(of, pca.transform(logs), cells.cells, test)
     for state in model.checkpoints:
-        found = arrays.read(args.vectors / state)
-        for layer in found.layers:
-            rows.probed(
-                np.asarray(found.layer(layer), dtype=float),
-                cells.cells.iloc[found.rows["cell"]],
-                test[found.rows["cell"]],
-                source="model",
-                name=state,
-                position=model.position(state),
-                layer=arrays.layer_name(layer),
-            )
+        for layer, vectors in means(cells, args.checkpoints / state, args.device).items():
+            of = _of_model(model, state) | {"layer": layer_name(layer)}
+            rows.probed(of, vectors, cells.cells, test)
     table = pd.DataFrame(rows.found, columns=list(PROBES.columns))
     tables.write(table, PROBES, args.out)
 
@@ -178,8 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
     parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
     parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
-    parser.add_argument("--vectors", type=Path, required=True, help="folder of <state>/ of means")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

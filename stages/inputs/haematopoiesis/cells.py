@@ -119,7 +119,7 @@ def draw(
     own = DONOR_NOISE * rng.standard_normal(len(genes))
     node = rng.choice(len(tree.NODES), size=n_cells, p=shares)
     # Few cells are only just on their way.
-    way = rng.beta(2.0, 1.2, n_cells)
+    way = rng.beta(2.2, 1.15, n_cells)
     molecules = rng.lognormal(np.log(MOLECULES), MOLECULES_SPREAD, n_cells)
     obs = pd.DataFrame(
         {

@@ -19,9 +19,9 @@ ACTIVATED, REPRESSED = 14, 4
 COMPLEXES, COMPLEX_GENES = 40, 8
 HOUSEKEEPING = 296
 CLASSES = ("ribosomal", "mitochondrial", "secreted", "membrane", "nuclear", "cytosolic")
-CLASS_STRENGTH = 0.3
+CLASS_STRENGTH = 0.5
 """Standard deviation, in log expression, of what all genes of a class share in a cell."""
-STRENGTHS = (0.1, 0.7)
+STRENGTHS = (0.1, 0.9)
 """Weakest and strongest complex: the same of what the genes of a complex share."""
 
 
@@ -110,7 +110,7 @@ def plant(seed: int) -> Genes:
     table["class"] = rng.choice(CLASSES, size=n)
     programmed = (table["programme"] != "").to_numpy()
     table["base"] = np.where(programmed, -1.3, 0.4) + 1.1 * rng.standard_normal(n)
-    table["loading"] = np.where(programmed, rng.uniform(2.8, 4.6, n), 0.0)
+    table["loading"] = np.where(programmed, rng.uniform(3.2, 5.0, n), 0.0)
     complexes = pd.DataFrame(
         {"complex": range(COMPLEXES), "strength": np.linspace(*STRENGTHS, COMPLEXES)}
     )
