@@ -137,10 +137,8 @@ def _encoding(args: argparse.Namespace) -> Encoding:
 def _run(args: argparse.Namespace) -> None:
     if args.params is not None:
         asked: CellInput = load(args.params).cellmodel.cells
-        h5ad = args.h5ad or asked.h5ad
-        said = encode_file(
-            h5ad, args.vocabulary, asked.encoding, args.out, rows=drawn(h5ad, asked)
-        )
+        h5ad = Path(args.h5ad or str(asked.h5ad))
+        said = encode_file(h5ad, args.vocabulary, asked.encoding, args.out, rows=drawn(h5ad, asked))
     elif args.h5ad is None:
         msg = "no cells are given; name an h5ad with raw counts: --h5ad"
         raise SettingsError(msg)

@@ -14,6 +14,7 @@ from stages.inputs.groups import Groups
 from stages.measurement.states import STATE, step_of
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
 class SimulatedFile(Section):
@@ -38,7 +39,7 @@ class RemoteFile(Section):
     """One published file: where it lies and what must be true of its bytes."""
 
     out: Path
-    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    filename: FileName
     urls: list[Address] = []
     """Addresses, tried in this order, after those that `figshare` gives."""
     figshare: FigshareFile | None = None
@@ -583,7 +584,7 @@ class HubCellModel(_CellModel):
     """Of the repository, with the config and the weights; None: its root."""
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     """Of the only state; None: the branch or tag of a state's name."""
-    files: dict[RepoPath, KnownFile] = {}
+    files: dict[FileName, KnownFile] = {}
     """Of the config and the weights, by name, what is known."""
     dictionaries: dict[DictionaryRole, DictionaryFile] = {}
     """By role; empty: in the folder `local`, whatever has the published names."""

@@ -373,6 +373,12 @@ def test_other_bytes_than_are_pinned(changes, said, model, published, out):
     assert "conf/cellmodel/geneformer-v2-104m.yaml says " in message
 
 
+def test_a_pin_of_a_file_that_never_came(model, published, out):
+    pins = {"pytorch_model.bin": {"sha256": "0" * 64}}
+    message = fails(model(local=str(published()), files=pins), out)
+    assert "pins pytorch_model.bin, and what came is config.json, model.safetensors." in message
+
+
 def test_versions_do_not_mix(model, published, tmp_path, out):
     folder, other = published(), published_cells.geneformer(tmp_path / "other", "v1")
     shutil.copytree(other / "geneformer", folder / "geneformer", dirs_exist_ok=True)
@@ -560,6 +566,7 @@ def test_every_published_model_composes_and_pins_what_is_known(repository, tmp_p
         ({"dictionaries": {"tokens": {"path": "/etc/x"}}}, "should match pattern"),
         ({"dictionaries": {"genes": {"path": "x"}}}, "Input should be 'tokens', 'medians'"),
         ({"files": {"model.safetensors": {"md5": "x"}}}, "Extra inputs are not permitted"),
+        ({"files": {"folder/model.safetensors": {}}}, "should match pattern"),
         ({"source": "web"}, "'mini', 'hub', 'none'"),
     ],
 )

@@ -67,6 +67,7 @@ def _brought(
     said = verify.expected(model, begun, known)
     paths, index = begun.source.weights(files.weight_names(model))
     weights = [_known(model, path) for path in paths]
+    verify.check_pins_were_met({begun.config.name, *(path.name for path in paths)}, model=model)
     verify.check_weights(state, begun.config, said, (paths, index))
     folder.mkdir()
     for path in [begun.config, *paths, *([] if index is None else [index])]:

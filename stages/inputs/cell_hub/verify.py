@@ -5,7 +5,7 @@ would fail. scGPT's own loader leaves weights of another shape at random.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +49,22 @@ def check_known(path: Path, known: KnownFile, *, model: HubCellModel) -> dict[st
             )
             raise CheckpointError(msg)
     return {"name": path.name, **said}
+
+
+def check_pins_were_met(names: Set[str], *, model: HubCellModel) -> None:
+    """Check that every file which the settings know came: else nothing was compared with it.
+
+    Raises
+    ------
+    CheckpointError
+        One did not.
+    """
+    if missed := sorted(model.files.keys() - names):
+        msg = (
+            f"{conf_of(model)} pins {missed[0]}, and what came is {', '.join(sorted(names))}. Give "
+            "the pinned file, or correct cellmodel.files."
+        )
+        raise CheckpointError(msg)
 
 
 def vocabulary_of(model: HubCellModel, begun: Begun) -> tuple[Vocabulary, int]:
