@@ -37,6 +37,7 @@ SYSTEMS = {"cells", "heads"}
 # The atlas decides which package brings the raw files in, the model which stage brings the weights.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 WEIGHTS = {"trained": "mini", "downloaded": "hub", "cell_trained": "cell_mini"}
+WEIGHTS |= {"cell_downloaded": "cell_hub"}
 # Of stages that have another name.
 MODULES = WEIGHTS | {
     "cells_alone": "manuscript",
