@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -30,10 +31,10 @@ from scipy import stats
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
 from stages.heads.components import shown
-from stages.heads.recipes import folder_of, same_recipe
+from stages.heads.recipes import Trained, folder_of, same_recipe
 from stages.heads.settings import Seeds
 from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS, HEAD_SEEDS, METRICS
-from stages.inputs.settings import MiniModel
+from stages.inputs.settings import MiniCellModel, MiniModel
 from stages.measurement import effects, halves, measured, nulls, resampling
 from stages.measurement.effects import Effects
 from stages.measurement.metrics import REGISTRY, measure
@@ -250,22 +251,28 @@ def _changes(
         }
 
 
+def asked(settings: Settings, of: Trained) -> Seeds:
+    """Return what the settings ask of the trainings of a model."""
+    found: Seeds = settings.seeds if of == "model" else settings.cell_seeds
+    return found
+
+
 def read_trainings(
-    ours: Path, others: Path, settings: Settings
+    ours: Path, others: Path, settings: Settings, of: Trained = "model"
 ) -> dict[int | None, Sequence[Effects]]:
-    """Read the heads' effects of the model and of the trainings that differ in their seed alone."""
-    model = settings.model
+    """Read the heads' effects of a model and of the trainings that differ in their seed alone."""
+    model = getattr(settings, of)
     states = effects.series(effects.read_states(ours, model.checkpoints), ["head"])
     way = shown(pd.Series([condition for _, condition in states]))
-    seed = model.train.seed if isinstance(model, MiniModel) else None
+    seed = model.train.seed if isinstance(model, MiniModel | MiniCellModel) else None
     found: dict[int | None, Sequence[Effects]] = {seed: states[("head", way)]}
     if seed is None or way != TRAINED_ALIKE:
         return found
-    for other in settings.seeds.others:
+    for other in asked(settings, of).others:
         folder = folder_of(others, other)
         if other == seed:
             continue
-        if not same_recipe(folder, settings):
+        if not same_recipe(folder, settings, of):
             cli.log.info("%s is missing or of another recipe, and is left out: make seeds", folder)
             continue
         parts = effects.read_states(folder, model.checkpoints)
@@ -275,8 +282,8 @@ def read_trainings(
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    trainings = read_trainings(args.effects, args.others, settings)
-    each, over, baselines = seeds(trainings, settings.measured, settings.seeds)
+    trainings = read_trainings(args.effects, args.others, settings, args.of)
+    each, over, baselines = seeds(trainings, settings.measured, asked(settings, args.of))
     tables.write(each, HEAD_SEEDS, args.out)
     tables.write(over, HEAD_OVER_SEEDS, args.over)
     tables.write(baselines, HEAD_BASELINES, args.baselines)
@@ -286,6 +293,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
+    parser.add_argument(
+        "--of", choices=get_args(Trained), default="model", help="whose (default: %(default)s)"
+    )
     parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--others", type=Path, required=True, help="folder of seed<N>/")
     parser.add_argument("--out", type=Path, required=True)

@@ -94,6 +94,14 @@ class SweepControlVariate(Section):
     seed: Annotated[int, Field(ge=0)] = 44_000
 
 
+class JointRemoval(Section):
+    """Intervals of what the heads of a layer cost together and one by one."""
+
+    confidence: Confidence
+    draws: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
 Perturbation = Literal["zero", "mean", "mean_positional", "resample"]
 
 
@@ -142,5 +150,7 @@ SECTIONS = {
     "distribution": Distribution,
     "screen": Screen,
     "removal_kinds": RemovalKinds,
+    "joint_removal": JointRemoval,
     "seeds": Seeds,
+    "cell_seeds": Seeds,
 }

@@ -1,10 +1,11 @@
-"""Train the demo's model from other seeds, and keep what removing each head then costs.
+"""Train the demo's models from other seeds, and keep what removing each head then costs.
 
 Of every seed the stages of the graph run with the demo's settings in a folder of their own: train,
-tokenise, and set every head to zero at each checkpoint. Whole blocks and noise on weights, on which
-nothing over seeds rests, are left out. The effects, one file a state, are kept with what they come
-from as ``OUT/seed<N>/``, whole or not at all; a seed that is there with these settings is not made
-again, and one that was killed goes on where it stopped.
+tokenise (or simulate cells, train and encode), and set every head to zero at each checkpoint. Other
+removals, on which nothing over seeds rests, are left out. The effects, one file a state, are kept
+with what they come from as ``reports/seeds/seed<N>/`` (``reports/cell_seeds/``), whole or not at
+all; a seed that is there with these settings is not made again, and one that was killed goes on
+where it stopped.
 """
 
 import os
@@ -19,27 +20,41 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stages.base import cli, compose, record
 from stages.base.errors import SettingsError
 from stages.base.files import atomic_folder, file_hash, write_text
 from stages.base.settings import Settings, parse
-from stages.heads import ablate
-from stages.heads.recipes import STATEMENT_FILE, folder_of, recipe
-from stages.inputs import tokens
+from stages.heads import ablate, cell_heads
+from stages.heads.recipes import STATEMENT_FILE, Trained, folder_of, recipe
+from stages.heads.seeds import asked
+from stages.inputs import encode, tokens
+from stages.inputs.cell_mini import __main__ as cell_mini
+from stages.inputs.haematopoiesis import __main__ as haematopoiesis
 from stages.inputs.mini import __main__ as mini
 
-HEADS_ALONE = ("sweep.perturbations=[zero]", "sweep.layers=false", "sweep.noise.alphas=[]")
+DEMO = ("atlas=demo", "model=pythia-mini", "cellmodel=cell-mini")
+HEADS_ALONE: dict[Trained, tuple[str, ...]] = {
+    "model": ("sweep.perturbations=[zero]", "sweep.layers=false", "sweep.noise.alphas=[]"),
+    "cellmodel": (
+        "cell_heads.perturbations=[zero]",
+        "cell_heads.layers=false",
+        "cell_heads.attention=false",
+    ),
+}
+KEPT: dict[Trained, Path] = {
+    "model": Path("reports/seeds"),
+    "cellmodel": Path("reports/cell_seeds"),
+}
 
 
-def params_of(seed: int, conf: Path) -> dict[str, Any]:
-    """Compose the demo's settings with another seed of the training."""
-    chosen = ["atlas=demo", "model=pythia-mini", f"model.train.seed={seed}", *HEADS_ALONE]
-    return compose.compose(conf, chosen)
+def params_of(seed: int, conf: Path, of: Trained = "model") -> dict[str, Any]:
+    """Compose the demo's settings with another seed of the training of a model."""
+    return compose.compose(conf, [*DEMO, f"{of}.train.seed={seed}", *HEADS_ALONE[of]])
 
 
-def is_made(folder: Path, settings: Settings) -> bool:
+def is_made(folder: Path, settings: Settings, of: Trained = "model") -> bool:
     """Return whether a seed is there, and made with these settings.
 
     Raises
@@ -51,7 +66,7 @@ def is_made(folder: Path, settings: Settings) -> bool:
     if not statement.exists():
         return False
     made = json.loads(statement.read_text(encoding="utf-8"))["recipe"]
-    if other := compose.differences(made, recipe(settings)):
+    if other := compose.differences(made, recipe(settings, of)):
         key, (old, new) = next(iter(other.items()))
         msg = (
             f"{folder} was made with {key} = {old!r}, conf/ now says {new!r}. "
@@ -61,7 +76,9 @@ def is_made(folder: Path, settings: Settings) -> bool:
     return True
 
 
-def make(seed: int, params: dict[str, Any], *, out: Path, scratch: Path) -> None:
+def make(
+    seed: int, params: dict[str, Any], *, out: Path, scratch: Path, of: Trained = "model"
+) -> None:
     """Train a seed, remove its heads, and put folder `out` in place.
 
     Parameters
@@ -74,13 +91,35 @@ def make(seed: int, params: dict[str, Any], *, out: Path, scratch: Path) -> None
         Gets ``<state>.parquet`` for every state and the statement of what made them.
     scratch
         Keeps what is unfinished between runs.
+    of
+        Which model.
     """
     begun = time.time()
-    folder = scratch / f"seed{seed}"
+    folder = scratch / of / f"seed{seed}"
     settings = folder / "params.yaml"
+    checkpoints, effects = folder / "checkpoints", folder / "effects"
+    if of == "cellmodel":
+        params["cellmodel"]["cells"]["h5ad"] = str(folder / "cells" / haematopoiesis.CELLS_FILE)
     compose.write(params, settings)
-    states = parse(params).model.checkpoints
-    checkpoints, text, effects = folder / "checkpoints", folder / "tokens", folder / "effects"
+    states = getattr(parse(params), of).checkpoints
+    make_effects = _of_text if of == "model" else _of_cells
+    make_effects(settings, states, folder)
+    with atomic_folder(out) as fresh:
+        for state in states:
+            shutil.copyfile(effects / f"{state}.parquet", fresh / f"{state}.parquet")
+        statement = {
+            "seed": seed,
+            "recipe": recipe(parse(params), of),
+            "train_log_sha256": file_hash(checkpoints / "train_log.csv"),
+            **_made_by(),
+            # Of this run: what an earlier one that was killed had done is not in it.
+            "wall_seconds": round(time.time() - begun),
+        }
+        write_text(fresh / STATEMENT_FILE, json.dumps(statement, indent=1, sort_keys=True) + "\n")
+
+
+def _of_text(settings: Path, states: Sequence[str], folder: Path) -> None:
+    checkpoints, text = folder / "checkpoints", folder / "tokens"
     if not all((checkpoints / state).exists() for state in states):
         _stage(mini, settings, out=checkpoints, scratch=folder / "training")
     _stage(tokens, settings, checkpoints=checkpoints, out=text)
@@ -92,20 +131,26 @@ def make(seed: int, params: dict[str, Any], *, out: Path, scratch: Path) -> None
             state=state,
             tokens=text / tokens.TOKENS_FILE,
             scratch=folder / "shards",
-            out=effects / f"{state}.parquet",
+            out=folder / "effects" / f"{state}.parquet",
         )
-    with atomic_folder(out) as fresh:
-        for state in states:
-            shutil.copyfile(effects / f"{state}.parquet", fresh / f"{state}.parquet")
-        statement = {
-            "seed": seed,
-            "recipe": recipe(parse(params)),
-            "train_log_sha256": file_hash(checkpoints / "train_log.csv"),
-            **_made_by(),
-            # Of this run: what an earlier one that was killed had done is not in it.
-            "wall_seconds": round(time.time() - begun),
-        }
-        write_text(fresh / STATEMENT_FILE, json.dumps(statement, indent=1, sort_keys=True) + "\n")
+
+
+def _of_cells(settings: Path, states: Sequence[str], folder: Path) -> None:
+    checkpoints, simulated, read = folder / "checkpoints", folder / "cells", folder / "encoded"
+    h5ad = simulated / haematopoiesis.CELLS_FILE
+    if not h5ad.exists():
+        _stage(haematopoiesis, settings, out=simulated)
+    if not all((checkpoints / state).exists() for state in states):
+        _stage(cell_mini, settings, out=checkpoints, scratch=folder / "training")
+    _stage(encode, settings, h5ad=h5ad, vocabulary=checkpoints / states[0], out=read)
+    _stage(
+        cell_heads,
+        settings,
+        checkpoints=checkpoints,
+        cells=read,
+        scratch=folder / "shards",
+        out=folder / "effects",
+    )
 
 
 def _stage(module: Any, params: Path, **arguments: object) -> None:
@@ -131,20 +176,20 @@ def _made_by() -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    todo = parse(params_of(0, args.conf)).seeds.others
-    for seed in todo:
-        params, out = params_of(seed, args.conf), folder_of(args.out, seed)
-        if is_made(out, parse(params)):
-            cli.log.info("%s is there", out)
-        else:
-            make(seed, params, out=out, scratch=args.scratch)
+    settings = parse(compose.compose(args.conf, DEMO))
+    for of in get_args(Trained):
+        for seed in asked(settings, of).others:
+            params, out = params_of(seed, args.conf, of), folder_of(KEPT[of], seed)
+            if is_made(out, parse(params), of):
+                cli.log.info("%s is there", out)
+            else:
+                make(seed, params, out=out, scratch=args.scratch, of=of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("--conf", type=Path, default=compose.CONF)
-    parser.add_argument("--out", type=Path, default=Path("reports/seeds"))
     parser.add_argument("--scratch", type=Path, default=Path("data/scratch/seeds"))
     return cli.run(parser, _run, argv)
 

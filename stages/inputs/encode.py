@@ -137,8 +137,11 @@ def _encoding(args: argparse.Namespace) -> Encoding:
 def _run(args: argparse.Namespace) -> None:
     if args.params is not None:
         asked: CellInput = load(args.params).cellmodel.cells
-        rows = drawn(args.h5ad, asked)
-        said = encode_file(args.h5ad, args.vocabulary, asked.encoding, args.out, rows=rows)
+        h5ad = Path(args.h5ad or str(asked.h5ad))
+        said = encode_file(h5ad, args.vocabulary, asked.encoding, args.out, rows=drawn(h5ad, asked))
+    elif args.h5ad is None:
+        msg = "no cells are given; name an h5ad with raw counts: --h5ad"
+        raise SettingsError(msg)
     else:
         cells = None if args.rows is None else names_in(args.rows)
         said = encode_file(args.h5ad, args.vocabulary, _encoding(args), args.out, cells=cells)
@@ -149,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line."""
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--h5ad", type=Path, required=True, help="the file with raw counts")
+    add("--h5ad", type=Path, help="the file with raw counts (default: that of --params)")
     add("--vocabulary", type=Path, required=True, help="the folder with vocabulary.json")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--params", type=Path, help="as cellmodel.cells of these settings says")

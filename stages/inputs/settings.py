@@ -8,9 +8,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from stages.base.sections import Address, Count, Key, Section
+from stages.inputs.encoders.presets import PRESETS
 from stages.inputs.encoders.settings import Encoding
 from stages.inputs.groups import Groups
 from stages.measurement.states import STATE, step_of
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
 class SimulatedFile(Section):
@@ -35,14 +39,14 @@ class RemoteFile(Section):
     """One published file: where it lies and what must be true of its bytes."""
 
     out: Path
-    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    filename: FileName
     urls: list[Address] = []
     """Addresses, tried in this order, after those that `figshare` gives."""
     figshare: FigshareFile | None = None
     format: Literal["h5ad", "csv", "tar", "zip"]
     size_bytes: Count | None = None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
     members: list[str] = []
     """Patterns (fnmatch) of the members to unpack from an archive; empty: all of them."""
 
@@ -346,7 +350,7 @@ class Revision(Section):
     """What pins one checkpoint on the Hub: its branch, whose name it bears, may move."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
-    sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = {}
+    sha256: dict[str, Sha256] = {}
     """Of its files of weights, by name."""
 
 
@@ -522,11 +526,16 @@ class CellTraining(Recipe):
     """A gene that fewer cells of the training have is left out of the vocabulary."""
 
 
-class MiniCellModel(_States):
+class _CellModel(_States):
+    tables: Path
+    """The folder of what the paper reads of it."""
+    cells: CellInput
+
+
+class MiniCellModel(_CellModel):
     """A small model of Geneformer's architecture, trained here on simulated cells."""
 
     source: Literal["mini"]
-    cells: CellInput
     train: CellTraining
 
     @model_validator(mode="after")
@@ -543,15 +552,87 @@ class MiniCellModel(_States):
         return [step for name in self.checkpoints if (step := step_of(name)) is not None]
 
 
+RepoPath = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
+]
+"""A file or folder of a repository: no part of it leads out."""
+
+
+class KnownFile(Section):
+    """What is known of a published file."""
+
+    sha256: Sha256 | None = None
+    size_bytes: Count | None = None
+
+
+class DictionaryFile(KnownFile):
+    """A published dictionary of genes."""
+
+    path: RepoPath
+
+
+DictionaryRole = Literal["tokens", "medians", "names", "mapping", "vocab"]
+"""Geneformer: ids, medians, and other names of genes, in up to two files; scGPT: ids alone."""
+
+
+class HubCellModel(_CellModel):
+    """A published model of cells, from the Hugging Face Hub or from a folder."""
+
+    source: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
+    subfolder: RepoPath | None = None
+    """Of the repository, with the config and the weights; None: its root."""
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """Of the only state; None: the branch or tag of a state's name."""
+    files: dict[FileName, KnownFile] = {}
+    """Of the config and the weights, by name, what is known."""
+    dictionaries: dict[DictionaryRole, DictionaryFile] = {}
+    """By role; empty: in the folder `local`, whatever has the published names."""
+    local: Path | None = None
+    """Used instead of the Hub: a folder in its layout, or with all files directly in it; of several
+    states, one folder each."""
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.repo is None and self.local is None:
+            msg = "neither repo nor local is given; name a folder: SET=cellmodel.local=/path"
+            raise ValueError(msg)
+        if self.commit is not None and len(self.checkpoints) > 1:
+            msg = "commit is of one state and checkpoints names several; name one, or drop commit"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _dictionaries_are_of_one_model(self) -> Self:
+        allowed = {"tokens", "medians", "names", "mapping"} if self.is_geneformer else {"vocab"}
+        needed = {"tokens", "medians"} if self.is_geneformer else allowed
+        given = set(self.dictionaries)
+        if (given or self.local is None) and not needed <= given <= allowed:
+            msg = (
+                f"dictionaries names {', '.join(sorted(given)) or 'none'}; the preset "
+                f"{self.cells.encoding.preset} needs {' and '.join(sorted(needed))}"
+                + (", and may have names and mapping" if self.is_geneformer else "")
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def is_geneformer(self) -> bool:
+        """Whether cells are ranked, as Geneformer reads them; else it is an scGPT."""
+        return PRESETS[self.cells.encoding.preset].order == "ranked"
+
+
 class NoCellModel(Section):
     """None: nothing of cell models is made."""
 
     source: Literal["none"]
     name: Literal["none"]
     checkpoints: Annotated[list[str], Field(max_length=0)] = []
+    tables: Path
+    """Any that the paper reads."""
 
 
-CellModel = Annotated[MiniCellModel | NoCellModel, Field(discriminator="source")]
+CellModel = Annotated[MiniCellModel | HubCellModel | NoCellModel, Field(discriminator="source")]
 
 
 class Haematopoiesis(Section):
@@ -570,6 +651,7 @@ SECTIONS = {
     "trained": list[str],
     "downloaded": list[str],
     "cell_trained": list[str],
+    "cell_downloaded": list[str],
     "encode": list[str],
 }
 SHORT_KEYS = dict.fromkeys(CellsFile.model_fields, "atlas.cells.*") | dict.fromkeys(

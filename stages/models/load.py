@@ -156,7 +156,9 @@ def load_model(
         model, report = scgpt.build(config, _tensors(files[0]), dtype, str(folder))
     else:
         model, report = _by_transformers(folder, described.loader, config, files, dtype)
-    _check(model, report, folder, described.unused)
+    require_whole(
+        model, report, str(folder), described=config_file(folder).name, unused=described.unused
+    )
     return model.eval().requires_grad_(requires_grad=False).to(device)
 
 
@@ -252,34 +254,56 @@ def _readable(file: Path) -> None:
         raise AblationError(msg)
 
 
-def _check(model: nn.Module, report: dict[str, Any], folder: Path, unused: tuple[str, ...]) -> None:
-    described = config_file(folder).name
+def require_whole(
+    model: nn.Module,
+    report: dict[str, Any],
+    where: str,
+    *,
+    described: str,
+    unused: tuple[str, ...],
+) -> None:
+    """Check that a model has all its weights, of the right shapes, and no others.
+
+    Parameters
+    ----------
+    report
+        What was found, as ``transformers`` and :func:`stages.models.scgpt.build` say it.
+    where, described
+        The folder, and the file that describes the model, for messages.
+    unused
+        How names of weights begin that serve other tasks.
+
+    Raises
+    ------
+    AblationError
+        A weight is missing, of another shape, unknown, nan or infinite.
+    """
     if mismatched := sorted(report["mismatched_keys"]):
         name, found, expected = mismatched[0]
         msg = (
-            f"{folder}: {name} has the shape {tuple(found)}, {described} makes it "
+            f"{where}: {name} has the shape {tuple(found)}, {described} makes it "
             f"{tuple(expected)} ({len(mismatched)} in all). The weights belong to another model."
         )
         raise AblationError(msg)
     if missing := sorted(report["missing_keys"]):
         msg = (
-            f"{folder}: {missing[0]} is not among the weights ({len(missing)} missing). "
+            f"{where}: {missing[0]} is not among the weights ({len(missing)} missing). "
             "The weights belong to another model, or are not complete."
         )
         raise AblationError(msg)
     if extra := sorted(name for name in report["unexpected_keys"] if not name.startswith(unused)):
         msg = (
-            f"{folder}: {extra[0]} is no weight of the model that {described} makes "
+            f"{where}: {extra[0]} is no weight of the model that {described} makes "
             f"({len(extra)} in all). The weights belong to another model."
         )
         raise AblationError(msg)
     if ignored := sorted(name for name in report["unexpected_keys"] if name.startswith(unused)):
-        log.info("%s: %s serve other tasks and are not read", folder, ", ".join(ignored))
+        log.info("%s: %s serve other tasks and are not read", where, ", ".join(ignored))
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             n_bad = int((~torch.isfinite(weight)).sum())
             msg = (
-                f"{folder}: {name} holds {n_bad} values that are nan or infinite. "
+                f"{where}: {name} holds {n_bad} values that are nan or infinite. "
                 "Training broke or the file is damaged; leave this checkpoint out."
             )
             raise AblationError(msg)

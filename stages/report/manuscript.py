@@ -13,7 +13,7 @@ from stages.base import cli, study
 from stages.base.files import write_text
 from stages.base.settings import Settings, load
 from stages.measurement.resampling import SIGNIFICANT
-from stages.report import cells, clusters, heads, planted
+from stages.report import cell_model, cells, clusters, heads, planted
 from stages.report.claims import printed
 from stages.report.comparisons import Row
 from stages.report.reading import Tables
@@ -26,7 +26,7 @@ PAPERS = {"study": "paper.qmd.j2", "cells": "cells.qmd.j2", "heads": "heads.qmd.
 def context(
     found: Tables,
     settings: Settings,
-    what: tuple[study.Study | None, study.Study | None],
+    what: tuple[study.Study | None, study.Study | None, study.Study | None],
     overrides: Mapping[str, str],
 ) -> Row:
     """Return all that the templates may name.
@@ -38,11 +38,12 @@ def context(
     settings
         All settings.
     what
-        The inputs: of cells, and of heads; None where the paper is not about them.
+        The inputs: of cells, of heads, and of heads of a model of cells; None where the paper is
+        not about them.
     overrides
         Settings that were changed for this run, and to what.
     """
-    of_cells, of_heads = what
+    of_cells, of_heads, of_cell_model = what
     made: Row = {"settings": settings, "overrides": overrides, "significant": SIGNIFICANT}
     if of_cells is not None:
         of_clusters = clusters.context(found, settings, of_cells)
@@ -50,20 +51,29 @@ def context(
         made["planted"] = planted.context(found, of_clusters, settings)
     if of_heads is not None:
         made |= heads.context(found, settings)
+    made["cell_model"] = {} if of_cell_model is None else cell_model.context(found, settings)
     if of_cells is not None and of_heads is not None:
         made["plane"] = heads.plane(found)
         made["claims"] = printed.context(found.claims)
-        return made | {"notice": study.joined(of_cells, of_heads).notice}
+        both = study.joined(of_cells, of_heads)
+        return made | {
+            "notice": (both if of_cell_model is None else study.joined(both, of_cell_model)).notice
+        }
     return made | {"notice": "".join(one.notice for one in what if one is not None)}
 
 
 def _run(args: argparse.Namespace) -> None:
     overrides = json.loads(args.overrides.read_text(encoding="utf-8"))
     found = Tables(args.tables, args.planted)
-    what = study.read(args.cells), study.read(args.heads)
-    of_cells, of_heads = (args.about in {"study", name} for name in ("cells", "heads"))
-    about = (what[0] if of_cells else None, what[1] if of_heads else None)
-    values = context(found, load(args.params), about, overrides)
+    settings = load(args.params)
+    of_cells, of_heads = (
+        study.read(path) if args.about in {"study", name} else None
+        for name, path in (("cells", args.cells), ("heads", args.heads))
+    )
+    of_cell_model = None
+    if args.about == "study" and settings.cellmodel.checkpoints:
+        of_cell_model = study.read(args.cellmodel)
+    values = context(found, settings, (of_cells, of_heads, of_cell_model), overrides)
     paper = Templates().fill(PAPERS[args.about], values)
     write_text(args.paper, paper)
 
@@ -73,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     study.add_arguments(parser)
+    parser.add_argument("--cellmodel", type=Path, help="what the model of cells is")
     parser.add_argument("--overrides", type=Path, required=True)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--planted", type=Path, help="what was simulated")

@@ -26,11 +26,13 @@ from stages.heads.tables.classes import HEAD_CLASSES
 from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION, HEAD_GRANULARITY
 from stages.heads.tables.importance import HEAD_IMPORTANCE
+from stages.heads.tables.joint_removal import JOINT_REMOVAL
 from stages.heads.tables.removal_kinds import HEAD_REMOVALS
 from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
+from stages.representations.tables.probes import PROBES
 
 _CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, CONTRAST, NOT_COMPARED, RECOVERY)
 _ARGUED = (CALIBRATION, MULTIVERSE, TREND, COMPARATORS, RECONSTRUCTION)
@@ -52,6 +54,9 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "head_change": CHANGES,
     "companion_trajectory": MEASURED,
     "companion_change": CHANGES,
+    "cell_heads": MEASURED,
+    "cell_joint_removal": JOINT_REMOVAL,
+    "cell_probes": PROBES,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -62,6 +67,9 @@ FILES = {
     "head_change": "changes/heads.csv",
     "companion_trajectory": "measured/companion.csv",
     "companion_change": "changes/companion.csv",
+    "cell_heads": "measured/cell_heads.csv",
+    "cell_joint_removal": "cell_model/joint_removal.csv",
+    "cell_probes": "cell_model/probes.csv",
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

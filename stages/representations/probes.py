@@ -179,7 +179,9 @@ def _run(args: argparse.Namespace) -> None:
     for name, found in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
         rows.add("loss", {"source": "frequency", "name": name}, found)
     logs = expression(Path(str(asked.h5ad)), cells, asked)
-    for count in params.components:
+    # No more of them than there are.
+    most = min(*logs.shape, int((~test).sum()))
+    for count in sorted({min(count, most) for count in params.components}):
         pca = PCA(count, random_state=0, svd_solver="covariance_eigh").fit(logs[~test])
         of: dict[str, object] = {"source": "expression", "name": f"PCA-{count}"}
         rows.probed(of, pca.transform(logs), cells.cells, test)

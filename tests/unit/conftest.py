@@ -509,6 +509,9 @@ def study_folder(
             changed["model"] = yaml.safe_load(local.read_text(encoding="utf-8")) | {"local": "."}
             changed["model"]["text"]["path"] = "text.txt"
         changed["model"]["checkpoints"] = list(states)
+        none = (repository / "conf" / "cellmodel" / "none.yaml").read_text(encoding="utf-8")
+        changed["cellmodel"] = yaml.safe_load(none)
+        del changed["systems"]["cell_heads"]
         changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)

@@ -1156,3 +1156,9 @@ def test_no_cell_left_is_an_error_and_a_former_folder_stays(command, tmp_path, c
     assert command() == 1
     assert "no cell is left" in caplog.text
     assert (tmp_path / "out" / "ids.npy").read_bytes() == before
+
+
+def test_a_command_without_cells(tmp_path, caplog):
+    words = ["--vocabulary", str(tmp_path), "--preset", "scgpt", "--out", str(tmp_path / "out")]
+    assert stage.main(words) == 1
+    assert "no cells are given; name an h5ad with raw counts: --h5ad" in caplog.text

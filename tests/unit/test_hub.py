@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -93,6 +94,7 @@ def commit_of(branch: str) -> str:
 class Hub(ThreadingHTTPServer):
     """Serves ``/<repo>/resolve/<revision>/<file>`` for branches and commits."""
 
+    repo: str = REPO
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     """By file name: close the connection after so many bytes, once."""
@@ -110,6 +112,18 @@ class Hub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Answer until the block ends."""
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield
+        finally:
+            self.shutdown()
+            thread.join()
+            self.server_close()
 
     def put(self, step: int, **files: bytes) -> None:
         names = {"config": "config.json", "tokenizer": "tokenizer.json", "bin": "pytorch_model.bin"}
@@ -135,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server
         hub.asked.append((self.command, self.path, self.headers.get("Range")))
         hub.agents.add(self.headers.get("User-Agent", ""))
-        prefix = f"/{REPO}/resolve/"
+        prefix = f"/{hub.repo}/resolve/"
         if not self.path.startswith(prefix):
             self._refuse("RepoNotFound")
             return
@@ -187,12 +201,8 @@ def hub(tmp_path):
     server = Hub()
     for step in (0, 1, 2):
         server.put(step, bin=as_bin(weights(0.1 * step, seed=step), tmp_path / "x.bin"))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with server.serving():
+        yield server
 
 
 @pytest.fixture(autouse=True)

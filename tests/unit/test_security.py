@@ -229,6 +229,8 @@ except (pickle.UnpicklingError, yaml.YAMLError):
 WORDS = {
     "atlas.name",
     "atlas.source",
+    "cellmodel.checkpoints[0]",
+    "cellmodel.folder",
     "clusters.reference",
     "item",
     "item.state",
@@ -256,6 +258,8 @@ SHELL = ("a;touch b", "$(id)", "a b", "`id`", "a|b", "a\nb", "'")
     ("place", "word"),
     [
         *((place, word) for place in (*FIRST, "atlas.name", "model.name") for word in SHELL),
+        *((f"cellmodel.{key}", word) for key in ("folder", "checkpoints") for word in SHELL),
+        ("cellmodel.folder", "-rf"),
         *((place, "-rf") for place in FIRST),
     ],
 )
@@ -265,6 +269,8 @@ def test_a_word_that_a_shell_would_understand_is_refused(params, place, word):
     if isinstance(section[key], dict):
         first = next(iter(section[key].values()))
         section[key] = {**section[key], word: first}
+    elif isinstance(section[key], list):
+        section[key] = [word, *section[key]]
     else:
         section[key] = word
     with pytest.raises(SettingsError) as caught:

@@ -27,7 +27,7 @@ def _changed(params, key, value):
 def _words(params, conf, out):
     """Return the command line of the stage `study`, its outputs in the folder `out`."""
     words = ["--params", str(params), "--conf", str(conf)]
-    for name in ("cells", "heads", "overrides"):
+    for name in ("cells", "heads", "cellmodel", "overrides"):
         words += [f"--{name}", str(out / f"{name}.json")]
     return words
 

@@ -138,7 +138,7 @@ def geneformer(
     _require_specials(tokens, special)
     version = f"V{2 if CLS in special else 1}"
     if config is not None:
-        _require_size(config, len(ids), f"{tokens.name} is of {version} and has")
+        require_size(config, len(ids), f"{tokens.name} is of {version} and has")
     of_genes: dict[str, float] = read(medians, _median)
     if lost := sorted(of_genes.keys() ^ genes.keys()):
         where = medians.name if lost[0] in of_genes else tokens.name
@@ -206,7 +206,14 @@ def _require_specials(path: Path, special: Mapping[str, int]) -> None:
         raise CheckpointError(msg)
 
 
-def _require_size(config: Path, n_ids: int, said: str) -> None:
+def require_size(config: Path, n_ids: int, said: str) -> None:
+    """Check that the model of a ``config.json`` knows so many ids.
+
+    Raises
+    ------
+    CheckpointError
+        It knows another number; the line begins with `said`.
+    """
     size = _json(config).get("vocab_size")
     if size != n_ids:
         msg = (
@@ -252,7 +259,7 @@ def scgpt(
         )
         raise CheckpointError(msg)
     if config is not None:
-        _require_size(config, len(ids), f"{path.name} has")
+        require_size(config, len(ids), f"{path.name} has")
     special = {name: ids.pop(name) for name in SCGPT_SPECIALS}
     return Vocabulary(ids, special), added
 

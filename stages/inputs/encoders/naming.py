@@ -89,7 +89,8 @@ def match(
         raise AtlasError(msg)
     named = [name for name in map(str.strip, names) if name not in UNNAMED]
     # A model of another species, or of simulated genes, knows them by names of another form.
-    as_known = 2 * sum(name in vocabulary.genes for name in named) > len(named)
+    n_known = sum(name in vocabulary.genes for name in named)
+    as_known = given == wanted and 2 * n_known > len(named)
     if not as_known and (fault := _other_kind(named, given, wanted)):
         shown = ", ".join(named[:SHOWN])
         msg = f"the genes of {source} are named {shown}, ...: {fault}"

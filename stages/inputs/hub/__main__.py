@@ -15,10 +15,8 @@ from stages.base.errors import CheckpointError, SettingsError
 from stages.base.files import atomic_folder, file_hash, write_text
 from stages.base.settings import load
 from stages.inputs.hub import verify
-from stages.inputs.hub.download import TOKENIZER_FILES, Fetched, alone, begin, fetch
+from stages.inputs.hub.download import RECORD_FILE, TOKENIZER_FILES, Fetched, alone, begin, fetch
 from stages.inputs.settings import HubModel, Revision
-
-RECORD_FILE = "checkpoints.json"
 
 
 def make(model: HubModel, *, out: Path, downloads: Path, endpoint: str | None = None) -> None:

@@ -129,8 +129,15 @@ def _family(config: Path) -> str:
     return family
 
 
-def check_positions(known: Expected, seq_len: int, *, config: Path) -> None:
+def check_positions(
+    known: Expected, seq_len: int, *, config: Path, key: str = "model.text.seq_len"
+) -> None:
     """Check that the model has a position for every token of a sequence.
+
+    Parameters
+    ----------
+    key
+        The setting that `seq_len` is.
 
     Raises
     ------
@@ -139,7 +146,7 @@ def check_positions(known: Expected, seq_len: int, *, config: Path) -> None:
     """
     if seq_len > known.max_positions:
         msg = (
-            f"model.text.seq_len {seq_len} is above the {known.max_positions} positions of the "
+            f"{key} {seq_len} is above the {known.max_positions} positions of the "
             f"model ({config}). Lower it."
         )
         raise CheckpointError(msg)
@@ -288,18 +295,20 @@ def _check_tensor(tensor: torch.Tensor, shape: tuple[int, ...], what: str, state
     if not bool(torch.isfinite(tensor).all()):
         msg = (
             f"checkpoint {state}: {what} holds nan or infinity. Fetch it again; if it stays so, "
-            "drop the state from model.checkpoints."
+            "drop the state from the checkpoints of conf/."
         )
         raise CheckpointError(msg)
 
 
-def check_distinct(sha256: Mapping[str, Sequence[str]]) -> None:
+def check_distinct(sha256: Mapping[str, Sequence[str]], *, key: str = "model.checkpoints") -> None:
     """Check that no two states have the same weights.
 
     Parameters
     ----------
     sha256
         Of the files of each state.
+    key
+        The setting that names the states.
 
     Raises
     ------
@@ -312,7 +321,7 @@ def check_distinct(sha256: Mapping[str, Sequence[str]]) -> None:
         if earlier != state:
             msg = (
                 f"checkpoint {earlier} has the sha256 of {state}: the branch serves the "
-                "wrong weights. Pin a commit or drop it from model.checkpoints."
+                f"wrong weights. Pin a commit or drop it from {key}."
             )
             raise CheckpointError(msg)
 
