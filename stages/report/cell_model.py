@@ -57,6 +57,7 @@ def _known(probes: pd.DataFrame, states: list[str]) -> Row:
     kept = probes[
         (probes["measure"] != "loss") & ((probes["layer"] == layer) | probes["layer"].isna())
     ]
+    kept = kept.rename(columns={"low": "value_low", "high": "value_high"})
     found = {
         measure: {row["name"]: row for row in records(of)}
         for measure, of in kept.groupby("measure")

@@ -1,10 +1,10 @@
 """Ask what a model of cells knows: of hidden genes, of a cell's label, of its place in an order.
 
-In every state of the model, the untrained one among them, and beside what needs no model: genes
-guessed by their frequency at a rank, with and without those that are seen already; and probes of
-principal components of expression. Probes are linear (discriminant analysis with shrinkage, ridge
-regression), fitted on the cells that the model learnt from and judged on others, or on halves where
-none are held out.
+In every state of the model, the untrained one among them, by its last layer (by all in the first
+state and the last), and beside what needs no model: genes guessed by their frequency at a rank,
+with and without those that are seen already; and probes of principal components of expression.
+Probes are linear (discriminant analysis with shrinkage, ridge regression), fitted on the cells that
+the model learnt from and judged on others, or on halves where none are held out.
 """
 
 import argparse
@@ -176,8 +176,8 @@ def _run(args: argparse.Namespace) -> None:
     for state, baseline in stated.items():
         if baseline is not None:
             rows.add("loss", _of_model(model, state), baseline)
-    for name, found in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
-        rows.add("loss", {"source": "frequency", "name": name}, found)
+    for name, guessed in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
+        rows.add("loss", {"source": "frequency", "name": name}, guessed)
     logs = expression(Path(str(asked.h5ad)), cells, asked)
     # No more of them than there are.
     most = min(*logs.shape, int((~test).sum()))
@@ -186,7 +186,10 @@ def _run(args: argparse.Namespace) -> None:
         of: dict[str, object] = {"source": "expression", "name": f"PCA-{count}"}
         rows.probed(of, pca.transform(logs), cells.cells, test)
     for state in model.checkpoints:
-        for layer, vectors in means(cells, args.checkpoints / state, args.device).items():
+        found = means(cells, args.checkpoints / state, args.device)
+        # Every layer where training begins and ends, the last along the way.
+        ends = state in (model.checkpoints[0], model.checkpoints[-1])
+        for layer, vectors in found.items() if ends else [max(found.items())]:
             of = _of_model(model, state) | {"layer": layer_name(layer)}
             rows.probed(of, vectors, cells.cells, test)
     table = pd.DataFrame(rows.found, columns=list(PROBES.columns))

@@ -22,6 +22,7 @@ from stages.inputs.encoders.encoded import Encoded, Ids
 from stages.inputs.encoders.vocabulary import MASK, Vocabulary
 from stages.inputs.settings import CellTraining, MiniCellModel
 from stages.inputs.training import WEIGHTS_FILE
+from stages.models.text import masked_tokens
 
 TIED = "cls.predictions.decoder."
 """Weights under a second name, which the published files leave out."""
@@ -60,26 +61,6 @@ def configuration(recipe: CellTraining, n_tokens: int, width: int) -> BertConfig
     )
 
 
-def hidden(ids: torch.Tensor, genes: int, mask: int, *, share: float, draw: int) -> torch.Tensor:
-    """Return which genes of each cell are hidden: bool, (cells, width).
-
-    Parameters
-    ----------
-    genes
-        The lowest id of a gene; those below are special and stay.
-    share
-        Of each cell's genes, at least one.
-    draw
-        Decides which.
-    """
-    del mask
-    allowed = ids >= genes
-    order = torch.rand(ids.shape, generator=torch.Generator().manual_seed(draw))
-    rank = order.masked_fill(~allowed, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
-    wanted = (allowed.sum(dim=1, keepdim=True) * share).round().clamp(min=1)
-    return (rank < wanted) & allowed
-
-
 class CellBert(training.Training):
     """A training of cell-mini."""
 
@@ -87,8 +68,6 @@ class CellBert(training.Training):
         self.name, self.recipe = model.name, model.train
         self.steps: Sequence[int] = model.steps
         self._recipe, self._material = model.train, material
-        self._first = min(material.vocabulary.genes.values())
-        self._mask = material.vocabulary.special[MASK]
 
     def network(self) -> nn.Module:
         """Return it untrained."""
@@ -105,13 +84,21 @@ class CellBert(training.Training):
         return self._of(network, cells[chosen], int(drawn))
 
     def _of(self, network: nn.Module, cells: Ids, draw: int) -> torch.Tensor:
+        known = self._material.vocabulary
         ids = torch.from_numpy(cells.astype(np.int64))
-        share = self._recipe.masked_share
-        asked = hidden(ids, self._first, self._mask, share=share, draw=draw)
+        attended = ids != known.pad
+        text = masked_tokens(
+            ids,
+            known.special[MASK],
+            attended=attended,
+            special=list(known.special.values()),
+            share=self._recipe.masked_share,
+            seed=draw,
+        )
+        asked = text.scored
         whole = cast("BertForMaskedLM", network)
-        attended = ids != self._material.vocabulary.pad
         states = whole.bert(
-            input_ids=ids.masked_fill(asked, self._mask),
+            input_ids=text.inputs,
             attention_mask=None if bool(attended.all()) else attended,
         ).last_hidden_state
         return F.cross_entropy(whole.cls(states[asked]), ids[asked])
