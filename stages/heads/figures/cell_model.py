@@ -23,8 +23,8 @@ from stages.measurement.tables import MEASURED
 from stages.representations.tables.probes import PROBES
 
 NAME = "cell_model"
-HEIGHT_MM = 82
-TOP_MM, FOOT_MM, GAP_MM = 7, 14, 4
+HEIGHT_MM = 86
+TOP_MM, FOOT_MM, GAP_MM = 7, 18, 4
 LEFT_MM, WIDTH_MM = (15, 84, 142), (46, 38, 36)
 METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number"}
 LINES: dict[str, style.LineStyle] = dict(zip(CONDITIONS, ("-", "--", "-.", ":"), strict=False))
@@ -210,7 +210,7 @@ def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame, *, 
         handles=handles,
         loc="lower center",
         bbox_to_anchor=(0.5, strip - 0.01),
-        ncols=len(handles),
+        ncols=(len(handles) + 1) // 2,
         handlelength=2,
         columnspacing=1.2,
     )
