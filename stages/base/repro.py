@@ -106,6 +106,8 @@ def _status(words: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dvc repro`` with these words."""
     Lockfile.dump_stages = _dump_stages
+    # Threads that wait must sleep: spinning, they take the processor from the other lanes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == [ALONE]:
         return int(dvc(["--wait-for-lock", "repro", *words[1:]]))

@@ -106,6 +106,17 @@ def _probes():
     return found
 
 
+def _seeds(states):
+    rows = [
+        {"seed": seed, "effects": "absolute", "estimator": "plug_in", "metric": metric}
+        | {"state": state, "position": float(state.removeprefix("step")), "value": 0.5 + seed / 10}
+        for seed in (0, 1)
+        for metric in ("gini", "effective_number")
+        for state in states
+    ]
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture
 def written(settings, tmp_path):
     """Return what writes the tables of a model of cells."""
@@ -136,9 +147,17 @@ def test_the_figure_draws_every_way_of_removal_and_fits_its_page(
     written, tmp_path, states, drawn_texts
 ):
     found, both, probes = written(tmp_path, states=states)
-    drawn = figure.draw(found, both, probes)
+    drawn = figure.draw(found, _seeds(states), both, probes)
     seen = {text.get_text() for text, _ in drawn_texts(drawn)}
-    assert {"zero", "mean", "noise alone", "PCA-10", "PCA-50", "all at once"} <= seen
+    assert {
+        "zero",
+        "mean",
+        "noise alone",
+        "zero, another training",
+        "PCA-10",
+        "PCA-50",
+        "all at once",
+    } <= seen
     page = drawn.bbox
     for text, box in drawn_texts(drawn):
         assert box.x0 >= page.x0 - 1, text.get_text()
@@ -147,7 +166,7 @@ def test_the_figure_draws_every_way_of_removal_and_fits_its_page(
 
 def test_cells_without_labels_have_a_panel_that_says_so(written, tmp_path, drawn_texts):
     found, both, probes = written(tmp_path)
-    drawn = figure.draw(found, both, probes[probes["measure"] == "loss"])
+    drawn = figure.draw(found, _seeds(STATES), both, probes[probes["measure"] == "loss"])
     seen = [text.get_text() for text, _ in drawn_texts(drawn)]
     assert seen.count("not in these cells") == 2
 

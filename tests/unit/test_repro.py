@@ -3,7 +3,9 @@
 import copy
 from types import SimpleNamespace
 
+import networkx as nx
 import pytest
+from dvc.repo import Repo
 from dvc.utils.serialize import dumps_yaml, loads_yaml
 
 from stages.base import repro
@@ -50,3 +52,49 @@ def test_a_file_that_is_not_there_or_is_written_otherwise_is_left_to_dvc(
     lock = SimpleNamespace(path=str(path))
     repro._dump_stages(lock, ["stage"], with_files=True)
     assert asked == [((lock, ["stage"]), {"with_files": True})]
+
+
+# Of a library that DVC walks its index with.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def graph(repository):
+    with Repo(str(repository)) as repo:
+        return repo.index.graph
+
+
+class TestLanes:
+    """What is made side by side needs nothing of one another."""
+
+    @staticmethod
+    def _needed(graph, names):
+        """Return all that some stages rest on, themselves included, but for the first."""
+        of = [stage for stage in graph if stage.addressing in names]
+        found = {one for stage in of for one in {stage, *nx.descendants(graph, stage)}}
+        return {stage.addressing for stage in found} - {repro.FIRST}
+
+    def test_no_two_share_a_stage_and_none_rests_on_what_joins_them(self, graph):
+        lanes = repro.lanes(graph)
+        needed = [self._needed(graph, names) for names in lanes]
+        assert len(lanes) >= 3
+        assert sum(map(len, needed)) == len(set().union(*needed))
+        joined = {stage.addressing for stage in graph if not repro._belongs_to_one_system(stage)}
+        assert {"plane", "render", "verification"} & joined
+        assert not joined & set().union(*needed)
+
+    def test_together_they_make_every_stage_of_a_system(self, graph):
+        made = set().union(*(self._needed(graph, names) for names in repro.lanes(graph)))
+        of_systems = {s.addressing for s in graph if repro._belongs_to_one_system(s)}
+        assert made == of_systems
+
+    def test_the_longest_comes_first(self, graph):
+        sizes = [len(self._needed(graph, names)) for names in repro.lanes(graph)]
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_a_lane_that_fails_ends_the_run_before_what_joins_them(self, monkeypatch, graph):
+        asked = []
+        monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
+        monkeypatch.setattr(repro, "_side_by_side", lambda targets, options: 255)
+        assert repro.main(["--allow-missing", "render"]) == 255
+        assert asked == [["repro", "--allow-missing", "study"]]

@@ -18,12 +18,13 @@ from stages.drawing import command, style
 from stages.heads.components import CONDITIONS
 from stages.heads.figures import heads
 from stages.heads.tables.joint_removal import JOINT_REMOVAL
+from stages.heads.tables.seeds import HEAD_SEEDS
 from stages.measurement.tables import MEASURED
 from stages.representations.tables.probes import PROBES
 
 NAME = "cell_model"
-HEIGHT_MM = 82
-TOP_MM, FOOT_MM, GAP_MM = 7, 14, 4
+HEIGHT_MM = 86
+TOP_MM, FOOT_MM, GAP_MM = 7, 18, 4
 LEFT_MM, WIDTH_MM = (15, 84, 142), (46, 38, 36)
 METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number"}
 LINES: dict[str, style.LineStyle] = dict(zip(CONDITIONS, ("-", "--", "-.", ":"), strict=False))
@@ -32,13 +33,17 @@ ACROSS: tuple[style.LineStyle, ...] = ("--", ":", "-.", "-")
 
 
 @style.styled
-def draw(measured: pd.DataFrame, joint: pd.DataFrame, probes: pd.DataFrame) -> Figure:
+def draw(
+    measured: pd.DataFrame, seeds: pd.DataFrame, joint: pd.DataFrame, probes: pd.DataFrame
+) -> Figure:
     """Return the three panels.
 
     Parameters
     ----------
     measured
         ``MEASURED`` of the heads of one model.
+    seeds
+        ``HEAD_SEEDS``: the same heads set to zero, in further trainings where there are any.
     joint
         ``JOINT_REMOVAL``
     probes
@@ -49,10 +54,19 @@ def draw(measured: pd.DataFrame, joint: pd.DataFrame, probes: pd.DataFrame) -> F
     each = (height - GAP_MM) / 2
     rows = measured[measured["series"] == "head"]
     states = heads.States.of(rows)
+    others = _others(seeds)
     for i, (metric, label) in enumerate(METRICS.items()):
         top = TOP_MM + i * (each + GAP_MM)
         axes = style.add_axes(figure, left=LEFT_MM[0], top=top, width=WIDTH_MM[0], height=each)
         _concentration(axes, rows[rows["metric"] == metric], states, last=i == 1)
+        for _, of in others[others["metric"] == metric].groupby("seed"):
+            axes.plot(
+                states.at,
+                of.set_index("state").loc[states.names, "value"],
+                color=style.COLOURS["heads"],
+                linewidth=0.6,
+                alpha=0.5,
+            )
         axes.set_ylabel(label)
         if i == 0:
             axes.set_title("a  Concentration of the heads' effects", loc="left", weight="bold")
@@ -66,8 +80,14 @@ def draw(measured: pd.DataFrame, joint: pd.DataFrame, probes: pd.DataFrame) -> F
         axes.set_ylabel(label)
         if i == 0:
             axes.set_title("c  What the model knows", loc="left", weight="bold")
-    _legend(figure, list(dict.fromkeys(rows["condition"])), probes)
+    _legend(figure, list(dict.fromkeys(rows["condition"])), probes, seeds=others["seed"].nunique())
     return figure
+
+
+def _others(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Return the trainings beside the first, by absolute effects as measured."""
+    shown = seeds[(seeds["effects"] == "absolute") & (seeds["estimator"] == "plug_in")]
+    return shown[shown["seed"].notna() & (shown["seed"] != shown["seed"].iloc[0])]
 
 
 def _concentration(axes: Axes, rows: pd.DataFrame, states: heads.States, *, last: bool) -> None:
@@ -155,7 +175,7 @@ def _known(axes: Axes, rows: pd.DataFrame, states: heads.States, *, last: bool) 
     _along(axes, states, WIDTH_MM[2], last=last)
 
 
-def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame) -> None:
+def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame, *, seeds: int) -> None:
     colour = style.COLOURS["heads"]
     handles: list[Line2D] = [
         Line2D([], [], color=colour, linestyle=LINES[name], marker="o", markersize=2.4, label=name)
@@ -164,6 +184,9 @@ def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame) -> 
     handles.append(
         Line2D([], [], color=style.QUIET, linewidth=0.8, dashes=(3, 2), label="noise alone")
     )
+    if seeds:
+        label = "zero, another training"
+        handles.append(Line2D([], [], color=colour, linewidth=0.6, alpha=0.5, label=label))
     for face, label in (("white", "sum of single heads"), (colour, "all at once")):
         handles.append(
             Line2D(
@@ -187,7 +210,7 @@ def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame) -> 
         handles=handles,
         loc="lower center",
         bbox_to_anchor=(0.5, strip - 0.01),
-        ncols=len(handles),
+        ncols=(len(handles) + 1) // 2,
         handlelength=2,
         columnspacing=1.2,
     )
@@ -195,7 +218,12 @@ def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"measured": MEASURED, "joint": JOINT_REMOVAL, "probes": PROBES}
+    inputs = {
+        "measured": MEASURED,
+        "seeds": HEAD_SEEDS,
+        "joint": JOINT_REMOVAL,
+        "probes": PROBES,
+    }
     return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)
 
 
