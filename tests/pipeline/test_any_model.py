@@ -69,6 +69,7 @@ def llama() -> LlamaForCausalLM:
     )
 
 
+NAMED = ("ATLAS=local", "MODEL=local", "CELLMODEL=none")
 # What builds it, its states, and where its heads are mixed.
 CASES = {
     "gpt2 alone": (gpt2, ["main"], "transformer.h.{}.attn.c_proj"),
@@ -105,7 +106,7 @@ def study(request, clone):
         tokenizers.save(learnt, weights)
     given = SETTINGS | {"model.checkpoints": f"[{','.join(states)}]"}
     words = " ".join(f"{key}={value}" for key, value in given.items())
-    said = must(clone, "make", "reproduce", "ATLAS=local", "MODEL=local", f"SET={words}")
+    said = must(clone, "make", "reproduce", *NAMED, f"SET={words}")
     ran = stages_run(said)
     assert [name for name in ran if name.startswith("ablate@")] == [f"ablate@{s}" for s in states]
     assert "render" in ran

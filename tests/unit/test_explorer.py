@@ -47,7 +47,8 @@ def page_file(study_folder, cluster_tables, repository, settings) -> Path:
     inputs = ["--cells", "cells.json", "--heads", "heads.json"]
     conf = ["--conf", str(repository / "conf"), "--overrides", "overrides.json"]
     params = ["--params", str(repository / "params.yaml")]
-    assert study_stage.main([*conf, *inputs, *params]) == 0
+    stated = [*inputs, "--cellmodel", "cellmodel.json"]
+    assert study_stage.main([*conf, *stated, *params]) == 0
     tables.write(_real(settings, repository), PROPORTIONS, Path("tables/proportions.csv"))
     words = ["--importance", "tables/head_importance.csv", "--effects", "data/interim/companion"]
     published = str(repository / "data" / "embedded" / "spiro2026_heads.csv")
