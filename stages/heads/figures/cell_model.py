@@ -25,7 +25,7 @@ from stages.representations.tables.probes import PROBES
 NAME = "cell_model"
 HEIGHT_MM = 86
 TOP_MM, FOOT_MM, GAP_MM = 7, 18, 4
-LEFT_MM, WIDTH_MM = (14, 80, 143), (50, 44, 37)
+LEFT_MM, WIDTH_MM = (14, 78, 141), (50, 44, 37)
 METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number"}
 LINES: dict[str, style.LineStyle] = dict(zip(CONDITIONS, ("-", "--", "-.", ":"), strict=False))
 PROBED = {"label": "Label found (share)", "order": "Place in order ($R^2$)"}
