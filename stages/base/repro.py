@@ -66,7 +66,7 @@ def _dump_stages(lock: Any, stages: Sequence[Any], **options: Any) -> None:
 
 
 def lanes(graph: "nx.DiGraph[Any]") -> list[list[str]]:
-    """Return what can be made side by side, the longest first: names of stages nothing else needs.
+    """Return the stages that can be made side by side, in order, the longest list first.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def lanes(graph: "nx.DiGraph[Any]") -> list[list[str]]:
     apart = graph.subgraph(stage for stage in graph if _belongs_to_one_system(stage))
     parts = sorted(nx.weakly_connected_components(apart), key=len, reverse=True)
     return [
-        sorted(stage.addressing for stage in part if not any(apart.predecessors(stage)))
+        [stage.addressing for stage in nx.dfs_postorder_nodes(apart.subgraph(part))]
         for part in parts
     ]
 
@@ -94,7 +94,8 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
         found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
     if len(found) < 2:
         return 0
-    words = [sys.executable, "-m", "stages.base.repro", ALONE, *options]
+    # These alone: what all rest on is made, and a lane that looked at it again would wait for others.
+    words = [sys.executable, "-m", "stages.base.repro", ALONE, "--single-item", *options]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return max(pool.map(_status, ([*words, *names] for names in found)), key=abs)
 
