@@ -94,7 +94,7 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
         found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
     if len(found) < 2:
         return 0
-    # These alone: what all rest on is made, and a lane that looked at it again would wait for others.
+    # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
     words = [sys.executable, "-m", "stages.base.repro", ALONE, "--single-item", *options]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return max(pool.map(_status, ([*words, *names] for names in found)), key=abs)
