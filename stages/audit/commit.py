@@ -83,7 +83,8 @@ class Commit:
             A stage failed.
         """
         if only != TRAINED:
-            _start(self.folder, "dvc", "pull", "--quiet", "--allow-missing", TRAINED)
+            for stage in (TRAINED, f"cell_{TRAINED}"):
+                _start(self.folder, "dvc", "pull", "--quiet", "--allow-missing", stage)
         # No remote to ask and nothing else in the cache: what was computed before cannot slip in.
         run(self.folder, "dvc", "config", "--local", "core.remote", "none-while-verifying")
         quick = (self.folder / "stages" / "base" / "repro.py").exists()
