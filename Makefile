@@ -55,7 +55,7 @@ endif
 export SET
 COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(CELLMODEL),--cellmodel $(CELLMODEL))
 # Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
-PULL_WEIGHTS = dvc pull --quiet --allow-missing --glob '*trained@*' || echo "note: the demo's weights could not be fetched (dvc pull --glob '*trained@*' says why)" >&2
+PULL_WEIGHTS = python -m stages.base.repro --weights || echo "note: the demo's weights could not be fetched, and are trained again" >&2
 
 .PHONY: reproduce
 reproduce: setup compose ## Rebuild what changed, from raw files to the paper

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+log = logging.getLogger("stages")
 
 CHUNK_BYTES = 1 << 20
 PARTIAL = ".partial"
@@ -129,6 +132,34 @@ def _holding(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def only_one(path: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file against other processes; who finds it held says so and waits.
+
+    DVC leaves a stage running when it is itself killed, and starts another beside it. A process
+    that is killed lets go by itself. The file stays: were it deleted, one that waits on the deleted
+    file and another with a new one would run side by side.
+
+    Parameters
+    ----------
+    path
+        The lock file; its folder is made if it is missing.
+    busy
+        What is said before waiting.
+    shared
+        Whether others that share it may hold it as well.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with path.open("a") as held:
+        try:
+            fcntl.flock(held, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s", busy)
+            fcntl.flock(held, kind)
+        yield
 
 
 def _is_free(folder: Path) -> bool:

@@ -34,7 +34,9 @@ FIRST = "study"
 """The stage that all others depend on."""
 JOINING = ("plane", "report", "audit")
 """Rooms whose stages may need several systems."""
-ALONE = "--lane"
+TRAINED = ("trained", "cell_trained")
+"""Stages whose outputs are fetched, since another processor would make others."""
+ALONE, WEIGHTS = "--lane", "--weights"
 HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
 
@@ -102,6 +104,13 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
         return max(pool.map(_status, ([*words, *names] for names in found)), key=abs)
 
 
+def _fetch_weights() -> int:
+    """Fetch the weights of the models that these settings have trained."""
+    with Repo() as repo:
+        names = [one.addressing for one in repo.index.stages if one.name.split("@")[0] in TRAINED]
+    return int(dvc(["pull", "--quiet", "--allow-missing", *names])) if names else 0
+
+
 def _of_index(repo: Repo, targets: Sequence[str], **_: Any) -> list[Any]:
     """Return stages by their names: DVC would read the whole graph again for each."""
     by_name = {stage.addressing: stage for stage in repo.index.stages}
@@ -113,7 +122,7 @@ def _status(words: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dvc repro`` with these words."""
+    """Run ``dvc repro`` with these words; with ``--weights``, fetch those alone."""
     Lockfile.dump_stages = _dump_stages
     # Threads that wait must sleep: spinning, they take the processor from the other lanes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -121,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == [ALONE]:
         reproduction.collect_stages = _of_index  # type: ignore[attr-defined]
         return int(dvc(["--wait-for-lock", "repro", *words[1:]]))
+    if words == [WEIGHTS]:
+        return _fetch_weights()
     options = [word for word in words if word.startswith("-")]
     targets = [word for word in words if not word.startswith("-")]
     return (

@@ -10,7 +10,7 @@ import difflib
 import importlib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
@@ -19,6 +19,7 @@ from stages.base.errors import SettingsError
 from stages.base.sections import Section
 
 PARAMS_FILE = "params.yaml"
+S = TypeVar("S", bound=Section)
 
 
 class Settings(Section):
@@ -64,6 +65,32 @@ def load(path: Path) -> Settings:
         The file is missing or is no YAML, a key is unknown or missing, or a value is not allowed.
     """
     return parse(_read(path), source=str(path))
+
+
+def needed(section: Any, kind: type[S], *, source: Path, does: str, instead: str) -> S:
+    """Return a model of the kind that a stage works on.
+
+    Parameters
+    ----------
+    source
+        The file that says which model it is.
+    does
+        What this one does, as a person is told of another.
+    instead
+        Words that compose one of the kind.
+
+    Raises
+    ------
+    SettingsError
+        It is of another kind.
+    """
+    if isinstance(section, kind):
+        return section
+    msg = (
+        f"{source} is composed for model {section.name} (source {section.source}), which {does}. "
+        f"Compose another: python -m stages.base.compose {instead}."
+    )
+    raise SettingsError(msg)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Resumable: what is finished lies in the scratch folder. Several GPUs are used by
 """
 
 import argparse
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from tqdm import tqdm
 
 from stages.base import cli
 from stages.base.errors import AblationError, StageError
-from stages.base.files import file_hash
 from stages.base.settings import PARAMS_FILE, load
 from stages.heads.components import UNIT
 from stages.heads.covariates import read as read_attribution
@@ -42,7 +40,7 @@ from stages.measurement.effects import Effects, State
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, devices, matmul_precision
 from stages.models.interventions import single_heads
-from stages.models.load import config_file, load_model, shape_of, weight_files
+from stages.models.load import fingerprint, load_model, shape_of
 from stages.models.passes import Passes
 
 # Heads and sequences on which a faster precision is compared with float32.
@@ -62,14 +60,6 @@ class Job:
     todo: list[Removal]
     device: str
     position: int
-
-
-def fingerprint(checkpoint: Path) -> str:
-    """Return a sha256 over the weight files of a checkpoint and the file that describes it."""
-    digest = hashlib.sha256()
-    for file in [config_file(checkpoint), *weight_files(checkpoint)]:
-        digest.update(f"{file.name} {file_hash(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def work(job: Job) -> None:

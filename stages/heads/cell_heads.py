@@ -21,9 +21,9 @@ from stages.heads.sweep import write_effects
 from stages.inputs.encoders import encoded
 from stages.inputs.encoders.measured import chosen
 from stages.measurement.effects import State
-from stages.models.architectures import architecture_of
+from stages.models.architectures import architecture_of, family
 from stages.models.devices import devices, matmul_precision
-from stages.models.load import load_model
+from stages.models.load import load_model, read_config
 
 
 def sizes(checkpoint: Path, material: Cells, device: str) -> NDArray[np.float64]:
@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace) -> None:
         material = Cells(
             args.cells, checkpoint, tuple(rows.tolist()), tuple(others.tolist()), model.cells.seed
         )
-        unit = f"{architecture_of(load_model(checkpoint)).loss.value} per gene"
+        kind = family(read_config(checkpoint).model_type, str(checkpoint))
+        unit = f"{kind.loss.value} per gene"
         found = ablated(
             sweep,
             State("cell_heads", name, model.position(name), unit, "size"),

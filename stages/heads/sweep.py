@@ -6,11 +6,7 @@ lies outside what DVC tracks, so a run that was killed goes on where it stopped.
 """
 
 import dataclasses
-import fcntl
-import hashlib
-import json
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.base import cli
+from stages.base import shards
 from stages.base.errors import AblationError
-from stages.base.files import atomic_path
+from stages.base.files import only_one
 from stages.heads import removals
 from stages.heads.components import components
 from stages.heads.removals import Component, Losses, Removal
@@ -119,8 +115,7 @@ class Inputs:
         }
         if not task.needs_reference:
             content["reference"] = ""
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return shards.key_of(content)
 
 
 def shares(tasks: Sequence[Removal], index: int, count: int) -> list[Removal]:
@@ -148,27 +143,15 @@ class Shards:
 
         A damaged shard is named and removed; it is computed again.
         """
-        path = self.path(task)
-        if not path.exists():
-            return None
-        try:
-            # A file of its own: np.load leaves one open that it cannot read.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                losses, key = content["losses"], str(content["key"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            fault = " ".join(str(error).split()) or type(error).__name__
-        else:
-            expected = (task.n_rows, self.n_sequences)
-            if (
-                key == self.inputs.key(task)
-                and losses.shape == expected
-                and losses.dtype == np.float64
-            ):
-                return np.asarray(losses, dtype=np.float64)
-            fault = f"it holds {losses.shape}, not {expected}, or belongs to another run"
-        cli.log.warning("%s is damaged (%s); it is computed again", path, fault)
-        path.unlink(missing_ok=True)
-        return None
+
+        def fault(arrays: shards.Arrays) -> str:
+            losses, expected = arrays.get("losses"), (task.n_rows, self.n_sequences)
+            if losses is not None and losses.shape == expected and losses.dtype == np.float64:
+                return ""
+            return f"it holds no losses of the shape {expected}"
+
+        found = shards.read(self.path(task), self.inputs.key(task), fault=fault)
+        return None if found is None else np.asarray(found["losses"], dtype=np.float64)
 
     def write(self, task: Removal, losses: Losses) -> None:
         """Write a shard, whole or not at all.
@@ -178,12 +161,8 @@ class Shards:
         AblationError
             The disk is full or the folder cannot be written to.
         """
-        path = self.path(task)
-        try:
-            with atomic_path(path) as temporary:
-                np.savez(temporary, losses=losses, key=np.array(self.inputs.key(task)))
-        except OSError as error:
-            raise AblationError(_unwritten(path, error)) from None
+        key = self.inputs.key(task)
+        shards.write(self.path(task), key, {"losses": losses}, raises=AblationError)
 
     def missing(self, tasks: Sequence[Removal]) -> list[Removal]:
         """Return the tasks whose shard is not there or is damaged."""
@@ -193,13 +172,6 @@ class Shards:
         """Remove what a killed run left half-written. Only for who holds the lock."""
         for left in self.folder.glob(".*.npz.*"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _unwritten(path: Path, error: OSError) -> str:
-    return (
-        f"{path} could not be written ({error.strerror or error}). "
-        "Free disk space and run again: finished shards are kept."
-    )
 
 
 def compute(task: Removal, passes: Passes) -> Losses:
@@ -286,7 +258,7 @@ def write_effects(path: Path, parts: Sequence[Effects], *, provenance: dict[str,
     try:
         write(path, parts, provenance=provenance)
     except OSError as error:
-        raise AblationError(_unwritten(path, error)) from None
+        raise AblationError(shards.unwritten(path, error)) from None
 
 
 @contextmanager
@@ -296,17 +268,9 @@ def lock(folder: Path, index: int, count: int) -> Iterator[None]:
     A second run of the same share, or a whole run beside any other, says so and waits. DVC leaves a
     stage running when it is itself killed, and starts another beside it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(folder / "lock", fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)]
-    if count > 1:
-        wanted.append((folder / f"lock-{index}-of-{count}", fcntl.LOCK_EX))
+    busy = f"another run works in {folder}; waiting for it to end"
     with ExitStack() as stack:
-        for path, kind in wanted:
-            # Held as long as the file is open; a killed process lets go by itself.
-            file = stack.enter_context(path.open("a"))
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                cli.log.info("another run works in %s; waiting for it to end", folder)
-                fcntl.flock(file, kind)
+        stack.enter_context(only_one(folder / "lock", busy, shared=count > 1))
+        if count > 1:
+            stack.enter_context(only_one(folder / f"lock-{index}-of-{count}", busy))
         yield

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from stages.base import cli
 from stages.base.errors import AtlasError, SettingsError
@@ -24,7 +23,7 @@ from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.encoding import Tally, encode
 from stages.inputs.encoders.matrix import n_cells_of
 from stages.inputs.encoders.presets import PRESETS
-from stages.inputs.encoders.settings import Encoding
+from stages.inputs.encoders.settings import Encoding, encoding_of
 from stages.inputs.settings import CellInput
 from stages.measurement.streams import stream
 
@@ -122,18 +121,6 @@ def drawn(h5ad: Path, asked: CellInput) -> NDArray[np.int64] | None:
     return np.sort(rng.choice(n_cells, size=asked.n_encoded, replace=False))
 
 
-def _encoding(args: argparse.Namespace) -> Encoding:
-    given = {name: getattr(args, name) for name in Encoding.model_fields}
-    try:
-        return Encoding.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "".join(f"--{name}".replace("_", "-") for name in first["loc"][:1])
-        where = f"{option} is {first['input']!r}: " if option else ""
-        msg = where + first["msg"].removeprefix("Value error, ")
-        raise SettingsError(msg) from None
-
-
 def _run(args: argparse.Namespace) -> None:
     if args.params is not None:
         asked: CellInput = load(args.params).cellmodel.cells
@@ -144,7 +131,13 @@ def _run(args: argparse.Namespace) -> None:
         raise SettingsError(msg)
     else:
         cells = None if args.rows is None else names_in(args.rows)
-        said = encode_file(args.h5ad, args.vocabulary, _encoding(args), args.out, cells=cells)
+        said = encode_file(
+            args.h5ad,
+            args.vocabulary,
+            encoding_of(**{name: getattr(args, name) for name in Encoding.model_fields}),
+            args.out,
+            cells=cells,
+        )
     cli.log.info("%s: %s", args.out, ", ".join(f"{n} {what}" for what, n in said["cells"].items()))
 
 

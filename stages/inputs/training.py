@@ -5,14 +5,13 @@ of threads is fixed. Another processor or another PyTorch rounds differently and
 model.
 """
 
-import fcntl
 import io
 import logging
 import math
 import pickle
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch.utils import deterministic
 from tqdm import tqdm
 
 from stages.base.errors import CheckpointError
-from stages.base.files import atomic_path, write_text
+from stages.base.files import atomic_folder, atomic_path, only_one, write_text
 from stages.inputs.settings import Recipe
 
 logger = logging.getLogger("stages")
@@ -91,25 +90,15 @@ def reproducible(threads: int) -> Iterator[None]:
         deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
 
 
-@contextmanager
-def alone(scratch: Path) -> Iterator[None]:
-    """Hold the scratch folder, waiting for who holds it.
-
-    DVC leaves a stage running when it is itself killed, and starts another beside it.
-    """
-    scratch.mkdir(parents=True, exist_ok=True)
-    # Held as long as the file is open; a killed process lets go by itself.
-    with (scratch / "lock").open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another run trains in %s; waiting for it to end", scratch)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
-def train(training: Training, key: str, *, scratch: Path) -> Path:
-    """Train, or go on training, and return the folder that holds checkpoints and log.
+def make(
+    training: Training,
+    key: str,
+    *,
+    out: Path,
+    scratch: Path,
+    beside: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Train, or go on training, and put folder `out` in place, whole or not at all.
 
     Parameters
     ----------
@@ -117,25 +106,33 @@ def train(training: Training, key: str, *, scratch: Path) -> Path:
         What is trained.
     key
         Names all that decides its bytes; another key finds no state to go on from.
+    out
+        Gets ``step<N>/`` and ``train_log.csv``.
     scratch
-        A folder for unfinished work, which may hold some of an earlier run. The caller holds it
-        (:func:`alone`) until it has taken what it needs.
+        A folder for unfinished work, which may hold some of an earlier run.
+    beside
+        Writes into the folder what else belongs there.
 
     Raises
     ------
     CheckpointError
         The loss is not finite.
     """
-    folder = scratch / key
-    scratch.mkdir(parents=True, exist_ok=True)
-    with reproducible(training.recipe.threads):
+    busy = f"another run trains in {scratch}; waiting for it to end"
+    with only_one(scratch / "lock", busy), reproducible(training.recipe.threads):
+        folder = scratch / key
         for other in scratch.iterdir():
             # What other settings left unfinished will not be asked for again.
             if other.is_dir() and other != folder:
                 shutil.rmtree(other)
         folder.mkdir(exist_ok=True)
         _steps(training, folder)
-    return folder
+        with atomic_folder(out) as fresh:
+            for step in training.steps:
+                shutil.copytree(folder / f"step{step}", fresh / f"step{step}")
+            shutil.copyfile(folder / LOG_FILE, fresh / LOG_FILE)
+            beside(fresh)
+        shutil.rmtree(folder)
 
 
 def _steps(training: Training, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Load a model from a checkpoint folder in the Hub's layout; nothing in it goes unchecked."""
 
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stages.base.errors import AblationError
+from stages.base.files import file_hash
 from stages.models import scgpt
 from stages.models.architectures import family
 from stages.models.index import INDEX, parts_of
@@ -57,6 +59,14 @@ def weight_files(folder: Path) -> list[Path]:
         f"{folder} holds no weights: {' or '.join(names)} is needed. Bring the checkpoint in again."
     )
     raise AblationError(msg)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a sha256 over the weight files of a checkpoint and what describes them."""
+    digest = hashlib.sha256()
+    for file in [config_file(folder), *weight_files(folder)]:
+        digest.update(f"{file.name} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def shape_of(folder: Path) -> tuple[int, int]:

@@ -17,27 +17,25 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from anndata.io import write_elem
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from stages.base import cli
-from stages.base.errors import RepresentationError, SettingsError
+from stages.base.errors import RepresentationError
 from stages.base.files import atomic_path, file_hash
 from stages.inputs.encoders import vocabulary
 from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.encoding import EMPTY, KEPT, NO_GENE, Tally, encode
 from stages.inputs.encoders.matrix import opened
 from stages.inputs.encoders.presets import PRESETS
-from stages.inputs.encoders.settings import Encoding
+from stages.inputs.encoders.settings import Encoding, encoding_of
 from stages.inputs.encoders.vocabulary import CLS, Vocabulary
 from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture
 from stages.models.devices import devices, matmul_precision
-from stages.models.load import load_model
+from stages.models.load import fingerprint, load_model
 from stages.representations import disk, gather
 from stages.representations.arrays import EMBEDDING, EMBEDDING_NAME, layer_name
 from stages.representations.sequences import check_vocabulary, ordinary, whole_cells
-from stages.representations.shards import fingerprint
 from stages.representations.streams import streams, width_of
 
 Pool = Literal["mean", "cls"]
@@ -270,21 +268,14 @@ def _encoding(args: argparse.Namespace, known: Vocabulary, room: int) -> Encodin
     longest = args.max_length
     if longest is None and preset in PRESETS:
         longest = min(PRESETS[preset].max_length, room)
-    try:
-        return Encoding(
-            preset=preset,
-            counts=args.counts,
-            genes=args.genes,
-            gene_column=args.gene_column,
-            max_length=longest,
-            seed=args.seed,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "".join(f"--{name}".replace("_", "-") for name in first["loc"][:1])
-        where = f"{option} is {first['input']!r}: " if option else ""
-        msg = where + first["msg"].removeprefix("Value error, ")
-        raise SettingsError(msg) from None
+    return encoding_of(
+        preset=preset,
+        counts=args.counts,
+        genes=args.genes,
+        gene_column=args.gene_column,
+        max_length=longest,
+        seed=args.seed,
+    )
 
 
 def _run(args: argparse.Namespace) -> None:

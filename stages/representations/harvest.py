@@ -17,15 +17,16 @@ from tqdm import tqdm
 from stages.base import cli
 from stages.base.errors import RepresentationError
 from stages.base.files import atomic_folder
+from stages.base.shards import Arrays
 from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture
 from stages.models.devices import devices, matmul_precision
-from stages.models.load import load_model
+from stages.models.load import fingerprint, load_model
 from stages.models.text import MASK_SEED
 from stages.representations import arrays, disk, gather
 from stages.representations.arrays import DTYPES, EMBEDDING, EMBEDDING_NAME, KINDS, Kind
 from stages.representations.sequences import MASK_BLOCK, Reading, Sequences, of_cells, of_tokens
-from stages.representations.shards import Arrays, Shards, fingerprint
+from stages.representations.shards import Shards
 from stages.representations.streams import Batch, streams, width_of
 
 VERSION = 1

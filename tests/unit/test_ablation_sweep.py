@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from stages.base import files
 from stages.base.errors import AblationError
 from stages.heads import ablate, sweep
 from stages.heads.removals import baseline, block, heads, noise
@@ -340,7 +341,7 @@ class TestResume:
                     real(held, fcntl.LOCK_UN)
                 real(file, kind)
 
-            monkeypatch.setattr(sweep.fcntl, "flock", until_it_waits)
+            monkeypatch.setattr(files.fcntl, "flock", until_it_waits)
             assert run(settings=Sweep()) == 0
         assert "another run works in" in caplog.text
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
+from stages.base import files
 from stages.base.errors import CheckpointError
 from stages.inputs import training
 from stages.inputs.mini import __main__ as command
@@ -375,7 +376,7 @@ class TestTraining:
                     real(held, fcntl.LOCK_UN)
                 real(file, kind)
 
-            monkeypatch.setattr(training.fcntl, "flock", until_it_waits)
+            monkeypatch.setattr(files.fcntl, "flock", until_it_waits)
             command.make(tiny, out=tmp_path / "a", scratch=tmp_path)
         assert "another run trains in" in caplog.text
         assert (tmp_path / "a/train_log.csv").exists()

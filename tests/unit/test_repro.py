@@ -94,3 +94,14 @@ class TestLanes:
         monkeypatch.setattr(repro, "_side_by_side", lambda targets, options: 255)
         assert repro.main(["--allow-missing", "render"]) == 255
         assert asked == [["repro", "--allow-missing", "study"]]
+
+
+def test_the_weights_that_are_fetched_are_those_of_both_demo_models(repository, monkeypatch):
+    """A glob found none of them, and a fresh clone trained a model of other weights."""
+    asked = []
+    monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
+    monkeypatch.chdir(repository)
+    assert repro.main(["--weights"]) == 0
+    assert asked == [
+        ["pull", "--quiet", "--allow-missing", "trained@pythia-mini", "cell_trained@cell-mini"]
+    ]

@@ -15,12 +15,11 @@ from torch import nn
 
 from stages.base.errors import AblationError, StageError
 from stages.heads import attribution
-from stages.heads.ablate import fingerprint
 from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Loss
 from stages.models.devices import cast_blocks
 from stages.models.interventions import Heads, single_heads
-from stages.models.load import load_model, read_config, shape_of, weight_files
+from stages.models.load import fingerprint, load_model, read_config, shape_of, weight_files
 from stages.models.losses import row_losses, row_slopes
 from stages.models.passes import Passes
 from stages.models.scgpt import ScGPTModel, config_of

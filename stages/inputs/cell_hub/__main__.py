@@ -10,9 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from stages.base import cli
-from stages.base.errors import SettingsError
 from stages.base.files import atomic_folder, write_text
-from stages.base.settings import load
+from stages.base.settings import load, needed
 from stages.inputs.cell_hub import files, verify
 from stages.inputs.encoders import vocabulary
 from stages.inputs.hub.download import RECORD_FILE, alone
@@ -96,15 +95,13 @@ def _known(model: HubCellModel, path: Path) -> dict[str, object]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    model = load(args.params).cellmodel
-    if not isinstance(model, HubCellModel):
-        msg = (
-            f"{args.params} is composed for the model of cells {model.name} (source "
-            f"{model.source}), which downloads nothing. Compose another: "
-            "python -m stages.base.compose --cellmodel geneformer-v2-104m --set "
-            "cellmodel.cells.h5ad=/path/to/counts.h5ad."
-        )
-        raise SettingsError(msg)
+    model = needed(
+        load(args.params).cellmodel,
+        HubCellModel,
+        source=args.params,
+        does="downloads nothing",
+        instead="--cellmodel geneformer-v2-104m --set cellmodel.cells.h5ad=/path/to.h5ad",
+    )
     make(model, out=args.out, downloads=args.downloads)
 
 

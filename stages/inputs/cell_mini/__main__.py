@@ -6,18 +6,15 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages.base import cli
-from stages.base.errors import SettingsError
-from stages.base.files import atomic_folder
-from stages.base.settings import load
+from stages.base.settings import load, needed
+from stages.inputs import training
 from stages.inputs.cell_mini.learnt import learnt
-from stages.inputs.cell_mini.train import HELD_OUT, Material, spread, train
+from stages.inputs.cell_mini.train import HELD_OUT, CellBert, Material, key_of, spread
 from stages.inputs.settings import MiniCellModel
-from stages.inputs.training import LOG_FILE, alone
 
 
 def make(model: MiniCellModel, *, out: Path, scratch: Path) -> None:
@@ -37,24 +34,18 @@ def make(model: MiniCellModel, *, out: Path, scratch: Path) -> None:
         "%d genes; %d cells to learn from, %d held out", len(known.genes), len(cells), len(others)
     )
     material = Material(known, cells.ids, spread(others, HELD_OUT))
-    with alone(scratch):
-        folder = train(model, material, scratch=scratch)
-        with atomic_folder(out) as fresh:
-            for state in model.checkpoints:
-                shutil.copytree(folder / state, fresh / state)
-            shutil.copyfile(folder / LOG_FILE, fresh / LOG_FILE)
-        shutil.rmtree(folder)
+    key = key_of(model, material)
+    training.make(CellBert(model, material), key, out=out, scratch=scratch)
 
 
 def _run(args: argparse.Namespace) -> None:
-    model = load(args.params).cellmodel
-    if not isinstance(model, MiniCellModel):
-        msg = (
-            f"{args.params} is composed for the model of cells {model.name} (source "
-            f"{model.source}), which is not trained here. Compose another: "
-            "python -m stages.base.compose --cellmodel cell-mini."
-        )
-        raise SettingsError(msg)
+    model = needed(
+        load(args.params).cellmodel,
+        MiniCellModel,
+        source=args.params,
+        does="is not trained here",
+        instead="--cellmodel cell-mini",
+    )
     make(model, out=args.out, scratch=args.scratch)
 
 

@@ -1,12 +1,31 @@
 """How cells are encoded, as a person says it."""
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from stages.base.errors import SettingsError
 from stages.base.sections import Count, Section
 from stages.inputs.encoders.presets import PRESETS, GeneNames
+
+
+def encoding_of(**given: Any) -> "Encoding":
+    """Return how cells are encoded, as the words of a command say it.
+
+    Raises
+    ------
+    SettingsError
+        A value is not allowed; the line names its option.
+    """
+    try:
+        return Encoding.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{name}".replace("_", "-") for name in first["loc"][:1])
+        where = f"{option} is {first['input']!r}: " if option else ""
+        msg = where + first["msg"].removeprefix("Value error, ")
+        raise SettingsError(msg) from None
 
 
 class Encoding(Section):

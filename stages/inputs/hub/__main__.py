@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from stages.base import cli
-from stages.base.errors import CheckpointError, SettingsError
+from stages.base.errors import CheckpointError
 from stages.base.files import atomic_folder, file_hash, write_text
-from stages.base.settings import load
+from stages.base.settings import load, needed
 from stages.inputs.hub import verify
 from stages.inputs.hub.download import RECORD_FILE, TOKENIZER_FILES, Fetched, alone, begin, fetch
 from stages.inputs.settings import HubModel, Revision
@@ -123,14 +123,13 @@ def _copy(fetched: Fetched, folder: Path) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    model = load(args.params).model
-    if not isinstance(model, HubModel):
-        msg = (
-            f"{args.params} is composed for model {model.name} (source {model.source}), which "
-            "downloads nothing. Compose another: "
-            "python -m stages.base.compose --model pythia-410m-deduped."
-        )
-        raise SettingsError(msg)
+    model = needed(
+        load(args.params).model,
+        HubModel,
+        source=args.params,
+        does="downloads nothing",
+        instead="--model pythia-410m-deduped",
+    )
     make(model, out=args.out, downloads=args.downloads)
 
 

@@ -8,19 +8,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages.base import cli
-from stages.base.errors import SettingsError
-from stages.base.files import atomic_folder, write_text
-from stages.base.settings import load
+from stages.base.files import write_text
+from stages.base.settings import load, needed
+from stages.inputs import training
 from stages.inputs.mini import corpus as corpora
 from stages.inputs.mini import tokenizer as tokenizers
-from stages.inputs.mini.train import Material, train
+from stages.inputs.mini.train import Material, Neox, key_of
 from stages.inputs.settings import MiniModel
-from stages.inputs.training import LOG_FILE, alone
 
 
 def make(model: MiniModel, *, out: Path, scratch: Path) -> None:
@@ -51,26 +49,25 @@ def make(model: MiniModel, *, out: Path, scratch: Path) -> None:
         train=encoded("train"),
         heldout=corpora.spread(encoded("heldout"), model.text.n_sequences, model.text.seq_len),
     )
-    with alone(scratch):
-        folder = train(model, material, scratch=scratch)
-        with atomic_folder(out) as fresh:
-            for state in model.checkpoints:
-                shutil.copytree(folder / state, fresh / state)
-            shutil.copyfile(folder / LOG_FILE, fresh / LOG_FILE)
-            write_text(fresh / "corpus.json", json.dumps(corpus.statement(), indent=2) + "\n")
-            for split in ("heldout", "reference"):
-                write_text(fresh / f"{split}.txt", corpus.text(split))
-        shutil.rmtree(folder)
+
+    def texts(folder: Path) -> None:
+        write_text(folder / "corpus.json", json.dumps(corpus.statement(), indent=2) + "\n")
+        for split in ("heldout", "reference"):
+            write_text(folder / f"{split}.txt", corpus.text(split))
+
+    training.make(
+        Neox(model, material), key_of(model, material), out=out, scratch=scratch, beside=texts
+    )
 
 
 def _run(args: argparse.Namespace) -> None:
-    model = load(args.params).model
-    if not isinstance(model, MiniModel):
-        msg = (
-            f"{args.params} is composed for model {model.name} (source {model.source}), which is "
-            "not trained here. Compose another: python -m stages.base.compose --model pythia-mini."
-        )
-        raise SettingsError(msg)
+    model = needed(
+        load(args.params).model,
+        MiniModel,
+        source=args.params,
+        does="is not trained here",
+        instead="--model pythia-mini",
+    )
     make(model, out=args.out, scratch=args.scratch)
 
 

@@ -139,17 +139,6 @@ class Neox(training.Training):
         return checkpoint(cast("GPTNeoXForCausalLM", network), self._material, folder)
 
 
-def train(model: MiniModel, material: Material, *, scratch: Path) -> Path:
-    """Train, or go on training, and return the folder that holds checkpoints and log.
-
-    Raises
-    ------
-    CheckpointError
-        The loss is not finite or the text is too short.
-    """
-    return training.train(Neox(model, material), key_of(model, material), scratch=scratch)
-
-
 def checkpoint(network: GPTNeoXForCausalLM, material: Material, folder: Path) -> float:
     """Write one folder of the Hub's layout and return the held-out loss of what it holds."""
     kept = copy.deepcopy(network).half()  # type: ignore[no-untyped-call]

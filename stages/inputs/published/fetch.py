@@ -6,7 +6,6 @@ there after unpacking, so that another entry of the catalogue can unpack other m
 """
 
 import argparse
-import fcntl
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.base.errors import AtlasError, DownloadError
-from stages.base.files import atomic_path
+from stages.base.files import atomic_path, only_one
 from stages.inputs.published import archives, checks, checksums
 from stages.inputs.published.checksums import CATALOGUE, FIGSHARE_API
 from stages.inputs.published.download import (
@@ -122,21 +121,15 @@ def _alone(filename: str, downloads: Path) -> Iterator[None]:
     lock = downloads / f"{filename}.lock"
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        held = lock.open("a")
+        lock.touch()
     except OSError as error:
         msg = (
             f"cannot write {lock} ({error.strerror}). "
             f"Make {downloads} writable or name another folder with --downloads."
         )
         raise DownloadError(msg) from None
-    with held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another process is downloading it (%s is held); waiting", filename, lock)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        # The lock ends with the process, even if killed. The file stays: were it deleted, a process
-        # that waits on the deleted one and another with a new one would run side by side.
+    busy = f"{filename}: another process is downloading it ({lock} is held); waiting"
+    with only_one(lock, busy):
         yield
 
 
