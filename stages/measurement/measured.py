@@ -357,7 +357,8 @@ def _run(args: argparse.Namespace) -> None:
     table, changes, draws = measured(parts, system, metrics_of(system.room), settings.measured)
     tables.write(table, MEASURED, args.out)
     tables.write(changes, CHANGES, args.changes)
-    write_draws(draws, args.draws)
+    kept = draws["condition"].isin(system.drawn) if system.drawn else slice(None)
+    write_draws(draws[kept], args.draws)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

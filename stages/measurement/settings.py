@@ -21,6 +21,8 @@ class System(Section):
     states: Annotated[list[Annotated[str, Field(pattern=STATE)]], Field(min_length=1)]
     kinds: list[str] = []
     """Kinds of components that are measured; empty: all."""
+    drawn: list[str] = []
+    """Conditions whose bootstrap draws are kept for the plane; empty: all."""
     untrained: str | None = None
     """The state that has learnt nothing, if it is among them."""
 
