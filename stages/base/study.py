@@ -150,20 +150,32 @@ def read(path: Path) -> Study:
         raise TableError(msg) from None
 
 
-def joined(first: Study, second: Study) -> Study:
-    """Return the study of what rests on both inputs."""
-    stated = [part.notice.partition(":") for part in (first, second) if part.notice]
+def joined(*studies: Study) -> Study:
+    """Return the study of what rests on several inputs.
+
+    Examples
+    --------
+    >>> data = Study("a", "demo", True, "Simulated data: no finding.")
+    >>> text, cells = (Study(x, "mini", True, f"Demo model: {x} is small.") for x in "bc")
+    >>> joined(data, text).notice
+    'Simulated data and demo model: no finding. b is small.'
+    >>> joined(data, text, cells).notice
+    'Simulated data and demo models: no finding. b is small. c is small.'
+    """
+    stated = [one.notice.partition(":") for one in studies if one.notice]
+    labels: dict[str, int] = {}
+    for label, _, _ in stated:
+        labels[label] = labels.get(label, 0) + 1
     # "Simulated data: ..." and "Demo model: ..." become "Simulated data and demo model: ... ...".
-    labels = [
-        label if i == 0 else label[:1].lower() + label[1:] for i, (label, _, _) in enumerate(stated)
-    ]
+    said = [f"{label}s" if count > 1 else label for label, count in labels.items()]
+    said = said[:1] + [label[:1].lower() + label[1:] for label in said[1:]]
     rest = " ".join(text.strip() for _, _, text in stated)
     return Study(
-        name=f"{first.name} and {second.name}",
-        source=f"{first.source} and {second.source}",
-        simulated=first.simulated or second.simulated,
-        notice=f"{' and '.join(labels)}: {rest}" if stated else "",
-        arms=first.arms + second.arms,
+        name=" and ".join(one.name for one in studies),
+        source=" and ".join(one.source for one in studies),
+        simulated=any(one.simulated for one in studies),
+        notice=f"{' and '.join(said)}: {rest}" if stated else "",
+        arms=tuple(arm for one in studies for arm in one.arms),
     )
 
 
@@ -171,8 +183,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--cells`` and ``--heads``, what this stage wrote of each, for a stage on both."""
     parser.add_argument("--cells", type=Path, required=True, help="what the atlas is")
     parser.add_argument("--heads", type=Path, required=True, help="what the model is")
-
-
-def of(args: argparse.Namespace) -> Study:
-    """Return the study of cells and heads together that :func:`add_arguments` asked for."""
-    return joined(read(args.cells), read(args.heads))

@@ -55,10 +55,7 @@ def context(
     if of_cells is not None and of_heads is not None:
         made["plane"] = heads.plane(found)
         made["claims"] = printed.context(found.claims)
-        both = study.joined(of_cells, of_heads)
-        return made | {
-            "notice": (both if of_cell_model is None else study.joined(both, of_cell_model)).notice
-        }
+        return made | {"notice": study.joined(*(one for one in what if one is not None)).notice}
     return made | {"notice": "".join(one.notice for one in what if one is not None)}
 
 

@@ -492,6 +492,7 @@ def study_folder(
         for name, content in (
             ("cells", asdict(cells)),
             ("heads", asdict(heads)),
+            ("cellmodel", asdict(study.Study("none", "none", simulated=False, notice=""))),
             ("overrides", {}),
         ):
             (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")

@@ -54,7 +54,7 @@ def page_file(study_folder, cluster_tables, repository, settings) -> Path:
     published = str(repository / "data" / "embedded" / "spiro2026_heads.csv")
     assert companion.main([*words, "--published", published, "--out", "agreement.csv"]) == 0
     css = ["--css", str(repository / "reports" / "paper.css")]
-    assert explorer.main([*inputs, *css, "--tables", "tables", "--out", "explorer.html"]) == 0
+    assert explorer.main([*stated, *css, "--tables", "tables", "--out", "explorer.html"]) == 0
     return Path("explorer.html").resolve()
 
 
@@ -171,7 +171,8 @@ def test_samples_without_an_age_go_by_their_conditions(page_file):
     names = rows["animal"].where(rows["animal"] != "3_10_M", "3_10_M (stim)")
     rows = rows.assign(age_months=float("nan"), condition="stim", animal=names)
     tables.write(rows, PROPORTIONS, Path("tables/proportions.csv"))
-    words = ["--cells", "cells.json", "--heads", "heads.json", "--tables", "tables"]
+    words = ["--cells", "cells.json", "--heads", "heads.json", "--cellmodel", "cellmodel.json"]
+    words += ["--tables", "tables"]
     css = ["--css", str(Path(__file__).parents[2] / "reports" / "paper.css")]
     assert explorer.main([*words, *css, "--out", "explorer.html"]) == 0
     with opened(page_file) as page:

@@ -843,6 +843,7 @@ def test_command_line_writes_the_same_bytes_twice_with_the_notice(both, tmp_path
         (tmp_path / f"{name}.json").write_text(json.dumps(about))
     words = [f"--{name}={tmp_path / name}.csv" for name in ("plane", "splits")]
     words += [f"--study={tmp_path}/cells.json", f"--study-heads={tmp_path}/heads.json"]
+    words += [f"--study-cellmodel={tmp_path}/heads.json"]
     for folder in ("a", "b"):
         assert overlay.main([*words, f"--out={tmp_path / folder}"]) == 0
     for suffix in ("png", "svg"):

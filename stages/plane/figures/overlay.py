@@ -270,11 +270,12 @@ def _names(axes: Axes, cells: pd.DataFrame, paths: pd.DataFrame, about: study.St
 
 
 def _run(args: argparse.Namespace) -> None:
-    about, of_heads = study.read(args.study), study.read(args.study_heads)
+    about = study.read(args.study)
+    models = [study.read(path) for path in (args.study_heads, args.study_cellmodel)]
     plane = tables.read(args.plane, PLANE)
     figure = draw(plane, tables.read(args.splits, SPLITS), about=about)
     drawn = about.about(evidence.arms(evidence.real(named(plane), about)))
-    style.save(figure, args.out, NAME, study.joined(drawn, of_heads))
+    style.save(figure, args.out, NAME, study.joined(drawn, *models))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -284,6 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--splits", type=Path, required=True)
     parser.add_argument("--study", type=Path, required=True, help="what the inputs are")
     parser.add_argument("--study-heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--study-cellmodel", type=Path, required=True, help="that of cells")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     return cli.run(parser, _run, argv)
 

@@ -144,15 +144,16 @@ def _run(args: argparse.Namespace) -> None:
         name: tables.read(args.tables / f"{name}.csv", schema) for name, schema in TABLES.items()
     }
     systems, evidence = {}, {}
-    about, model = study.read(args.cells), study.read(args.heads)
+    about, *models = (study.read(path) for path in (args.cells, args.heads, args.cellmodel))
+    made_here = {model.name for model in models if model.simulated}
     for system in settings.systems.values():
         parts = effects.read_states(system.effects, system.states)
         systems[system.group] = data.shown_effects(parts, system.kinds)
-        made_here = model.simulated and system.group == model.name
-        evidence[system.group] = data.EVIDENCE["simulated" if made_here else "effects"]
+        kind = "simulated" if system.group in made_here else "effects"
+        evidence[system.group] = data.EVIDENCE[kind]
     text = page(
         views(found, systems, about, evidence),
-        notice=study.joined(about, model).notice,
+        notice=study.joined(about, *models).notice,
         css=args.css.read_text(encoding="utf-8"),
     )
     write_text(args.out, text)
@@ -163,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     study.add_arguments(parser)
+    parser.add_argument("--cellmodel", type=Path, required=True, help="what the model of cells is")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--css", type=Path, required=True, help="the paper's style sheet")
     parser.add_argument("--out", type=Path, required=True, help="the page")
