@@ -78,8 +78,9 @@ heads: setup ## Heads alone: no atlas is read, and the paper speaks of heads (MO
 	python -m stages.base.repro heads_alone
 
 .PHONY: train
-train: setup ## Train the demo's model of the last commit again; is it the same, byte for byte?
+train: setup ## Train the demo's models of the last commit again; are they the same, byte for byte?
 	python -m stages.audit.verification --only trained
+	python -m stages.audit.verification --only cell_trained
 
 .PHONY: seeds
 seeds: setup ## Train the demo's model from further seeds and remove its heads; goes on where it stopped

@@ -19,7 +19,7 @@ from stages.base.settings import PARAMS_FILE
 
 LOCAL_SETTINGS = Path(".dvc/config.local")
 STANDARD_ERROR = 2
-TRAINED = "trained"
+TRAINED = ("trained", "cell_trained")
 """The stage whose results another processor does not give."""
 
 
@@ -82,8 +82,8 @@ class Commit:
         VerificationError
             A stage failed.
         """
-        if only != TRAINED:
-            for stage in (TRAINED, f"cell_{TRAINED}"):
+        for stage in TRAINED:
+            if stage != only:
                 _start(self.folder, "dvc", "pull", "--quiet", "--allow-missing", stage)
         # No remote to ask and nothing else in the cache: what was computed before cannot slip in.
         run(self.folder, "dvc", "config", "--local", "core.remote", "none-while-verifying")
