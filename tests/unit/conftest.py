@@ -1,5 +1,6 @@
 """What unit tests share: tables of a study, made by the stages, and what is asked of a figure."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -59,7 +60,7 @@ from stages.heads.components import components
 from stages.heads.tables.attribution import ATTRIBUTION, HEAD_CONTROL_VARIATE
 from stages.heads.tables.companion import COMPANION_AGREEMENT
 from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.inputs import cells
+from stages.inputs import cells, training
 from stages.inputs.obs import read_obs
 from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
@@ -552,6 +553,37 @@ def study_folder(
         words += ["--cells", "cells.json", "--heads", "heads.json"]
         assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0
         return made
+
+    return go
+
+
+@pytest.fixture
+def killed_training(monkeypatch):
+    """Return what runs a training that is killed before some steps, until its output is there.
+
+    ``go(make, out, places)``: `places` are pairs of how often it was killed before, and the step;
+    it returns the steps at which it was killed, and all steps that were made.
+    """
+
+    class Killed(BaseException):
+        pass
+
+    def go(make, out, places):
+        real, made, deaths = training._step, [], []
+
+        def dies(what, network, optimizer, step):
+            if (len(deaths), step) in places:
+                deaths.append(step)
+                raise Killed
+            made.append(step)
+            return real(what, network, optimizer, step)
+
+        monkeypatch.setattr(training, "_step", dies)
+        while not out.exists():
+            with contextlib.suppress(Killed):
+                make()
+        monkeypatch.setattr(training, "_step", real)
+        return deaths, made
 
     return go
 

@@ -1,6 +1,5 @@
 """cell-mini: the same weights however often it was killed, in Geneformer's layout."""
 
-import contextlib
 import json
 
 import numpy as np
@@ -12,7 +11,6 @@ from scipy import sparse
 from transformers import BertForMaskedLM
 
 from stages.base.errors import AtlasError
-from stages.inputs import training
 from stages.inputs.cell_mini import __main__ as command
 from stages.inputs.cell_mini import learnt, train
 from stages.inputs.encoders import vocabulary
@@ -77,26 +75,15 @@ class TestVocabulary:
 
 class TestTraining:
     def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
-        self, tiny, tmp_path, monkeypatch
+        self, tiny, tmp_path, killed_training
     ):
         command.make(tiny, out=tmp_path / "whole", scratch=tmp_path / "scratch-1")
-        real, made, deaths = training._step, [], []
-
-        class Killed(BaseException):
-            pass
-
-        def dies(what, network, optimizer, step):
-            if (len(deaths), step) in {(0, 2), (1, 5)}:
-                deaths.append(step)
-                raise Killed
-            made.append(step)
-            return real(what, network, optimizer, step)
-
-        monkeypatch.setattr(training, "_step", dies)
         out, scratch = tmp_path / "parts", tmp_path / "scratch-2"
-        while not out.exists():
-            with contextlib.suppress(Killed):
-                command.make(tiny, out=out, scratch=scratch)
+
+        def make():
+            command.make(tiny, out=out, scratch=scratch)
+
+        deaths, made = killed_training(make, out, {(0, 2), (1, 5)})
         assert deaths == [2, 5]
         assert made == [1, 1, 2, 3, 4, 4, 5, 6]
         assert _bytes(out) == _bytes(tmp_path / "whole")

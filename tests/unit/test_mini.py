@@ -1,7 +1,6 @@
 """pythia-mini: the same text, the same tokenizer, the same weights, however often it was killed."""
 
 import ast
-import contextlib
 import fcntl
 import json
 import math
@@ -258,27 +257,16 @@ class TestRecipe:
 
 class TestTraining:
     def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
-        self, tiny, installed, tmp_path, monkeypatch
+        self, tiny, installed, tmp_path, killed_training
     ):
         command.make(tiny, out=tmp_path / "whole", scratch=tmp_path / "scratch-1")
-        real, made, deaths = training._step, [], []
-
-        class Killed(BaseException):
-            pass
-
-        def dies(what, network, optimizer, step):
-            # Once before the first saved state, once between a checkpoint and the next state.
-            if (len(deaths), step) in {(0, 3), (1, 6)}:
-                deaths.append(step)
-                raise Killed
-            made.append(step)
-            return real(what, network, optimizer, step)
-
-        monkeypatch.setattr(training, "_step", dies)
         out, scratch = tmp_path / "parts", tmp_path / "scratch-2"
-        while not out.exists():
-            with contextlib.suppress(Killed):
-                command.make(tiny, out=out, scratch=scratch)
+
+        def make():
+            command.make(tiny, out=out, scratch=scratch)
+
+        # Once before the first saved state, once between a checkpoint and the next state.
+        deaths, made = killed_training(make, out, {(0, 3), (1, 6)})
         assert deaths == [3, 6]
         assert made == [1, 2, *range(1, 6), *range(4, 11)]
         whole = _bytes(tmp_path / "whole")
