@@ -52,7 +52,8 @@ EFFECTS = "data/interim/pythia-mini/effects/step64.parquet"
 SHARDS = "data/scratch/pythia-mini/step64"
 TRAINING = "data/scratch/training"
 # What `make reproduce` runs.
-REPRO = ("python", "-m", "stages.base.repro")
+DVC = "stages.base.repro"
+REPRO = ("python", "-m", DVC)
 TRAINED = "trained@pythia-mini"
 MIB = 1 << 20
 PATIENCE_S = 300
@@ -151,18 +152,24 @@ class Repro:
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def stage(self) -> int | None:
-        """Return the process of the stage that it runs at this moment."""
+    def stages(self, module: str = "stages.") -> list[int]:
+        """Return the processes of the stages that it runs at this moment, one in each lane."""
+        return [pid for pid, name in self._modules() if name.startswith(module) and name != DVC]
+
+    def dvc(self) -> list[int]:
+        """Return the processes of DVC: the one that was started, and one for each lane."""
+        return [pid for pid, name in self._modules() if name == DVC]
+
+    def _modules(self) -> Iterator[tuple[int, str]]:
         for path in PROC.iterdir():
             try:
-                words = (path / "cmdline").read_bytes().split(b"\0")
-                pid = int(path.name)
-                if b"-m" in words and os.getpgid(pid) == self.process.pid != pid:
-                    return pid
+                words = (path / "cmdline").read_bytes().decode().split("\0")
+                # Not the shell in between, whose words are one.
+                if "-m" in words and os.getpgid(int(path.name)) == self.process.pid:
+                    yield int(path.name), words[words.index("-m") + 1]
             except (OSError, ValueError):
                 # No process, or one that has just ended.
                 continue
-        return None
 
     def until(self, what: Callable[[], object]) -> None:
         """Wait until something is so while it runs."""
@@ -213,7 +220,7 @@ def _half_written(folder: Path, name: str) -> bool:
     return any(path.is_file() and path.stat().st_size for path in parts)
 
 
-def _reads(pid: int | None, path: Path) -> bool:
+def _reads(pid: int, path: Path) -> bool:
     """Return whether a process has a file open."""
     try:
         return any(link.readlink() == path for link in (PROC / str(pid) / "fd").iterdir())
@@ -245,7 +252,7 @@ class TestKilled:
         study.forget("granularity@curve")
         graph = study.folder / "data/interim/demo/graphs/simulated-facs-kidney.h5ad"
         run = repro()
-        run.until(lambda: _reads(run.stage(), graph.resolve()))
+        run.until(lambda: any(_reads(pid, graph.resolve()) for pid in run.stages()))
         run.kill()
         study.repairs("granularity@curve")
 
@@ -294,9 +301,10 @@ class TestKilled:
         shutil.rmtree(shards)
         run = repro()
         run.until(lambda: list(shards.glob("*.npz")))
-        orphan = run.stage()
+        (orphan,) = run.stages("stages.heads.ablate")
         os.kill(orphan, signal.SIGSTOP)
-        run.process.kill()
+        for pid in run.dvc():
+            os.kill(pid, signal.SIGKILL)
         run.process.wait()
         try:
             second = repro()
@@ -325,14 +333,14 @@ class TestTwoAtOnce:
         first = repro()
         first.until(lambda: list((study.folder / TRAINING).glob("*/step*")))
         # Stopped, so that it is sure to be at work while the second looks.
-        stage = first.stage()
+        (stage,) = first.stages("stages.inputs.mini")
         os.kill(stage, signal.SIGSTOP)
         try:
             said = self._refused(study)
         finally:
             os.kill(stage, signal.SIGCONT)
         assert re.search(r"^failed to reproduce .* is busy, it is being blocked by:$", said, re.M)
-        assert f"(PID {first.process.pid})" in said
+        assert {int(pid) for pid in re.findall(r"\(PID (\d+)\)", said)} <= set(first.dvc())
         first.ends_well()
         study.as_it_was()
 
