@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from clonal import tl
 from stages.inputs.haematopoiesis import __main__ as command
 from stages.inputs.haematopoiesis import cells, tree
 from stages.inputs.haematopoiesis.genes import (
@@ -169,3 +170,19 @@ def test_the_command_writes_cells_and_truth(tmp_path, params):
     assert genes["gene"].tolist() == found.var_names.tolist()
     nodes = pd.read_csv(tmp_path / "made" / "nodes.csv", keep_default_na=False)
     assert set(found.obs["node"]) <= set(nodes["node"])
+
+
+def test_composition_finds_what_age_did_to_it():
+    """The donors' own shares scatter around those of their age, so the intervals are wide."""
+    found, _ = command.simulate(SMALL.model_copy(update={"donors": 10, "cells_a_donor": 600}))
+    years = found.obs["age"].astype(str).str.split().str[0].astype(int)
+    obs = found.obs.assign(group=np.where(years >= cells.OLD_FROM, "old", "young"))
+    measured = tl.composition(obs, sample="donor", cell_type="node", covariates=["group"], draws=2)
+    compared = tl.compare(measured, group="group", reference="young", compared="old")
+    of = compared[compared["cells"] == "all"].set_index("metric")
+    truth = cells.composition().groupby("age")[["gini", "effective_number"]].first()
+    planted = truth.loc["old"] - truth.loc["young"]
+    assert planted["gini"] > 0 > planted["effective_number"]
+    assert (of["quadrant"] == "crystallize").all()
+    for name, change in planted.items():
+        assert of.loc[name, "change_low"] <= change <= of.loc[name, "change_high"]
