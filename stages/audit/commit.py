@@ -46,11 +46,12 @@ class Commit:
             raise VerificationError(msg)
         return lock.read(self.folder)
 
-    def model(self) -> str:
-        """Return the name of the model that the commit studies, or nothing."""
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models, of text and of cells, that the commit studies."""
         path = self.folder / PARAMS_FILE
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-        return str(((content or {}).get("model") or {}).get("name", ""))
+        of = [(content or {}).get(section) or {} for section in ("model", "cellmodel")]
+        return tuple(str(section["name"]) for section in of if "name" in section)
 
     def changed_files(self, repository: Path) -> list[str]:
         """Name its files that are not the same in the working tree."""

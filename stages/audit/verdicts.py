@@ -201,9 +201,9 @@ class Tolerances(_Strict):
     """A tolerance is this many times the largest deviation that was observed."""
     groups: list[Group]
 
-    def for_model(self, name: str) -> "Tolerances":
-        """Return what was observed of this model and of what rests on none."""
-        kept = [group for group in self.groups if group.model in ("", name)]
+    def for_models(self, *names: str) -> "Tolerances":
+        """Return what was observed of these models and of what rests on none."""
+        kept = [group for group in self.groups if group.model in ("", *names)]
         return Tolerances(factor=self.factor, groups=kept)
 
     def of(self, file: str) -> Allowed:

@@ -152,7 +152,7 @@ def _verdicts(args: argparse.Namespace, temporary: Path) -> list[Verdict]:
         raise VerificationError(msg)
     stated = verdicts.load_tolerances()
     committed = commit.clone(repository, args.against, temporary / "committed")
-    allowed = stated.for_model(committed.model())
+    allowed = stated.for_models(*committed.models())
     cli.log.info("comparing with the results of commit %s", committed.revision[:12])
     if changed := committed.changed_files(repository):
         shown = _some(changed, 3)

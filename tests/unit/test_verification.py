@@ -486,9 +486,9 @@ def test_the_stated_tolerances_are_of_columns_that_exist(repository):
 def test_what_was_observed_of_one_model_says_nothing_of_another():
     group = Group(rests_on="training", model="mini", outputs={"t.csv": {"x": 0.5}})
     both = Tolerances(factor=2, groups=[group, Group(rests_on="logs", outputs={"u.csv": {"*": 1}})])
-    assert both.for_model("mini").of("t.csv").column("x") == 1
-    assert both.for_model("410m").of("t.csv") == Allowed()
-    assert both.for_model("410m").of("u.csv").column("any") == 2
+    assert both.for_models("mini").of("t.csv").column("x") == 1
+    assert both.for_models("410m").of("t.csv") == Allowed()
+    assert both.for_models("410m").of("u.csv").column("any") == 2
 
 
 def test_a_fault_in_the_tolerances_is_one_line(tmp_path):
