@@ -24,7 +24,7 @@ from stages.base.settings import Settings, load
 from stages.inputs.encoders import encoded
 from stages.inputs.encoders.measured import chosen as chosen_cells
 from stages.inputs.material import Cells, Material, Tokens
-from stages.measurement.effects import Effects, State, write
+from stages.measurement.effects import MIN_REPLICATES, Effects, State, write
 from stages.measurement.interaction import interaction
 from stages.models.architectures import family
 from stages.models.devices import devices
@@ -66,7 +66,7 @@ def effects_of(
     Raises
     ------
     AblationError
-        Sequences, references or a checkpoint are missing or wrong.
+        There are too few sequences or heads, or a checkpoint or reference is missing or wrong.
     """
     sequences = np.arange(_n_sequences(sources[-1].material, params))
     shape = shape_of(sources[-1].checkpoint)
@@ -97,15 +97,14 @@ def effects_of(
 
 
 def _n_sequences(material: Material, params: Pairs) -> int:
-    there = len(material)
-    wanted = params.n_sequences or there
-    if wanted > there:
+    number = min(params.n_sequences or len(material), len(material))
+    if number < MIN_REPLICATES:
         msg = (
-            f"{wanted} sequences or cells are asked for and {there} are evaluated. Lower "
-            "n_sequences of pairs or cell_pairs, or give more text (model.text) or cells."
+            f"{number} sequence or cell is evaluated, and a standard error needs {MIN_REPLICATES}. "
+            "Give more text (model.text) or cells (cellmodel.cells)."
         )
         raise AblationError(msg)
-    return wanted
+    return number
 
 
 def _ways(params: Pairs) -> Iterator[tuple[AblationType, tuple[int, ...]]]:

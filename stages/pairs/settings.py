@@ -25,8 +25,9 @@ class Pairs(Section):
     """Heads of the largest effects; a quarter of all heads, if that is fewer."""
     random: Count = 50
     """Random pairs."""
-    n_sequences: Count | None = None
-    """Sequences (cells) that losses are measured on, the first of those evaluated; none: all."""
+    n_sequences: Annotated[int, Field(ge=2)] | None = None
+    """Sequences (cells) that losses are measured on at most, the first of those evaluated; none:
+    all."""
     seq_len: Annotated[int, Field(ge=2)] | None = None
     """First tokens of each sequence that are read; none: all. Of cells always all genes."""
     cumulative: Annotated[int, Field(ge=0)] = 8
