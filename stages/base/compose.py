@@ -40,10 +40,11 @@ def conf_digest(conf: Path) -> str:
 
 
 def register_resolvers(conf: Path) -> None:
-    """Teach OmegaConf ``conf_digest``, ``only`` and ``unless``.
+    """Teach OmegaConf ``conf_digest``, ``only``, ``unless`` and ``spread``.
 
     ``only`` gives a list of the last word where the first two agree, ``unless`` where they do not.
-    DVC repeats a stage over a list, and so leaves it out where the list is empty.
+    DVC repeats a stage over a list, and so leaves it out where the list is empty. ``spread`` gives
+    a number of names out of a list (:func:`spread`).
     """
     OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
     OmegaConf.register_new_resolver(
@@ -52,6 +53,22 @@ def register_resolvers(conf: Path) -> None:
     OmegaConf.register_new_resolver(
         "unless", lambda actual, refused, name: [name] * (actual != refused), replace=True
     )
+    OmegaConf.register_new_resolver("spread", spread, replace=True)
+
+
+def spread(names: Sequence[str], number: int) -> list[str]:
+    """Return so many of some names, the first and the last among them, at even distances.
+
+    Checkpoints are saved at steps whose logarithms lie evenly, and so do those that are returned.
+
+    Examples
+    --------
+    >>> spread(["step0", "step64", "step128", "step256", "step512"], 3)
+    ['step0', 'step128', 'step512']
+    """
+    if len(names) <= number:
+        return list(names)
+    return [names[round(i * (len(names) - 1) / (number - 1))] for i in range(number)]
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from stages.heads.tables.joint_removal import JOINT_REMOVAL
 from stages.heads.tables.removal_kinds import HEAD_REMOVALS
 from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS
 from stages.measurement.tables import CHANGES, MEASURED
+from stages.pairs.tables.epistasis import EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 from stages.representations.tables.probes import PROBES
@@ -47,7 +48,8 @@ _BESIDE_HEADS = (
     COMPANION_AGREEMENT,
 )
 _BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS)
-_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
+_PAIRS = (EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS)
+_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_PAIRS, *_BOTH)
 SCHEMAS = {schema.name: schema for schema in _ALL} | {
     **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_CONTRAST),
     "head_trajectory": MEASURED,
@@ -57,6 +59,7 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_heads": MEASURED,
     "cell_joint_removal": JOINT_REMOVAL,
     "cell_probes": PROBES,
+    **{f"cell_{schema.name}": schema for schema in _PAIRS},
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -70,6 +73,8 @@ FILES = {
     "cell_heads": "measured/cell_heads.csv",
     "cell_joint_removal": "cell_model/joint_removal.csv",
     "cell_probes": "cell_model/probes.csv",
+    **{schema.name: f"pairs/{schema.name}.csv" for schema in _PAIRS},
+    **{f"cell_{schema.name}": f"cell_model/{schema.name}.csv" for schema in _PAIRS},
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

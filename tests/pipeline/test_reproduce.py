@@ -36,6 +36,8 @@ SMALL = (
     "haematopoiesis.cells_a_donor=200 cellmodel.train.steps=48 "
     "cellmodel.checkpoints=[step16,step48] "
     "cellmodel.cells.n_encoded=1000 cellmodel.cells.n_cells=24 cellmodel.cells.reference_cells=24 "
+    "pairs.which=published_reranked pairs.top=4 pairs.random=6 pairs.seq_len=16 "
+    "cell_pairs.n_sequences=8 epistasis.draws=40 epistasis.permutations=20 "
     "cell_heads.perturbations=[zero,mean] cell_seeds.halvings=40 cell_seeds.draws=40 "
     "model.train.steps=128 model.checkpoints=[step16,step128] model.text.n_sequences=24 "
     "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "

@@ -65,7 +65,9 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame, *, about: study.Study) -> Fi
     """
     if plane.empty:
         return style.message("No tissue was compared and no two states were measured.")
-    cells, paths = evidence.real(named(plane), about), plane[plane["system"] != "cells"]
+    # What else is measured of a model than its heads has a figure of its own.
+    paths = plane[(plane["system"] != "cells") & (plane["series"] == "head")]
+    cells = evidence.real(named(plane), about)
     counted, lines = _counted(splits), _lines(paths)
     tops, top = {}, HEAD_MM
     for scale, height in HEIGHTS_MM.items():

@@ -84,7 +84,7 @@ def views(
     found
         The tables, by name.
     systems
-        By the name of its model, the effects of its heads in each state.
+        By the name of its model, the effects of its heads (or of what else it names) in each state.
     about
         The atlas.
     evidence
@@ -97,10 +97,12 @@ def views(
         ``evidence`` of each.
     """
     tissues, animals = data.tissues(found["plane"], about), data.animals(found["metrics"], about)
-    states, heads = data.states(systems, evidence), data.heads(systems, evidence)
+    states = data.states(systems, evidence)
+    by_head = {name: parts for name, parts in systems.items() if data.are_heads(parts)}
+    heads = data.heads(by_head, evidence)
     curve = data.resolutions(found[CURVE], about)
     arms = style.series(found[CURVE])
-    steps = {model: [part.state.name for part in parts] for model, parts in systems.items()}
+    steps = {model: [part.state.name for part in parts] for model, parts in by_head.items()}
     made: dict[str, Any] = {
         "lorenz": _chart(charts.lorenz(), controls=False, curve=[], sample=[]),
     }
@@ -147,10 +149,12 @@ def _run(args: argparse.Namespace) -> None:
     about, *models = (study.read(path) for path in (args.cells, args.heads, args.cellmodel))
     made_here = {model.name for model in models if model.simulated}
     for system in settings.systems.values():
-        parts = effects.read_states(system.effects, system.states)
-        systems[system.group] = data.shown_effects(parts, system.kinds)
+        parts = data.shown_effects(effects.read_states(system.effects, system.states), system.kinds)
+        # What else is measured of a model stands beside its heads.
+        name = system.group if data.are_heads(parts) else f"{system.group}, {parts[0].kind}"
+        systems[name] = parts
         kind = "simulated" if system.group in made_here else "effects"
-        evidence[system.group] = data.EVIDENCE[kind]
+        evidence[name] = data.EVIDENCE[kind]
     text = page(
         views(found, systems, about, evidence),
         notice=study.joined(about, *models).notice,

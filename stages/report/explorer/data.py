@@ -136,6 +136,11 @@ def shown_effects(folder_states: Iterable[Effects], kinds: Sequence[str]) -> lis
     return found[kind, shown(conditions)]
 
 
+def are_heads(states: Sequence[Effects]) -> bool:
+    """Return whether the components of a system are single heads, each with a layer."""
+    return {"layer", "head"} <= set(states[0].components)
+
+
 def heads(systems: Systems, evidence: Mapping[str, str]) -> Rows:
     """Return the mean effect of every head in every state, with its standard error.
 

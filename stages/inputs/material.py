@@ -59,6 +59,8 @@ class Tokens(Material):
     other: Path | None
     checkpoint: Path
     """Its tokenizer names the mask token of a masked model."""
+    length: int | None = None
+    """First tokens of each sequence that are read; none: all."""
 
     @property
     def has_reference(self) -> bool:  # type: ignore[override]
@@ -75,7 +77,8 @@ class Tokens(Material):
 
     def digest(self, sequences: Rows) -> str:
         """Return their sha256."""
-        return hashlib.sha256(self.source().encode() + sequences.tobytes()).hexdigest()
+        cut = b"" if self.length is None else str(self.length).encode()
+        return hashlib.sha256(self.source().encode() + sequences.tobytes() + cut).hexdigest()
 
     def reference_digest(self) -> str:
         """Return the sha256 of the reference."""
@@ -83,14 +86,15 @@ class Tokens(Material):
 
     def text(self, architecture: Architecture, sequences: Rows) -> Text:
         """Return them as this model reads them."""
-        tokens = read_tokens(self.tokens, "evaluation")
+        tokens = read_tokens(self.tokens, "evaluation")[:, : self.length]
         return text_of(tokens[torch.from_numpy(sequences)], architecture, self.checkpoint)
 
     def reference(self, architecture: Architecture) -> Text | None:
         """Return the others as this model reads them."""
         if self.other is None:
             return None
-        return text_of(read_tokens(self.other, "reference"), architecture, self.checkpoint)
+        tokens = read_tokens(self.other, "reference")[:, : self.length]
+        return text_of(tokens, architecture, self.checkpoint)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Pairs of attention heads: what removing two costs beyond the sum of what each costs alone."""
