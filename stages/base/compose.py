@@ -40,10 +40,11 @@ def conf_digest(conf: Path) -> str:
 
 
 def register_resolvers(conf: Path) -> None:
-    """Teach OmegaConf ``conf_digest``, ``only`` and ``unless``.
+    """Teach OmegaConf ``conf_digest``, ``only``, ``unless`` and ``spread``.
 
     ``only`` gives a list of the last word where the first two agree, ``unless`` where they do not.
-    DVC repeats a stage over a list, and so leaves it out where the list is empty.
+    DVC repeats a stage over a list, and so leaves it out where the list is empty. ``spread`` gives
+    so many entries of a list: the first, the last, and others evenly between.
     """
     OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
     OmegaConf.register_new_resolver(
@@ -52,6 +53,19 @@ def register_resolvers(conf: Path) -> None:
     OmegaConf.register_new_resolver(
         "unless", lambda actual, refused, name: [name] * (actual != refused), replace=True
     )
+    OmegaConf.register_new_resolver("spread", spread, replace=True)
+
+
+def spread(listed: Sequence[str], most: int) -> list[str]:
+    """Return `most` entries of a list, or all: the first, the last, and others evenly between.
+
+    >>> spread(["step0", "step1", "step2", "step4", "step8"], 3), spread(["main"], 3)
+    (['step0', 'step2', 'step8'], ['main'])
+    """
+    n = len(listed)
+    if n <= most:
+        return list(listed)
+    return [listed[(2 * i * (n - 1) + most - 1) // (2 * (most - 1))] for i in range(most)]
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
