@@ -49,11 +49,14 @@ def families(of: Known, names: Sequence[str]) -> dict[str, tuple[list[str], Mask
         sizes = inside.sum(axis=1)
         kept = (sizes >= 2) & (sizes < inside.any(axis=0).sum())
         if kept.any():
-            usable[name] = [label for label, at in zip(labels, kept, strict=True) if at], inside[kept]
+            usable[name] = (
+                [label for label, at in zip(labels, kept, strict=True) if at],
+                inside[kept],
+            )
     return usable
 
 
-def same_pole(inside: Floats, poles: Floats) -> Floats:
+def same_pole(inside: Mask | Floats, poles: Floats) -> Floats:
     """Return the share of pairs of one set that lie in one pole, by axis.
 
     Parameters
@@ -64,7 +67,7 @@ def same_pole(inside: Floats, poles: Floats) -> Floats:
         (2, n_items, n_axes), 0 or 1: the highest and the lowest.
     """
     sizes = inside.sum(axis=1)
-    counts = inside @ poles
+    counts = inside.astype(np.float64) @ poles
     pairs = (counts * (counts - 1) / 2).sum(axis=(0, 1))
     return np.asarray(pairs / (sizes * (sizes - 1) / 2).sum())
 
@@ -95,7 +98,7 @@ def separated(
         Of the sets: names, and (n_sets, n_items).
     """
     universe = inside.any(axis=0)
-    along, inside = along[universe], inside[:, universe].astype(np.float64)
+    along, inside = along[universe], inside[:, universe]
     left = np.stack([residual(one, log_frequency[universe]) for one in along.T], axis=1)
     ranks = stats.rankdata(along, axis=0)
     there = poles(along, params.pole_share)

@@ -4,12 +4,12 @@
 gmt         Term, description and genes, separated by tabs. A weight behind a gene ("GATA1,1.0") is
             left out.
 gaf         GO annotations, GAF 2: 17 columns, comments with ``!``; annotations with ``NOT`` are
-            dropped, those that rest on computation alone on demand. Terms are as they are annotated,
-            not carried to what lies above them.
+            dropped, those that rest on computation alone on demand. Terms are as they are
+            annotated, not carried to what lies above them.
 trrust      Regulator, target, mode, references; no header. A pair that stands there with several
             modes has none that is known.
-string      ``protein.links``: both directions of a pair are listed, and one is kept; scores are whole
-            numbers of up to 1,000, those of the API are not. Proteins get the names of
+string      ``protein.links``: both directions of a pair are listed, and one is kept; scores are
+            whole numbers of up to 1,000, those of the API are not. Proteins get the names of
             ``protein.info``; pairs of one gene are dropped.
 panglaodb   Markers: the species ``Mm Hs`` is both.
 =========== ========================================================================================

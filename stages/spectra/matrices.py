@@ -2,8 +2,8 @@ r"""The matrix of a layer, items by dimensions, and what each part of the text s
 
 The mean of item i over all text is :math:`x_i = \sum_r n_{ir} x_{ir} / N_i`. What part r of B says
 of it is the pseudo-value :math:`x_i + B\, n_{ir} (x_{ir} - x_i) / N_i`, whose mean over parts is
-:math:`x_i` exactly (infinitesimal jackknife of a ratio; Efron 1982, The Jackknife, the Bootstrap and
-Other Resampling Plans, chapter 6). An item that a part has not met deviates by nothing there.
+:math:`x_i` exactly (infinitesimal jackknife of a ratio; Efron 1982, The Jackknife, the Bootstrap
+and Other Resampling Plans, chapter 6). An item that a part has not met deviates by nothing there.
 """
 
 from dataclasses import dataclass
@@ -117,5 +117,3 @@ def read(folder: Path, *, min_count: int) -> Items:
         row=row,
         item=place[item[row]],
     )
-
-

@@ -2,10 +2,10 @@ r"""Take the items of each layer apart into directions: how much of their varian
 
 The matrix X of a layer holds the mean vector of every item, centred; items that were never met, or
 too seldom, are left out and counted. Its singular values say in how many directions the items
-differ: with :math:`p_k = \sigma_k^2 / \sum \sigma^2`, the *effective rank* is
-:math:`\exp(-\sum p \ln p)` (Roy and Vetterli 2007), the Hill number of order 1 of the squared
-singular values, and the participation ratio that of order 2: directions are components, their shares
-the effects, and the one measurement applies.
+differ: with :math:`p_k = \sigma_k^2 / \sum \sigma^2`, the *effective rank* is :math:`\exp(-\sum p
+\ln p)` (Roy and Vetterli 2007), the Hill number of order 1 of the squared singular values, and the
+participation ratio that of order 2: directions are components, their shares the effects, and the
+one measurement applies.
 
 What part r of the text says of :math:`\lambda_k = \sigma_k^2` is its pseudo-value
 :math:`\lambda_k + 2\, v_k^T X^T D_r v_k`, with the deviation :math:`D_r` of the part's items
@@ -201,7 +201,7 @@ def _effects(
 
 def _beside(
     matrix: Floats, found: Directions, params: Spectrum, layer: str
-) -> Iterator[tuple[str, dict[str, object]]]:
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the numbers of the items and of what stands beside them, by name."""
     share = params.zero_share
     zeros = with_zero_rows(matrix, share)
@@ -220,7 +220,7 @@ def _beside(
         "column shuffle",
         drawn.mean().to_dict() | ends | _dimension(two_nn(shuffled[0][some], rng)),
     )
-    yield "not centred", dict(numbers(squares(matrix)))
+    yield "not centred", numbers(squares(matrix))
     yield "zero rows", numbers(squares(zeros - zeros.mean(axis=0))) | {"n_zero_rows": n_zero}
     yield (
         "zero rows, mean alone",

@@ -21,7 +21,6 @@ from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 from stages.base import cli, tables
-from stages.base.errors import AtlasError
 from stages.base.settings import load
 from stages.inputs.encoders import encoded, vocabulary
 from stages.measurement import resampling
@@ -112,7 +111,10 @@ class Questions:
     def all(self, log_frequency: Floats) -> list[Question]:
         """Return all questions that have units on both sides, (n_genes,) log frequencies given."""
         found = [self.same_set(name, sets) for name, sets in self.of.families.items()]
-        found += [self.edges("edges", near=False), self.edges("edges within a programme", near=True)]
+        found += [
+            self.edges("edges", near=False),
+            self.edges("edges within a programme", near=True),
+        ]
         found += [self.repression(), self.strength()]
         found += [self.regulators(), self.matched(log_frequency)]
         return [
@@ -240,7 +242,9 @@ class Questions:
     def regulators(self) -> Question:
         """Ask which genes regulate, of these and of those that are regulated."""
         factors, targets = self._regulators()
-        rows = [(gene, gene, 1.0, 0) for gene in factors] + [(gene, gene, 0.0, 0) for gene in targets]
+        rows = [(gene, gene, 1.0, 0) for gene in factors] + [
+            (gene, gene, 0.0, 0) for gene in targets
+        ]
         return _of_genes(self._question("regulator", rows))
 
     def matched(self, log_frequency: Floats) -> Question:
@@ -375,9 +379,7 @@ class _Rows:
         rng = stream(params.seed, "genes")
         self.of_genes = resampling.group_weights(n_genes, params.draws, rng) * n_genes
         self.beside: dict[str, Floats] = {}
-        self.weights = {
-            one.name: self.of_genes[:, one.genes].prod(axis=2) for one in questions
-        }
+        self.weights = {one.name: self.of_genes[:, one.genes].prod(axis=2) for one in questions}
         self.folds = {
             one.name: folds(one, stream(params.seed, "folds", one.name))
             for one in questions
@@ -440,14 +442,19 @@ def chosen_genes(of: Known, names: Sequence[str], params: Structures) -> Numbers
     """Return the numbers of genes of which something is known, ascending; some, if too many."""
     mentioned = set(of.edges["factor"]) | set(of.edges["target"])
     mentioned |= set(of.graded["first"]) | set(of.graded["second"])
-    mentioned = mentioned.union(*(genes for sets in of.families.values() for genes in sets.values()))
+    mentioned = mentioned.union(
+        *(genes for sets in of.families.values() for genes in sets.values())
+    )
     found = np.array([i for i, name in enumerate(names) if name in mentioned], dtype=np.int64)
     order = stream(params.seed, "chosen").permutation(len(found))
     return np.sort(found[order[: params.most_genes]])
 
 
 def structures(
-    sources: Iterator[Source], questions: Sequence[Question], log_frequency: Floats, params: Structures
+    sources: Iterator[Source],
+    questions: Sequence[Question],
+    log_frequency: Floats,
+    params: Structures,
 ) -> pd.DataFrame:
     """Put all questions to all sources, that of co-expression first.
 
@@ -482,9 +489,7 @@ def _run(args: argparse.Namespace) -> None:
     questions = Questions(of, [last.names[number] for number in chosen], params).all(log_frequency)
     cells = encoded.read(args.cells).cells
     read = cells["row"].to_numpy()[drawn(len(cells), settings.items)]
-    together = correlations(
-        Path(str(asked.h5ad)), read, last.tokens[chosen], words, asked.encoding
-    )
+    together = correlations(Path(str(asked.h5ad)), read, last.tokens[chosen], words, asked.encoding)
 
     def sources() -> Iterator[Source]:
         yield of_coexpression(together, params)

@@ -22,14 +22,16 @@ from stages.spectra.tables.spectrum import SPECTRUM
 from stages.spectra.tables.structures import STRUCTURES
 
 NAME = "spectra"
-HEIGHT_MM = 92
-TOP_MM, FOOT_MM, GAP_MM = 7, 23, 8
-LEFT_MM, WIDTH_MM = (11, 72, 143), (43, 38, 37)
+HEIGHT_MM = 90
+TOP_MM, FOOT_MM, GAP_MM = 10, 19, 8
+LEFT_MM, WIDTH_MM = (10, 71, 143), (40, 42, 37)
+TITLE_MM = (3, 56, 119)
+"""Where the titles of the panels begin."""
 MARKS: Sequence[str] = ("o", "s", "^", "D", "v", "P")
 SHADES = LinearSegmentedColormap.from_list("axes", ["#ffffff", style.FAINT, style.QUIET, style.INK])
+MOST_LABELS = 7
 DARK = 0.55
 """From this shade on, numbers are white."""
-FAMILY_NAMES = {FREQUENCY: "log frequency |$\\rho$|"}
 SOURCES = {
     "untrained": ("o", "white"),
     "model": ("o", style.INK),
@@ -91,7 +93,7 @@ def draw(
 
 def _panel(figure: Figure, number: int, text: str) -> None:
     figure.text(
-        (LEFT_MM[number] - (0 if number == 0 else 22 if number == 1 else 24)) / style.DOUBLE_MM,
+        TITLE_MM[number] / style.DOUBLE_MM,
         1 - 1.5 / (HEIGHT_MM + style.STRIP_MM),
         text,
         va="top",
@@ -125,7 +127,11 @@ def _ranks(
     if matrix == "items":
         band = of.loc["column shuffle"].loc[states[-1]].loc[layers]
         axes.fill_between(
-            x, band["effective_rank_low"], band["effective_rank_high"], color=style.GREY, linewidth=2
+            x,
+            band["effective_rank_low"],
+            band["effective_rank_high"],
+            color=style.GREY,
+            linewidth=2,
         )
     for state, (marker, shade) in _looks(states).items():
         values = of.loc[matrix].loc[state].loc[layers, "effective_rank"]
@@ -135,7 +141,10 @@ def _ranks(
             axes.vlines(x, own["replicates_low"], own["replicates_high"], color=shade, linewidth=2)
     axes.set_ylim(0, None)
     axes.margins(x=0.06)
-    axes.set_xticks(x, layers if last else [""] * len(layers))
+    # The first is longer than the others, and of many layers not all have room.
+    names = ["emb.", *layers[1:]]
+    every = -(-len(layers) // MOST_LABELS)
+    axes.set_xticks(x, [name if last and i % every == 0 else "" for i, name in enumerate(names)])
     rows = spectrum[spectrum["matrix"] == matrix].iloc[0]
     n_zero = int(rows["n_zero_rows"])
     share = n_zero / (n_zero + int(rows["n_items"]))
@@ -163,8 +172,7 @@ def _heat(axes: Axes, rows: pd.DataFrame, *, last: bool) -> None:
             color="white" if shade[i, j] > DARK else style.INK,
         )
     axes.invert_yaxis()
-    names = [FAMILY_NAMES.get(name, name) for name in wide.index]
-    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+    axes.set_yticks(np.arange(len(wide)) + 0.5, list(wide.index))
     axes.set_xticks(np.arange(values.shape[1]) + 0.5, list(wide.columns) if last else [])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -176,15 +184,17 @@ def _relations(figure: Figure, structures: pd.DataFrame, layer: str, height: flo
     kept = structures[(structures["source"] != "model") | (structures["layer"] == layer)]
     of_model = kept[kept["source"] == "model"]
     if of_model.empty:
-        axes = style.add_axes(
-            figure, left=LEFT_MM[2], top=TOP_MM, width=WIDTH_MM[2], height=height
+        axes = style.add_axes(figure, left=LEFT_MM[2], top=TOP_MM, width=WIDTH_MM[2], height=height)
+        axes.text(
+            0.5, 0.5, "nothing is known\nof these genes", transform=axes.transAxes, ha="center"
         )
-        axes.text(0.5, 0.5, "nothing is known\nof these genes", transform=axes.transAxes, ha="center")
         axes.set_axis_off()
         return
     first, last = of_model["state"].iloc[0], of_model["state"].iloc[-1]
     names = list(dict.fromkeys(kept["structure"]))
-    graded = [name for name in names if (kept["structure"] == name).any() and _is_graded(kept, name)]
+    graded = [
+        name for name in names if (kept["structure"] == name).any() and _is_graded(kept, name)
+    ]
     plain = [name for name in names if name not in graded]
     # A place for each, and the axis of the correlations below that of the AUROC.
     step = (height - (9 if graded else 0)) / (len(plain) + len(graded) + 0.4)
@@ -226,24 +236,18 @@ def _dot(axes: Axes, row: "pd.Series[float]", y: float, source: str) -> None:
     marker, face = SOURCES[source]
     colour = style.INK if source in {"untrained", "model"} else face
     axes.hlines(y, row["low"], row["high"], color=colour, linewidth=0.8)
-    looks = {} if marker == "x" else {"edgecolors": colour}
+    # What is only lines has no edge.
+    edge = None if marker == "x" else colour
     axes.scatter(
-        row["value"],
-        y,
-        s=12,
-        marker=marker,
-        c=face,
-        linewidths=0.8,
-        zorder=3,
-        **looks,
+        row["value"], y, s=12, marker=marker, c=face, edgecolors=edge, linewidths=0.8, zorder=3
     )
 
 
 def _wrapped(name: str) -> str:
-    """Break a long name in two lines.
+    r"""Break a long name in two lines.
 
     >>> _wrapped("edges within a programme")
-    'edges within\\na programme'
+    'edges within\na programme'
     """
     if len(name) < 17:
         return name

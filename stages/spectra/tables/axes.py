@@ -27,10 +27,11 @@ AXES = schema(
     },
     ["state", "layer", "axis", "family", "statistic"],
 )
-"""`axis`: a direction, from 1, with its `share` of the variance. `family` `frequency`, `statistic` `rho`:
-absolute rank correlation with how often items were met. Of a family of sets: the `auroc` of the `set`
-that lies farthest to one end (0.5: nowhere, 1: all at that end), against the others of the family,
-and `beyond_frequency` where what log frequency explains of the axis is taken out; `same pole`: share
-of the pairs of one set that lie both in the highest or both in the lowest items. `expected`: its mean
-under permuted labels. `p`: permuted labels, the largest over the sets each time (rho: of its
-distribution); `q`: adjusted over all `n_tests` of the table (Benjamini-Hochberg)."""
+"""`axis`: a direction, from 1, with its `share` of the variance. `family` `frequency`, `statistic`
+`rho`: absolute rank correlation with how often items were met. Of a family of sets: the `auroc` of
+the `set` that lies farthest to one end (0.5: nowhere, 1: all at that end), against the others of
+the family, and `beyond_frequency` where what log frequency explains of the axis is taken out; `same
+pole`: share of the pairs of one set that lie both in the highest or both in the lowest items.
+`expected`: its mean under permuted labels. `p`: permuted labels, the largest over the sets each
+time (rho: of its distribution); `q`: adjusted over all `n_tests` of the table
+(Benjamini-Hochberg)."""

@@ -25,10 +25,10 @@ STRUCTURES = schema(
     },
     ["structure", "source", "state", "layer"],
 )
-"""`structure`: what is asked, of `n` pairs (or genes), `n_positive` of them in the relation; `value`: the
-`auroc` of their similarity (0.5: chance), or its rank correlation `rho` with graded strength.
-`source`: similarity as the cosine of two genes' vectors in a layer of a `state` of the `model`, as
-`co-expression`, or as equal `frequency`. `low`, `high`: intervals over resampled genes. `p`: permuted
-labels, whose mean gives what is `expected`; `q`: adjusted over all `n_tests` (Benjamini-Hochberg). `beyond`: the value where what
-co-expression and the frequencies of both genes explain of the similarity is taken out (of
-co-expression: frequencies alone)."""
+"""`structure`: what is asked, of `n` pairs (or genes), `n_positive` of them in the relation;
+`value`: the `auroc` of their similarity (0.5: chance), or its rank correlation `rho` with graded
+strength. `source`: similarity as the cosine of two genes' vectors in a layer of a `state` of the
+`model`, as `co-expression`, or as equal `frequency`. `low`, `high`: intervals over resampled genes.
+`p`: permuted labels, whose mean gives what is `expected`; `q`: adjusted over all `n_tests`
+(Benjamini-Hochberg). `beyond`: the value where what co-expression and the frequencies of both genes
+explain of the similarity is taken out (of co-expression: frequencies alone)."""
