@@ -33,6 +33,9 @@ from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 from stages.representations.tables.probes import PROBES
+from stages.spectra.tables.separation import SEPARATION
+from stages.spectra.tables.spectrum import SPECTRUM
+from stages.spectra.tables.structures import STRUCTURES
 
 _CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, CONTRAST, NOT_COMPARED, RECOVERY)
 _ARGUED = (CALIBRATION, MULTIVERSE, TREND, COMPARATORS, RECONSTRUCTION)
@@ -57,6 +60,12 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_heads": MEASURED,
     "cell_joint_removal": JOINT_REMOVAL,
     "cell_probes": PROBES,
+    "spectrum": SPECTRUM,
+    "token_spectra": MEASURED,
+    "cell_spectra": MEASURED,
+    "cell_spectrum": SPECTRUM,
+    "cell_separation": SEPARATION,
+    "cell_structures": STRUCTURES,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -70,6 +79,11 @@ FILES = {
     "cell_heads": "measured/cell_heads.csv",
     "cell_joint_removal": "cell_model/joint_removal.csv",
     "cell_probes": "cell_model/probes.csv",
+    "token_spectra": "measured/spectra.csv",
+    "cell_spectra": "measured/cell_spectra.csv",
+    "cell_spectrum": "cell_model/spectrum.csv",
+    "cell_separation": "cell_model/separation.csv",
+    "cell_structures": "cell_model/structures.csv",
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

@@ -37,7 +37,7 @@ class Spectrum(Section):
     seed: Seed
 
 
-class Axes(Section):
+class Separation(Section):
     """What the leading directions are held against."""
 
     n_axes: Count
@@ -86,6 +86,6 @@ class Structures(Section):
 SECTIONS = {
     "items": ItemMeans,
     "spectrum": Spectrum,
-    "axes": Axes,
+    "separation": Separation,
     "structures": Structures,
 }

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from stages.drawing import command, style
 from stages.measurement.tables import MEASURED
-from stages.spectra.tables.axes import AXES, FREQUENCY
+from stages.spectra.tables.separation import FREQUENCY, SEPARATION
 from stages.spectra.tables.spectrum import SPECTRUM
 from stages.spectra.tables.structures import STRUCTURES
 
@@ -53,7 +53,7 @@ def draw(
     spectrum
         ``SPECTRUM``
     axes
-        ``AXES``
+        ``SEPARATION``
     structures
         ``STRUCTURES``
     """
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {
         "measured": MEASURED,
         "spectrum": SPECTRUM,
-        "axes": AXES,
+        "separation": SEPARATION,
         "structures": STRUCTURES,
     }
     return command.run(__doc__, draw, NAME, argv, inputs=inputs, arms=None)

@@ -5,8 +5,8 @@ from stages.base.columns import count, number, schema, text
 FREQUENCY = "frequency"
 STATISTICS = ("rho", "auroc", "same pole")
 
-AXES = schema(
-    "axes",
+SEPARATION = schema(
+    "separation",
     {
         "state": text(),
         "position": number(nullable=True),

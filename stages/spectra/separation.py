@@ -24,10 +24,10 @@ from stages.representations.arrays import layer_name
 from stages.spectra import known, matrices
 from stages.spectra.known import REGULATOR, Known
 from stages.spectra.matrices import Items
-from stages.spectra.settings import Axes
+from stages.spectra.settings import Separation
 from stages.spectra.spectrum import directions
 from stages.spectra.statistics import auroc_of_ranks, permutation_p, residual
-from stages.spectra.tables.axes import AXES, FREQUENCY
+from stages.spectra.tables.separation import FREQUENCY, SEPARATION
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -85,7 +85,7 @@ def separated(
     log_frequency: Floats,
     labels: Sequence[str],
     inside: Mask,
-    params: Axes,
+    params: Separation,
     rng: np.random.Generator,
 ) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield what a family of sets has on each axis, by the axis' number.
@@ -142,7 +142,9 @@ def separated(
         )
 
 
-def axes(items: Items, of: Known, state: str, position: float, params: Axes) -> pd.DataFrame:
+def separation(
+    items: Items, of: Known, state: str, position: float, params: Separation
+) -> pd.DataFrame:
     """Return what the leading axes of every layer separate; `q` is not yet there."""
     rows: list[dict[str, object]] = []
     asked = families(of, items.names)
@@ -171,7 +173,7 @@ def axes(items: Items, of: Known, state: str, position: float, params: Axes) -> 
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    params: Axes = settings.axes
+    params: Separation = settings.separation
     model = settings.cellmodel
     states = settings.systems[args.system].states
     synonyms = vocabulary.read(args.vocabulary).synonyms
@@ -179,11 +181,11 @@ def _run(args: argparse.Namespace) -> None:
     made = []
     for name in dict.fromkeys((states[0], states[-1])):
         items = matrices.read(args.items / name, min_count=settings.spectrum.min_count)
-        made.append(axes(items, of, name, model.position(name), params))
+        made.append(separation(items, of, name, model.position(name), params))
     table = pd.concat(made, ignore_index=True)
     table["q"] = resampling.benjamini_hochberg(table["p"].to_numpy(float))
     table["n_tests"] = int(table["p"].notna().sum())
-    tables.write(table.reindex(columns=list(AXES.columns)), AXES, args.out)
+    tables.write(table.reindex(columns=list(SEPARATION.columns)), SEPARATION, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
