@@ -26,7 +26,12 @@ from stages.spectra.known import REGULATOR, Known
 from stages.spectra.matrices import Items
 from stages.spectra.settings import Separation
 from stages.spectra.spectrum import directions
-from stages.spectra.statistics import auroc_of_ranks, permutation_p, residual
+from stages.spectra.statistics import (
+    auroc_of_ranks,
+    permutation_p,
+    rank_correlation,
+    residual,
+)
 from stages.spectra.tables.separation import FREQUENCY, SEPARATION
 
 Floats = NDArray[np.float64]
@@ -158,11 +163,11 @@ def separation(
             for axis in range(along.shape[1])
         ]
         for axis, one in enumerate(along.T):
-            rho = stats.spearmanr(one, items.log_frequency)
+            rho, p = rank_correlation(one, items.log_frequency)
             rows.append(
                 common[axis]
-                | {"family": FREQUENCY, "statistic": "rho", "value": abs(rho.statistic)}
-                | {"p": rho.pvalue, "n_sets": 0, "n_items": len(items)}
+                | {"family": FREQUENCY, "statistic": "rho", "value": rho}
+                | {"p": p, "n_sets": 0, "n_items": len(items)}
             )
         for family, (labels, inside) in asked.items():
             rng = stream(params.seed, state, layer_name(layer), family)

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from stages.base import cli, tables
 from stages.base.settings import load
@@ -38,6 +37,7 @@ from stages.spectra import matrices
 from stages.spectra.dimension import Dimension, two_nn
 from stages.spectra.matrices import Items
 from stages.spectra.settings import Spectrum
+from stages.spectra.statistics import rank_correlation
 from stages.spectra.tables.spectrum import MATRICES, SPECTRUM
 
 Floats = NDArray[np.float64]
@@ -175,12 +175,8 @@ def spectra(items: Items, state: State, params: Spectrum) -> tuple[list[Effects]
             rows.append(known | {"matrix": name, "n_zero_rows": 0} | of)
         first = next(row for row in rows[::-1] if row["matrix"] == MATRICES[0])
         first["noise_share"] = float(noise / found.squares.sum())
-        first["sv1_frequency"] = _correlation(found.along[:, 0], items.log_frequency)
+        first["sv1_frequency"] = rank_correlation(found.along[:, 0], items.log_frequency)[0]
     return parts, pd.DataFrame(rows).reindex(columns=list(SPECTRUM.columns))
-
-
-def _correlation(x: Floats, y: Floats) -> float:
-    return abs(float(stats.spearmanr(x, y).statistic))
 
 
 def _effects(

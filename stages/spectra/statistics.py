@@ -64,6 +64,18 @@ def weighted_auroc(order: NDArray[np.int64], member: Mask, weights: Floats) -> F
     return found
 
 
+def rank_correlation(x: Floats, y: Floats) -> tuple[float, float]:
+    """Return the absolute rank correlation (Spearman) and its p; nan where either is constant.
+
+    >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([5.0, 4.0, 4.0]))[0].__round__(3)
+    0.866
+    """
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan, np.nan
+    found = stats.spearmanr(x, y)
+    return abs(float(found.statistic)), float(found.pvalue)
+
+
 def residual(values: Floats, explained_by: Floats) -> Floats:
     """Return what is left of the ranks of values when other columns' ranks are taken out.
 
