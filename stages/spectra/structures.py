@@ -151,8 +151,10 @@ class Questions:
         """Return labels that are exchanged between blocks, which share one each."""
         _, first, member = np.unique(block, return_index=True, return_inverse=True)
         each = label[first]
-        draws = range(self.params.permutations)
-        return np.array([rng.permutation(each)[member] for _ in draws]).reshape(-1, len(label))
+        drawn_labels = np.empty((self.params.permutations, len(label)))
+        for row in drawn_labels:
+            row[:] = rng.permutation(each)[member]
+        return drawn_labels
 
     def same_set(self, family: str, sets: Mapping[str, frozenset[str]]) -> Question:
         """Ask whether two genes share a set of a family; labels are exchanged between genes."""
