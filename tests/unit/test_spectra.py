@@ -12,13 +12,13 @@ from stages.base.errors import RepresentationError
 from stages.measurement import concentration, effects, measured
 from stages.measurement.effects import State
 from stages.measurement.settings import Measured, System
-from stages.representations import arrays
 from stages.spectra import matrices, separation, spectrum
 from stages.spectra.dimension import two_nn
 from stages.spectra.known import Known
 from stages.spectra.metrics import METRICS
 from stages.spectra.settings import Separation, Spectrum
 from stages.spectra.tables.spectrum import SPECTRUM
+from tests.made_spectra import N_TOKENS, harvested, planted
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "spectra"
 STATE = State("spectra", "step1", 1.0, spectrum.UNIT)
@@ -30,42 +30,11 @@ PARAMS = Spectrum(
     confidence=0.95,
     seed=1,
 )
-N_TOKENS = 400
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260601)
-
-
-def planted(rng, n, squares, *, mean=0.0):
-    """Rows whose centred matrix has exactly these squared singular values, about a mean vector."""
-    width = len(squares)
-    rows = rng.normal(size=(n, width))
-    left = np.linalg.qr(rows - rows.mean(axis=0))[0]
-    right = np.linalg.qr(rng.normal(size=(width, width)))[0]
-    return left * np.sqrt(squares) @ right + mean
-
-
-def harvested(folder, rng, matrix, counts, *, parts=4, noise=0.0, n_items=N_TOKENS):
-    """Write the harvest of items whose means over all parts are a matrix.
-
-    Every item is met `counts` times, which are dealt out to the parts at random; its means in the
-    parts deviate by `noise`, and have the mean of the matrix.
-    """
-    n, width = matrix.shape
-    met = np.array([rng.multinomial(count, np.full(parts, 1 / parts)) for count in counts])
-    by_part = matrix + noise * rng.normal(size=(parts, n, width))
-    weights = met.T[:, :, np.newaxis]
-    by_part += matrix - (weights * by_part).sum(axis=0) / counts[:, np.newaxis]
-    part, item = np.nonzero(met.T)
-    folder.mkdir(parents=True)
-    states, rows = arrays.create(folder, "item_mean", (-1, 0), len(part), width, "float32")
-    for state in states.values():
-        state[:] = by_part[part, item]
-    rows["part"][:], rows["token"][:], rows["count"][:] = part, item, met.T[part, item]
-    arrays.describe(folder, "item_mean", (-1, 0), {"parts": parts, "n_items": n_items})
-    return folder
 
 
 # Numbers of a spectrum
