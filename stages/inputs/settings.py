@@ -529,6 +529,8 @@ class CellTraining(Recipe):
 class _CellModel(_States):
     tables: Path
     """The folder of what the paper reads of it."""
+    known: Path
+    """The folder of what is known of its genes."""
     cells: CellInput
 
 

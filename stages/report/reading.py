@@ -34,6 +34,9 @@ from stages.pairs.tables.epistasis import EPISTASIS, EPISTASIS_HEADS, EPISTASIS_
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 from stages.representations.tables.probes import PROBES
+from stages.spectra.tables.separation import SEPARATION
+from stages.spectra.tables.spectrum import SPECTRUM
+from stages.spectra.tables.structures import STRUCTURES
 
 _CELLS = (SAMPLES, CONFOUNDING, PROPORTIONS, EXCLUSIONS, CONTRAST, NOT_COMPARED, RECOVERY)
 _ARGUED = (CALIBRATION, MULTIVERSE, TREND, COMPARATORS, RECONSTRUCTION)
@@ -60,6 +63,12 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_joint_removal": JOINT_REMOVAL,
     "cell_probes": PROBES,
     **{f"cell_{schema.name}": schema for schema in _PAIRS},
+    "spectrum": SPECTRUM,
+    "token_spectra": MEASURED,
+    "cell_spectra": MEASURED,
+    "cell_spectrum": SPECTRUM,
+    "cell_separation": SEPARATION,
+    "cell_structures": STRUCTURES,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -75,6 +84,11 @@ FILES = {
     "cell_probes": "cell_model/probes.csv",
     **{schema.name: f"pairs/{schema.name}.csv" for schema in _PAIRS},
     **{f"cell_{schema.name}": f"cell_model/{schema.name}.csv" for schema in _PAIRS},
+    "token_spectra": "measured/spectra.csv",
+    "cell_spectra": "measured/cell_spectra.csv",
+    "cell_spectrum": "cell_model/spectrum.csv",
+    "cell_separation": "cell_model/separation.csv",
+    "cell_structures": "cell_model/structures.csv",
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

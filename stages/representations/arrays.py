@@ -37,14 +37,15 @@ ROWS: dict[Kind, dict[str, type[np.generic]]] = {
         "position": np.int32,
         "masked": np.bool_,
     },
-    "item_mean": {"token": np.int32, "count": np.int64},
+    "item_mean": {"part": np.int32, "token": np.int32, "count": np.int64},
     "cell_mean": {"cell": np.int32},
     "cls": {"cell": np.int32},
 }
 """What is known of each row, one array a column. ``cell`` counts the encoded cells (windows of
 text) from 0; ``token`` is the id that stands there, also where the model read its mask token
 instead (``masked``); ``position`` is that in the cell; ``count`` is of how many positions a mean
-is. Special tokens are in no row but those of ``cls``, and items that never occur have none."""
+is, and ``part`` over which of the parts that the cells were dealt into. Special tokens are in no
+row but those of ``cls``, and items that never occur have none."""
 
 Array = npt.NDArray[Any]
 DTYPES = ("float16", "float32")

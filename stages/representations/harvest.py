@@ -29,7 +29,7 @@ from stages.representations.sequences import MASK_BLOCK, Reading, Sequences, of_
 from stages.representations.shards import Shards
 from stages.representations.streams import Batch, streams, width_of
 
-VERSION = 1
+VERSION = 2
 """Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 SHARD_POSITIONS = 1 << 18
 SHARD_BYTES = 1 << 28
@@ -48,6 +48,8 @@ class Wanted:
     layers: tuple[int, ...]
     """Ascending; -1: the embedding."""
     dtype: str
+    parts: int = 1
+    """Sequence i belongs to part i mod `parts`; items have a mean in each part where they occur."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None
     kept, items = _counted(sequences, parts)
     _check_cells(wanted.kind, sequences, kept)
     shards = Shards(scratch, _decides(source, wanted))
-    n_rows = {"positions": int(kept.sum()), "item_mean": len(items)}.get(wanted.kind, len(kept))
+    n_rows = {"positions": int(kept.sum()), "item_mean": len(items) * wanted.parts}.get(
+        wanted.kind, len(kept)
+    )
     with shards.alone():
         left = [part for part in parts if not shards.path(part).exists()]
         if wanted.kind == "item_mean":
@@ -262,8 +266,10 @@ def _items(
     sequences = source.sequences
     number = np.full(len(sequences.ordinary), -1)
     number[items] = np.arange(len(items))
-    sums = np.zeros((len(wanted.layers), len(items), source.width))
-    counts = np.zeros(len(items), dtype=np.int64)
+    of_part = np.arange(len(sequences))[:, np.newaxis] % wanted.parts * len(items)
+    n_sums = wanted.parts * len(items)
+    sums = np.zeros((len(wanted.layers), n_sums, source.width))
+    counts = np.zeros(n_sums, dtype=np.int64)
     first = 0
     for index in range(len(parts) - 1, -1, -1):
         finished = shards.read(parts[index])
@@ -275,7 +281,9 @@ def _items(
         # Where a gene is hidden, the stream is that of the mask, not of the gene.
         visible = sequences.kept(part) & ~sequences.masked(part)
         batches = source.batches(part, wanted.layers, told)
-        gather.add_items(batches, visible, number[sequences.ids[part]], sums, counts)
+        gather.add_items(
+            batches, visible, number[sequences.ids[part]] + of_part[part], sums, counts
+        )
         shards.write(part, {"sums": sums, "counts": counts})
         if index >= KEPT_STATES:
             shards.forget(parts[index - KEPT_STATES])
@@ -285,7 +293,8 @@ def _items(
     )
     for state, total in zip(states.values(), sums, strict=True):
         state[:] = _stored(total[seen] / counts[seen, None], wanted)
-    rows["token"][:], rows["count"][:] = items[seen], counts[seen]
+    in_part, item = np.divmod(seen.nonzero()[0], len(items))
+    rows["part"][:], rows["token"][:], rows["count"][:] = in_part, items[item], counts[seen]
 
 
 def _counted(
@@ -348,6 +357,7 @@ def _decides(source: Source, wanted: Wanted) -> dict[str, Any]:
         "kind": wanted.kind,
         "layers": wanted.layers,
         "dtype": wanted.dtype,
+        "parts": wanted.parts,
     }
 
 
@@ -359,6 +369,8 @@ def _statement(source: Source, wanted: Wanted) -> dict[str, Any]:
         "n_sequences": len(sequences),
         "inputs": sequences.reading,
         "skip": sequences.skip,
+        "parts": wanted.parts,
+        "n_items": int(sequences.ordinary.sum()),
         "n_blocks": source.architecture.n_layers,
         "width": source.width,
         "dtype": wanted.dtype,
@@ -385,7 +397,10 @@ def _run(args: argparse.Namespace) -> None:
     )
     layers = wanted_layers(args.layers, architecture.n_layers)
     source = Source(architecture, sequences, device, fingerprint(args.checkpoint), args.batch)
-    wanted = Wanted(args.kind, layers, args.dtype)
+    if args.parts < 1 or (args.parts > 1 and args.kind != "item_mean"):
+        msg = f"--parts {args.parts} is for --kind item_mean, 1 or more. Leave it out."
+        raise RepresentationError(msg)
+    wanted = Wanted(args.kind, layers, args.dtype, args.parts)
     harvest(source, wanted, scratch=args.scratch, out=args.out)
 
 
@@ -412,6 +427,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0,
         help="positions at the start that are left out; 1 keeps the attention sink of language "
         "models from owning the first direction",
+    )
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=1,
+        help="of item_mean: parts that the sequences are dealt into, with means of their own",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the arrays")
     parser.add_argument("--batch", type=int, help="positions in one pass (default: what fits)")

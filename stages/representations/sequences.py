@@ -15,6 +15,7 @@ import torch
 from stages.base.errors import RepresentationError
 from stages.base.files import file_hash
 from stages.inputs.encoders import encoded, vocabulary
+from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.vocabulary import CLS, MASK, Vocabulary
 from stages.models.architectures.base import Architecture
 from stages.models.text import MASK_SEED, Text, cell_text, check_text, read_tokens, text_of
@@ -100,6 +101,7 @@ def of_cells(
     reading: Reading,
     limit: int | None = None,
     skip: int = 0,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Sequences:
     """Return encoded cells as a model with a vocabulary reads them.
 
@@ -117,6 +119,8 @@ def of_cells(
         Only so many, from the first on.
     skip
         Positions at the start of each that are left out.
+    rows
+        Only these of the encoded cells, which are then in memory; None: all.
 
     Raises
     ------
@@ -124,6 +128,12 @@ def of_cells(
         Cells, vocabulary and model do not fit one another.
     """
     cells, known = encoded.read(folder), vocabulary.read(model)
+    if rows is not None:
+        cells = Encoded(
+            cells.ids[rows],
+            cells.cells.iloc[rows],
+            None if cells.values is None else cells.values[rows],
+        )
     n = _limited(len(cells), limit)
     statement = _statement(folder)
     check_vocabulary(known, architecture, model)
@@ -163,7 +173,7 @@ def of_cells(
         ordinary=ordinary(known),
         cls=known.special.get(CLS),
         block=block,
-        sha256=_sha256(files),
+        sha256=_sha256(files, rows),
         statement=statement,
         reading=reading,
         skip=skip,
@@ -270,8 +280,9 @@ def _limited(n: int, limit: int | None) -> int:
     return n if limit is None else min(n, limit)
 
 
-def _sha256(files: list[Path]) -> str:
+def _sha256(files: list[Path], rows: npt.NDArray[np.int64] | None = None) -> str:
     listed = "".join(f"{file.name} {file_hash(file)}\n" for file in files)
+    listed += "" if rows is None else " ".join(map(str, rows.tolist()))
     return hashlib.sha256(listed.encode()).hexdigest()
 
 

@@ -29,12 +29,13 @@ ROOMS = [
     "cells",
     "heads",
     "pairs",
+    "spectra",
     "plane",
     "report",
     "audit",
 ]
 # No system imports another: what they share lies before them, what joins them after.
-SYSTEMS = {"cells", "heads", "pairs"}
+SYSTEMS = {"cells", "heads", "pairs", "spectra"}
 # The atlas decides which package brings the raw files in, the model which stage brings the weights.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 WEIGHTS = {"trained": "mini", "downloaded": "hub", "cell_trained": "cell_mini"}
@@ -46,6 +47,8 @@ MODULES = WEIGHTS | {
     "cell_seeds": "seeds",
     "cell_pairs": "pairs",
     "cell_epistasis": "epistasis",
+    "cell_items": "items",
+    "cell_spectrum": "spectrum",
 }
 
 

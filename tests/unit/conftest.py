@@ -69,6 +69,7 @@ from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import axes, plane, splits
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
+from tests import made_spectra
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
 CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)
@@ -513,15 +514,17 @@ def study_folder(
         changed["model"]["checkpoints"] = list(states)
         none = (repository / "conf" / "cellmodel" / "none.yaml").read_text(encoding="utf-8")
         changed["cellmodel"] = yaml.safe_load(none)
-        for name in ("cell_heads", "pairs", "cell_pairs"):
+        for name in ("cell_heads", "pairs", "cell_pairs", "cell_spectra"):
             del changed["systems"][name]
         for name in ("pairs", "cell_pairs"):
             changed[name]["states"] = []
+        changed["systems"]["spectra"] |= {"states": list(states)}
         changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
         _write_head_tables(folder, states)
         shutil.copytree(companion_tables, tmp_path, dirs_exist_ok=True)
+        made_spectra.write(folder, tmp_path / "spectra", settings, "spectra", list(states))
         _write_seeds(folder, settings, states, trainings)
         if summary is not None:
             out = folder / "head_control_variate.csv"

@@ -18,6 +18,7 @@ from stages.measurement.effects import Effects, State
 from stages.measurement.tables import MEASURED
 from stages.report import manuscript
 from stages.representations.tables.probes import PROBES
+from tests import made_spectra
 
 STATES = ("step0", "step64", "step4096")
 N_LAYERS, N_HEADS, N_CELLS = 2, 3, 30
@@ -137,6 +138,7 @@ def written(settings, tmp_path):
         both = joint_removal(parts, settings.joint_removal)
         tables.write(both, JOINT_REMOVAL, folder / "cell_model" / "joint_removal.csv")
         tables.write(probes, PROBES, folder / "cell_model" / "probes.csv")
+        made_spectra.write(folder, tmp_path / "genes", settings, "cell_spectra", states, genes=True)
         return found, both, probes
 
     return go
@@ -194,6 +196,12 @@ def test_the_paper_says_what_was_found(study_folder, written, params, tmp_path, 
     assert (said in text) == redundant
     assert ("In no layer do all heads together cost clearly more" in text) != redundant
     assert "![A model of cells." in text
+    # Of the planted spectra the first direction grows, and rows of zeros are not needed for it.
+    assert "60 genes have" in text
+    assert "For scGPT's genes @kendiukhov2026 gave 23.6 in the first layer and 1.6" in text
+    assert "59% were zero" in text
+    assert "| edges within a programme |" in text
+    assert "{#fig-spectra" in text
 
 
 def test_a_paper_without_a_model_of_cells_does_not_speak_of_one(study_folder, tmp_path):
@@ -201,4 +209,7 @@ def test_a_paper_without_a_model_of_cells_does_not_speak_of_one(study_folder, tm
     words = ["--cells", "cells.json", "--heads", "heads.json", "--overrides", "overrides.json"]
     words += ["--planted", "planted.csv", "--tables", "tables", "--paper", "paper.qmd"]
     assert manuscript.main(words) == 0
-    assert "model of cells" not in (tmp_path / "paper.qmd").read_text(encoding="utf-8").lower()
+    text = (tmp_path / "paper.qmd").read_text(encoding="utf-8").lower()
+    assert "model of cells" not in text
+    assert "60 tokens have an effective rank of" in " ".join(text.split())
+    assert "fig-spectra" not in text

@@ -29,6 +29,14 @@ NAMES = {
     "gini_p": _Named("p of Gini", 3, signed=False),
     "effective_number_p": _Named("p of N~eff~", 3, signed=False),
     "smaller_p": _Named("the smaller p", 3, signed=False),
+    **{
+        f"{key}_{end}": _Named(f"{name}, {end} layer", digits, signed=False)
+        for key, name, digits in (
+            ("effective_rank", "effective rank", 2),
+            ("two_nn", "intrinsic dimension", 1),
+        )
+        for end in ("first", "last")
+    },
     "rescue_fraction": _Named("rescue fraction", 2, signed=False),
     "rescue_probability": _Named("P(rescue > 0)", 3, signed=False),
 }

@@ -98,6 +98,16 @@ class Heads(Section):
     n_heads: Annotated[int, Field(ge=2)]
 
 
+class Layers(Section):
+    """The first and the last layer of a model.
+
+    `caveat`: what its own later results say of the number.
+    """
+
+    model: str
+    caveat: str
+
+
 class FlipDirections(Section):
     """The directions over coarse and over fine components."""
 
@@ -254,7 +264,34 @@ class HeadsClaim(_Change):
     beside = ("changes/heads.csv", "changes/companion.csv")
 
 
-Claim = ChangeClaim | DirectionClaim | FlipClaim | SubstatesClaim | RescueClaim | HeadsClaim
+class SpectrumClaim(_Claim):
+    """Numbers of the spectrum of a model's items, in its first layer and its last."""
+
+    rule: Literal["spectrum"]
+    table: Literal["spectrum.csv"]
+    where: Layers
+    published: dict[Literal["effective_rank", "two_nn"], tuple[Number, Number]]
+    tolerance: Tolerance
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        """The numbers that the claim states."""
+        return [
+            Quantity(f"{name}_{end}", "value", value, self.tolerance)
+            for name, values in self.published.items()
+            for end, value in zip(("first", "last"), values, strict=True)
+        ]
+
+
+Claim = (
+    ChangeClaim
+    | DirectionClaim
+    | FlipClaim
+    | SubstatesClaim
+    | RescueClaim
+    | HeadsClaim
+    | SpectrumClaim
+)
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Annotated[Claim, Field(discriminator="rule")])
 
 

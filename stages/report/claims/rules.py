@@ -9,6 +9,7 @@ direction  ``contrast.csv`` (types) or ``granularity_replication.csv`` (each res
 flip       Coarse signs in ``contrast.csv``, fine in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
 rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
+spectrum   ``spectrum.csv``: the first and the last layer of the last state, of items as they are.
 heads      ``head_importance.csv``: both metrics over the named heads, last step minus first; of
            ``changes/companion.csv`` where the model of this run is another.
 ========== ===========================================================================
@@ -49,7 +50,7 @@ from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
 _CHANGE = ("change", "change_low", "change_high")
 
 _OF_CELLS = ("contrast", "kimmel", "kidney", "substates", "restriction")
-_OF_HEADS = ("head_importance", "head_change", "companion_change")
+_OF_HEADS = ("head_importance", "head_change", "companion_change", "spectrum")
 SCHEMAS = {
     reading.FILES.get(name, f"{name}.csv"): reading.SCHEMAS[name]
     for name in (*_OF_CELLS, *_OF_HEADS)
@@ -254,6 +255,20 @@ def _heads(claim: claimed.HeadsClaim, of: Tables, heads: Study) -> Found:
     return found
 
 
+def _spectrum(claim: claimed.SpectrumClaim, of: Tables, model: Study) -> Found:
+    where = claim.where
+    if model.name != where.model:
+        return Found(missing=f"{claim.table} is not of {where.model}; {where.caveat}")
+    rows = of[claim.table]
+    rows = rows[(rows["matrix"] == "items") & (rows["state"] == rows["state"].iloc[-1])]
+    numbers = {
+        f"{name}_{end}": Ours(float(row[name]))
+        for name in claim.published
+        for end, row in (("first", rows.iloc[0]), ("last", rows.iloc[-1]))
+    }
+    return Found({where.model: numbers}, remark=f"; {where.caveat}")
+
+
 def _between(changes: pd.DataFrame, claim: claimed.HeadsClaim, *, over: str) -> Numbers:
     """Return the changes between the claim's steps, with their intervals over what is named."""
     rows = changes[
@@ -301,6 +316,8 @@ def look_up(claim: Claim, of: Tables, heads: Study) -> Found:
     """
     if isinstance(claim, claimed.HeadsClaim):
         return _heads(claim, of, heads)
+    if isinstance(claim, claimed.SpectrumClaim):
+        return _spectrum(claim, of, heads)
     found = _RULES[claim.rule](claim, of)
     if not found.cases and isinstance(claim.where, Tissue):
         found.missing = found.missing or _nothing(claim, claim.where)
