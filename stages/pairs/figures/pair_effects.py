@@ -75,7 +75,7 @@ def draw(epistasis: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         height=BAR_MM,
     )
     _matrix(axes, bar, pairs)
-    axes.set_title(f"b  Every pair, {_word(states[-1])}", loc="left", weight="bold")
+    axes.set_title(f"b  {EPSILON} of every pair, {_word(states[-1])}", loc="left", weight="bold")
     axes = style.add_axes(figure, left=LEFT_MM[2], top=TOP_MM, width=WIDTH_MM[2], height=height)
     _scatter(axes, pairs, rows[rows["state"] == states[-1]])
     axes.set_title("c  Against the product", loc="left", weight="bold")
@@ -226,7 +226,7 @@ def _scatter(axes: Axes, pairs: pd.DataFrame, rows: pd.DataFrame) -> None:
         )
         axes.set_ylim(low, high)
     unit = _short(rows)
-    axes.set_xlabel(f"|effect of one \N{MULTIPLICATION SIGN} of the other| ({unit}²)")
+    axes.set_xlabel(f"Product of both effects ({unit}²)")
     axes.set_ylabel(f"|{EPSILON}| ({unit})")
 
 
