@@ -125,9 +125,10 @@ lint: setup ## Check style and types
 	mypy
 
 .PHONY: bench
-bench: setup ## Measure obs of a large atlas against loading it (8 GB of disk), and ways to ablate heads
+bench: setup ## Measure obs of a large atlas against loading it (8 GB of disk), and ways to ablate heads and pairs
 	python -m benchmarks.obs_of_a_large_atlas
 	python -m benchmarks.ablation_routes --threads 1
+	python -m benchmarks.pairs --threads 1
 	python -m benchmarks.control_variate --threads 1
 
 .PHONY: clean

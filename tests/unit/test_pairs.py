@@ -1,6 +1,7 @@
 """Pairs of heads: the engine against pre-hooks, planted interactions, nulls, tiers, resumption."""
 
 import itertools
+import re
 import shutil
 
 import numpy as np
@@ -25,8 +26,17 @@ from stages.pairs.components import head_name, of_heads, of_layers, of_pairs, of
 from stages.pairs.figures import pair_effects
 from stages.pairs.removals import without
 from stages.pairs.settings import Epistasis, Pairs
-from stages.pairs.tables.epistasis import EPISTASIS
+from stages.pairs.tables.epistasis import (
+    EPISTASIS,
+    EPISTASIS_HEADS,
+    EPISTASIS_PAIRS,
+    EPISTASIS_SETS,
+)
+from stages.report import pairs as report
+from stages.report.reading import Tables
+from stages.report.writing import Templates
 
+SCHEMAS = (EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS, EPISTASIS_PAIRS)
 N_LAYERS, N_HEADS, WIDTH, SEQ, N = 3, 4, 32, 20, 5
 D_HEAD = WIDTH // N_HEADS
 HEADS = choice.all_heads(N_LAYERS, N_HEADS)
@@ -415,6 +425,38 @@ class TestEpistasis:
         boxes = legible(pair_effects.draw(table, every), "Demo model")
         seen = " ".join(text.get_text() for text, _ in boxes)
         assert all(f"{letter}  " in seen for letter in "abc")
+
+
+class TestText:
+    @pytest.fixture
+    def found(self, tmp_path):
+        """Return the tables of pairs of both models."""
+        both = [made(0.01, noise=0.01, state=state) for state in ("step1", "step2")]
+        parts = [part for one in both for part in one]
+        params = Pairs(states=["step1", "step2"])
+        made_ = epistasis.summary(parts, params, PARAMS)
+        for folder in ("pairs", "cell_model"):
+            for table, schema in zip(made_, SCHEMAS, strict=True):
+                tables.write(table, schema, tmp_path / folder / f"{schema.name}.csv")
+        return Tables(tmp_path)
+
+    def test_the_section_stands_and_keeps_to_its_length(self, found, settings):
+        context = report.context(found, settings)
+        values = {"pairs": context, "settings": settings, "significant": 0.05}
+        text = Templates().fill("sections/pairs.md.j2", values)
+        assert [model["n_pairs"] for model in context["models"]] == [66, 66]
+        assert "35.8" in text
+        prose = [
+            part for part in text.split("\n\n") if part.strip()[:1] not in ("|", ":", "!", "#")
+        ]
+        words_ = re.sub(r"\$[^$]*\$", "x", " ".join(prose)).split()
+        assert len(words_) <= 250
+
+    def test_without_pairs_there_is_no_section(self, found, settings):
+        none = settings.pairs.model_copy(update={"states": []})
+        assert report.context(found, settings.model_copy(update={"pairs": none}))["models"]
+        both = settings.model_copy(update={"pairs": none, "cell_pairs": none})
+        assert report.context(found, both) == {}
 
 
 def _only(part, chosen):

@@ -1,8 +1,9 @@
 """Draw what pairs of heads do beyond the sum of their heads: along states, as a matrix, by product.
 
 On the left, above, the median absolute effect of a pair with what noise alone would give; below,
-how much larger it is among the heads of the largest effects, with what effects proportional to the
-product of the two heads' effects, or to the power of it that fits best, would give. In the middle
+how much larger it is among the heads of the largest effects, with what noise alone, effects
+proportional to the product of the two heads' effects, or to the power of it that fits best, would
+give. In the middle
 every pair in the last state; on the right each against that product.
 """
 
@@ -75,7 +76,7 @@ def draw(epistasis: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
         height=BAR_MM,
     )
     _matrix(axes, bar, pairs)
-    axes.set_title(f"b  Every pair, {_word(states[-1])}", loc="left", weight="bold")
+    axes.set_title(f"b  {EPSILON} of every pair, {_word(states[-1])}", loc="left", weight="bold")
     axes = style.add_axes(figure, left=LEFT_MM[2], top=TOP_MM, width=WIDTH_MM[2], height=height)
     _scatter(axes, pairs, rows[rows["state"] == states[-1]])
     axes.set_title("c  Against the product", loc="left", weight="bold")
@@ -116,9 +117,7 @@ def _log(axes: Axes) -> None:
 
 def _median(axes: Axes, rows: pd.DataFrame, states: Sequence[str]) -> None:
     at = np.arange(len(states), dtype=float)
-    noise = _of(rows, "median_abs", "additive", states)
-    axes.fill_between(at, noise["low"], noise["high"], color=style.FAINT, linewidth=0)
-    axes.plot(at, noise["value"], color=style.QUIET, linewidth=0.8, dashes=(3, 2))
+    _noise(axes, at, _of(rows, "median_abs", "additive", states))
     found = _of(rows, "median_abs", "measured", states)
     _line(axes, at, found)
     _log(axes)
@@ -128,6 +127,11 @@ def _median(axes: Axes, rows: pd.DataFrame, states: Sequence[str]) -> None:
 
 def _short(rows: pd.DataFrame) -> str:
     return str(rows["unit"].iloc[0]).split(" per ")[0]
+
+
+def _noise(axes: Axes, at: Floats, noise: pd.DataFrame) -> None:
+    axes.fill_between(at, noise["low"], noise["high"], color=style.FAINT, linewidth=0)
+    axes.plot(at, noise["value"], color=style.QUIET, linewidth=0.8, dashes=(3, 2))
 
 
 def _line(axes: Axes, at: Floats, found: pd.DataFrame) -> None:
@@ -141,6 +145,7 @@ def _line(axes: Axes, at: Floats, found: pd.DataFrame) -> None:
 
 def _ratios(axes: Axes, rows: pd.DataFrame, states: Sequence[str]) -> None:
     at = np.arange(len(states), dtype=float)
+    _noise(axes, at, _of(rows, "tier_ratio", "additive", states))
     for source, line in RATIOS.items():
         found = _of(rows, "tier_ratio", source, states)
         if source == "measured":
@@ -154,7 +159,7 @@ def _ratios(axes: Axes, rows: pd.DataFrame, states: Sequence[str]) -> None:
 
 
 def _matrix(axes: Axes, bar: Axes, pairs: pd.DataFrame) -> None:
-    """Draw the pairs as a square; what was not measured stays grey."""
+    """Draw the pairs as a square; what was not measured stays white."""
     first = list(zip(pairs["layer_a"], pairs["head_a"], strict=True))
     second = list(zip(pairs["layer_b"], pairs["head_b"], strict=True))
     heads = sorted({*first, *second})
@@ -165,7 +170,6 @@ def _matrix(axes: Axes, bar: Axes, pairs: pd.DataFrame) -> None:
     # Roots, so that one large pair does not leave all others white.
     scaled = np.sign(values) * np.sqrt(np.abs(values))
     most = float(np.nanmax(np.abs(scaled))) or 1.0
-    axes.set_facecolor(style.FAINT)
     image = axes.imshow(scaled, cmap=BOTH_WAYS, norm=Normalize(-most, most), interpolation="none")
     layers = np.array([layer for layer, _ in heads])
     edges = np.flatnonzero(np.diff(layers)) + 0.5
@@ -226,7 +230,7 @@ def _scatter(axes: Axes, pairs: pd.DataFrame, rows: pd.DataFrame) -> None:
         )
         axes.set_ylim(low, high)
     unit = _short(rows)
-    axes.set_xlabel(f"|effect of one \N{MULTIPLICATION SIGN} of the other| ({unit}²)")
+    axes.set_xlabel(f"Product of both effects ({unit}²)")
     axes.set_ylabel(f"|{EPSILON}| ({unit})")
 
 

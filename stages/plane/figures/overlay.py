@@ -7,6 +7,7 @@ says beside it. Below stands how many tissues agree with the heads, and how many
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ Floats = NDArray[np.float64]
 LEFT_MM, WIDTH_MM = 14, 167
 HEIGHTS_MM = {"corrected": 86, "shape": 72}
 HEAD_MM, BETWEEN_MM = 17, 14
+COLUMNS, LEGEND_LINES = 3, 3
+"""Of the legend, for whose lines the head has room."""
 ROW_MM, FOOT_MM = 4.5, 10
 NAMES_MM, COUNTS_MM = 62, 30
 """Beside the counts: what is counted, and the numbers."""
@@ -65,16 +68,18 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame, *, about: study.Study) -> Fi
     """
     if plane.empty:
         return style.message("No tissue was compared and no two states were measured.")
-    # What else is measured of a model than its heads has a figure of its own.
-    paths = plane[(plane["system"] != "cells") & (plane["series"] == "head")]
-    cells = evidence.real(named(plane), about)
+    cells, paths = evidence.real(named(plane), about), plane[plane["system"] != "cells"]
     counted, lines = _counted(splits), _lines(paths)
-    tops, top = {}, HEAD_MM
-    for scale, height in HEIGHTS_MM.items():
+    handles = _legend(cells, paths, lines)
+    # More lines of the legend take their room from the first panel.
+    more = ROW_MM * max(0, math.ceil(len(handles) / COLUMNS) - LEGEND_LINES)
+    heights = HEIGHTS_MM | {"corrected": HEIGHTS_MM["corrected"] - more}
+    tops, top = {}, HEAD_MM + more
+    for scale, height in heights.items():
         tops[scale], top = top, top + height + BETWEEN_MM
     rows = ROW_MM * len(counted)
     figure = style.figure(style.DOUBLE_MM, top + (rows + FOOT_MM if rows else -4) + style.STRIP_MM)
-    for scale, height in HEIGHTS_MM.items():
+    for scale, height in heights.items():
         axes = style.add_axes(figure, left=LEFT_MM, top=tops[scale], width=WIDTH_MM, height=height)
         of_cells, of_paths = cells[cells["scale"] == scale], paths[paths["scale"] == scale]
         _panel(axes, of_cells, of_paths, lines)
@@ -89,9 +94,9 @@ def draw(plane: pd.DataFrame, splits: pd.DataFrame, *, about: study.Study) -> Fi
         width = style.DOUBLE_MM - NAMES_MM - COUNTS_MM
         _counts(style.add_axes(figure, left=NAMES_MM, top=top, width=width, height=rows), counted)
     figure.legend(
-        handles=_legend(cells, paths, lines),
+        handles=handles,
         loc="upper left",
-        ncols=3,
+        ncols=COLUMNS,
         handlelength=2.4,
         columnspacing=1.4,
     )
