@@ -144,6 +144,5 @@ def _write_genes(place, settings, kept):
             for layer in kept[state].found.layers:
                 yield structures.of_model(kept[state], layer, state, every, few)
 
-    found: list[Source] = list(sources())
-    table = structures.structures(iter(found), questions, logs, few)
+    table = structures.structures(sources(), questions, logs, few)
     tables.write(table, STRUCTURES, place / "structures.csv")
