@@ -147,6 +147,8 @@ def _run(args: argparse.Namespace) -> None:
     about, *models = (study.read(path) for path in (args.cells, args.heads, args.cellmodel))
     made_here = {model.name for model in models if model.simulated}
     for system in settings.systems.values():
+        if system.room != "heads":
+            continue
         parts = effects.read_states(system.effects, system.states)
         systems[system.group] = data.shown_effects(parts, system.kinds)
         kind = "simulated" if system.group in made_here else "effects"
