@@ -1,5 +1,6 @@
 """Items of planted spectra in the layout of a harvest, and the tables that are made of them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,8 @@ def write(folder: Path, scratch: Path, settings, name, states, *, genes=False):
     genes
         Whether the tables of a model of cells are made, with relations of genes.
     """
+    # A test may make its study twice.
+    shutil.rmtree(scratch / name, ignore_errors=True)
     rng = np.random.default_rng(1)
     params = settings.spectrum.model_copy(update={"shuffles": 20, "min_count": 2})
     made, parts, kept = [], [], {}
@@ -144,6 +147,5 @@ def _write_genes(place, settings, kept):
             for layer in kept[state].found.layers:
                 yield structures.of_model(kept[state], layer, state, every, few)
 
-    found: list[Source] = list(sources())
-    table = structures.structures(iter(found), questions, logs, few)
+    table = structures.structures(sources(), questions, logs, few)
     tables.write(table, STRUCTURES, place / "structures.csv")

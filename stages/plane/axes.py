@@ -241,7 +241,8 @@ def _states(system: System) -> pd.DataFrame:
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     cells = _animals(tables.read(args.proportions, PROPORTIONS), study.read(args.study))
-    others = {name: _states(system) for name, system in settings.systems.items()}
+    heads = {name: of for name, of in settings.systems.items() if of.room == "heads"}
+    others = {name: _states(system) for name, system in heads.items()}
     tables.write(axes(cells, others), AXES, args.out)
 
 

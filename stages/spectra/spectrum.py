@@ -42,7 +42,8 @@ from stages.spectra.tables.spectrum import MATRICES, SPECTRUM
 
 Floats = NDArray[np.float64]
 
-CONDITION = "centred"
+ENTERING, INNER, LAST = "entering", "inner", "last"
+"""Conditions: where a layer is, of those that there are."""
 UNIT = "share of the variance"
 
 
@@ -156,11 +157,13 @@ def spectra(items: Items, state: State, params: Spectrum) -> tuple[list[Effects]
         Effects (a kind a layer, a component a direction) and ``SPECTRUM``.
     """
     parts, rows = [], []
-    for layer in items.found.layers:
+    layers = items.found.layers
+    for layer in layers:
         matrix = items.matrix(layer)
         found = directions(matrix)
         deviations = items.deviations(layer, matrix)
-        parts.append(_effects(found, deviations, items, layer, state))
+        where = {layers[0]: ENTERING, layers[-1]: LAST}.get(layer, INNER)
+        parts.append(_effects(found, deviations, items, layer, where, state))
         noise = (deviations**2).sum() / (items.n_parts * (items.n_parts - 1))
         known = {
             "state": state.name,
@@ -180,7 +183,7 @@ def spectra(items: Items, state: State, params: Spectrum) -> tuple[list[Effects]
 
 
 def _effects(
-    found: Directions, deviations: Floats, items: Items, layer: int, state: State
+    found: Directions, deviations: Floats, items: Items, layer: int, where: str, state: State
 ) -> Effects:
     total = found.squares.sum()
     numbered = np.arange(1, len(found.squares) + 1)
@@ -188,7 +191,7 @@ def _effects(
     return Effects(
         state=state,
         kind=layer_name(layer),
-        condition=CONDITION,
+        condition=where,
         components=pd.DataFrame({"direction": numbered}, index=names),
         replicates=np.arange(items.n_parts),
         draws=(pseudo_values(found, deviations) / total)[np.newaxis],

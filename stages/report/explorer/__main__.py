@@ -149,6 +149,9 @@ def _run(args: argparse.Namespace) -> None:
     about, *models = (study.read(path) for path in (args.cells, args.heads, args.cellmodel))
     made_here = {model.name for model in models if model.simulated}
     for system in settings.systems.values():
+        # Systems of many kinds, such as directions by layer, are no vectors to play with.
+        if not system.kinds:
+            continue
         parts = data.shown_effects(effects.read_states(system.effects, system.states), system.kinds)
         # What else is measured of a model stands beside its heads.
         name = system.group if data.are_heads(parts) else f"{system.group}, {parts[0].kind}"
