@@ -96,7 +96,7 @@ def write(folder: Path, scratch: Path, settings, name, states, *, genes=False):
         ("measured", "changes"), of_system, (MEASURED, CHANGES), strict=False
     ):
         tables.write(table, schema, folder / place / f"{name}.csv")
-    measured.write_draws(of_system[2], Path(f"draws/{name}.parquet"))
+    measured.write_draws(of_system[2], scratch.parent / "draws" / f"{name}.parquet")
     place = folder / "cell_model" if genes else folder
     tables.write(pd.concat(made, ignore_index=True), SPECTRUM, place / "spectrum.csv")
     if genes:

@@ -348,6 +348,44 @@ def test_means_of_items_against_a_loop(run, study, cells, tmp_path, small_shards
     assert n_checked == 2 * len(occurring) > 50
 
 
+def test_means_of_items_in_parts_make_up_those_of_all(run, tmp_path, small_shards):
+    assert run("--kind", "item_mean", out="whole") == 0
+    assert run("--kind", "item_mean", "--parts", "3", out="parts") == 0
+    whole, parts = arrays.read(tmp_path / "whole"), arrays.read(tmp_path / "parts")
+    assert (whole.rows["part"] == 0).all()
+    assert set(parts.rows["part"].tolist()) == {0, 1, 2}
+    assert parts.statement["parts"] == 3
+    for row, token in enumerate(whole.rows["token"]):
+        of = parts.rows["token"] == token
+        times = parts.rows["count"][of]
+        assert times.sum() == whole.rows["count"][row]
+        mean = (times[:, None] * parts.layer(1)[of]).sum(axis=0) / times.sum()
+        # float32: seen 5e-7.
+        assert np.abs(mean - whole.layer(1)[row]).max() < 1e-5
+    # Sequence i is of part i mod 3: the first part alone is what every third cell gives.
+    assert run("--kind", "item_mean", "--limit", "1", out="one") == 0
+    one = arrays.read(tmp_path / "one")
+    assert set(one.rows["token"]) <= set(parts.rows["token"][parts.rows["part"] == 0])
+
+
+def test_parts_are_of_items_alone(run, caplog):
+    assert run("--kind", "cell_mean", "--parts", "3") == 1
+    assert "--parts 3 is for --kind item_mean, 1 or more. Leave it out." in caplog.text
+
+
+def test_chosen_cells_are_read_alone(study, cells):
+    model = load_model(study / "model")
+    found = sequences.of_cells(
+        study / "cells",
+        study / "model",
+        architecture_of(model),
+        reading="whole",
+        rows=np.array([1, 4, 6]),
+    )
+    assert np.array_equal(found.ids, cells.ids[[1, 4, 6]])
+    assert found.lengths.tolist() == cells.cells["length"].iloc[[1, 4, 6]].tolist()
+
+
 @pytest.mark.parametrize("kind", ["cell_mean", "cls"])
 def test_rows_of_cells(run, study, cells, tmp_path, kind):
     assert run("--kind", kind, "--limit", "9", "--layers", "2,0") == 0
