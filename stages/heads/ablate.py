@@ -22,7 +22,6 @@ from stages.base.errors import AblationError, StageError
 from stages.base.settings import PARAMS_FILE, load
 from stages.heads.components import UNIT
 from stages.heads.covariates import read as read_attribution
-from stages.heads.material import Material, Tokens
 from stages.heads.removals import Removal
 from stages.heads.settings import Sweep
 from stages.heads.subset import subset_of
@@ -36,6 +35,7 @@ from stages.heads.sweep import (
     shares,
     write_effects,
 )
+from stages.inputs.material import Material, Tokens
 from stages.measurement.effects import Effects, State
 from stages.models.architectures import architecture_of
 from stages.models.devices import cast_blocks, devices, matmul_precision

@@ -16,10 +16,10 @@ from stages.base import cli
 from stages.base.settings import load
 from stages.heads.ablate import ablated
 from stages.heads.attribution import CPU_POSITIONS, GPU_POSITIONS, features
-from stages.heads.material import Cells
 from stages.heads.sweep import write_effects
 from stages.inputs.encoders import encoded
 from stages.inputs.encoders.measured import chosen
+from stages.inputs.material import Cells
 from stages.measurement.effects import State
 from stages.models.architectures import architecture_of, family
 from stages.models.devices import devices, matmul_precision

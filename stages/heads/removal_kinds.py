@@ -24,10 +24,10 @@ from stages.base import cli, tables
 from stages.base.settings import load
 from stages.heads.ablate import ablated
 from stages.heads.components import CONDITIONS, UNIT, shown
-from stages.heads.material import Tokens
 from stages.heads.screen import rank_correlations
 from stages.heads.settings import RemovalKinds, Sweep, SweepNoise
 from stages.heads.tables.removal_kinds import HEAD_REMOVALS
+from stages.inputs.material import Tokens
 from stages.measurement import effects, measured, resampling
 from stages.measurement.effects import Effects, State
 from stages.measurement.metrics import REGISTRY, measure, measure_weighted
