@@ -1,0 +1,84 @@
+"""Settings of sparse autoencoders and of what is asked of their features."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.base.sections import Confidence, Count, Section
+
+
+class Features(Section):
+    """Of which model the features are."""
+
+    of: Literal["cellmodel", "model"]
+    """The model of cells, or the language model; in its last state."""
+
+
+class Training(Section):
+    """Size of an autoencoder and how it is trained."""
+
+    features: Annotated[int, Field(ge=2)]
+    k: Count
+    """Features that fire at a position, at most."""
+    epochs: Count
+    batch: Count
+    """Rows a step."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    auxiliary: Annotated[float, Field(ge=0)]
+    """Weight of what dead features make of the error."""
+    dead_k: Count
+    """Of which so many fire at a position."""
+    dead_after: Count
+    """Rows without firing that make a feature dead."""
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Autoencoders(Section):
+    """Which autoencoders are trained, and on what."""
+
+    training: Training
+    source: Annotated[int, Field(ge=0)]
+    """The layer whose features are traced: what leaves that block, counted from 0."""
+    seeds: Count
+    """Trainings of each layer that differ in their seed."""
+    mean: Literal["token", "all"]
+    """What is taken from the stream first: the mean by what is read there, or one mean."""
+    positions: Count
+    """Rows that are trained on, from cells (text) that nothing is traced on."""
+    judged: Count
+    """Sequences on which autoencoders are judged."""
+    min_frequency: Annotated[float, Field(ge=0, lt=1)]
+    """A feature that fires at a smaller share of positions is not alive."""
+
+
+class Trace(Section):
+    """How features are traced, and what counts as an edge."""
+
+    sequences: Annotated[int, Field(ge=8)]
+    """Cells (texts) that features are switched off in."""
+    min_sequences: Annotated[int, Field(ge=5)]
+    """A feature that fires in fewer of them has no edges."""
+    min_d: Annotated[float, Field(gt=0)]
+    """Published rule: an edge has a mean effect above so many standard deviations over cells,"""
+    min_consistency: Annotated[float, Field(gt=0.5, le=1)]
+    """and this share of the cells on one side."""
+    flips: Annotated[int, Field(ge=99)]
+    """Of the signs of cells, for the null of no effect."""
+    max_q: Annotated[float, Field(gt=0, lt=1)]
+    """Calibrated rule: and a share of false discoveries below this."""
+    moved: Annotated[float, Field(gt=0)]
+    """A later feature is moved in a cell by more than this share of its usual code."""
+    nulls: Count
+    """Features of each seed whose direction is replaced by others."""
+    seeds: Count
+    """Autoencoders, by their seeds, that are traced; after the first, on the features of `nulls`."""
+    draws: Count
+    confidence: Confidence
+    seed: Annotated[int, Field(ge=0)]
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "features": Features,
+    "autoencoders": Autoencoders,
+    "trace": Trace,
+}
