@@ -121,7 +121,14 @@ def _start(rows: Tensor, params: Training, generator: torch.Generator) -> Start:
     return Start(decoder.T.clone(), decoder, centre / scale, scale)
 
 
-def train(rows: Floats, params: Training, *, seed: int, kind: Kind = "trained") -> Autoencoder:
+def train(
+    rows: Floats,
+    params: Training,
+    *,
+    seed: int,
+    kind: Kind = "trained",
+    device: torch.device | None = None,
+) -> Autoencoder:
     """Train an autoencoder on rows; the same rows and seed give the same weights.
 
     Parameters
@@ -135,6 +142,8 @@ def train(rows: Floats, params: Training, *, seed: int, kind: Kind = "trained") 
     kind
         ``trained``; or a baseline in which a part stays as drawn: the decoder, the decoder but for
         turns up to a cosine of :data:`SOFT_COSINE`, or the encoder.
+    device
+        Where it is trained; it comes back to the CPU.
 
     Raises
     ------
@@ -151,9 +160,11 @@ def train(rows: Floats, params: Training, *, seed: int, kind: Kind = "trained") 
     generator = torch.Generator().manual_seed(seed)
     whole = torch.from_numpy(rows)
     start = _start(whole, params, generator)
-    encoder, decoder = start.encoder.clone(), start.decoder.clone()
-    encoder_bias = torch.zeros(params.features)
-    centre = start.centre.clone()
+    on = device or torch.device("cpu")
+    whole, first_decoder = whole.to(on), start.decoder.to(on)
+    encoder, decoder = start.encoder.to(on), first_decoder.clone()
+    encoder_bias = torch.zeros(params.features, device=on)
+    centre = start.centre.to(on)
     learnt = {"encoder": encoder, "encoder_bias": encoder_bias, "centre": centre}
     learnt["decoder"] = decoder
     if kind == "frozen_decoder":
@@ -161,11 +172,11 @@ def train(rows: Floats, params: Training, *, seed: int, kind: Kind = "trained") 
     if kind == "frozen_encoder":
         del learnt["encoder"]
     step = _Adam(learnt, params)
-    since = torch.zeros(params.features, dtype=torch.long)
+    since = torch.zeros(params.features, dtype=torch.long, device=on)
     n_steps = params.epochs * (len(rows) // params.batch)
     number = 0
     for _ in range(params.epochs):
-        order = torch.randperm(len(rows), generator=generator)
+        order = torch.randperm(len(rows), generator=generator).to(on)
         for first in range(0, len(rows) - params.batch + 1, params.batch):
             x = whole[order[first : first + params.batch]] / start.scale
             slopes, fired = _slopes(
@@ -183,10 +194,10 @@ def train(rows: Floats, params: Training, *, seed: int, kind: Kind = "trained") 
             if "decoder" in learnt:
                 decoder /= decoder.norm(dim=0)
                 if kind == "soft_frozen_decoder":
-                    _within_cone(decoder, start.decoder)
-    scale = start.scale
-    after = centre * scale
-    return Autoencoder(encoder, encoder_bias * scale, decoder, after, after.clone(), params.k)
+                    _within_cone(decoder, first_decoder)
+    after = (centre * start.scale).cpu()
+    bias = (encoder_bias * start.scale).cpu()
+    return Autoencoder(encoder.cpu(), bias, decoder.cpu(), after, after.clone(), params.k)
 
 
 def _slopes(
@@ -260,7 +271,7 @@ def explained(autoencoder: Autoencoder, rows: Tensor) -> float:
     """
     error = total = 0.0
     mean = rows.mean(dim=0)
-    for part in rows.split(8192):
+    for part in torch.split(rows, 8192):
         found = autoencoder.decode(autoencoder.encode(part))
         error += float((part - found).double().square().sum())
         total += float((part - mean).double().square().sum())
@@ -270,7 +281,7 @@ def explained(autoencoder: Autoencoder, rows: Tensor) -> float:
 def frequencies(autoencoder: Autoencoder, rows: Tensor) -> NDArray[np.float64]:
     """Return in which share of centred rows each feature fires: (n_features,)."""
     fired = torch.zeros(autoencoder.n_features, dtype=torch.float64)
-    for part in rows.split(8192):
+    for part in torch.split(rows, 8192):
         fired += (autoencoder.encode(part) > 0).sum(dim=0).cpu()
     return np.asarray(fired / len(rows))
 

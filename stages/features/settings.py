@@ -1,10 +1,11 @@
 """Settings of sparse autoencoders and of what is asked of their features."""
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from stages.base.sections import Confidence, Count, Section
+from stages.base.sections import Confidence, Count, Key, Section
 
 
 class Features(Section):
@@ -12,6 +13,14 @@ class Features(Section):
 
     of: Literal["cellmodel", "model"]
     """The model of cells, or the language model; in its last state."""
+    names: list[Key]
+    """Its name, for ``dvc.yaml``; empty where there is none."""
+    checkpoints: Path
+    """Folder of its states."""
+    reads: Literal["cells", "tokens"]
+    """What it reads, as the folder of that is called."""
+    cellmodel: Literal["cells"]
+    model: Literal["tokens"]
 
 
 class Training(Section):
@@ -37,8 +46,10 @@ class Autoencoders(Section):
     """Which autoencoders are trained, and on what."""
 
     training: Training
-    source: Annotated[int, Field(ge=0)]
-    """The layer whose features are traced: what leaves that block, counted from 0."""
+    layers: list[Annotated[int, Field(ge=0)]] | None
+    """Those that get one, counted from 0; none: all."""
+    source: Annotated[int, Field(ge=0)] | None
+    """The layer whose features are traced: what leaves that block; none: a third of the way."""
     seeds: Count
     """Trainings of each layer that differ in their seed."""
     mean: Literal["token", "all"]
@@ -71,7 +82,7 @@ class Trace(Section):
     nulls: Count
     """Features of each seed whose direction is replaced by others."""
     seeds: Count
-    """Autoencoders, by their seeds, that are traced; after the first, on the features of `nulls`."""
+    """Autoencoders that are traced; after the first, on the features of `nulls` alone."""
     draws: Count
     confidence: Confidence
     seed: Annotated[int, Field(ge=0)]
