@@ -224,6 +224,15 @@ def chosen_sequences(of: Subject, n: int, seed: int) -> NDArray[np.int64]:
     return np.sort(order[:n])
 
 
+def _recovered(intact: float, spliced: float, without: float) -> float:
+    """Return which share of what all features are worth a reconstruction keeps.
+
+    Nothing where they are worth less than a hundredth of the loss.
+    """
+    worth = without - intact
+    return (without - spliced) / worth if worth > 0.01 * abs(intact) else np.nan
+
+
 def _judged(
     of: Subject, judged: Sequences, layer: int, made: Autoencoder, params: Autoencoders
 ) -> tuple[Row, NDArray[np.bool_]]:
@@ -242,7 +251,7 @@ def _judged(
         "loss": intact,
         "loss_spliced": spliced,
         "loss_without": without,
-        "recovered": (without - spliced) / (without - intact) if without != intact else np.nan,
+        "recovered": _recovered(intact, spliced, without),
         "alive": int(alive.sum()),
         "dead": int((often == 0).sum()),
     }

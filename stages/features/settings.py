@@ -88,8 +88,21 @@ class Trace(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Combine(Section):
+    """Sets of features that are switched off together."""
+
+    sets: Count
+    sequences: Annotated[int, Field(ge=8)]
+    min_sequences: Annotated[int, Field(ge=5)]
+    """In which a set fires together."""
+    draws: Annotated[int, Field(ge=20)]
+    confidence: Confidence
+    seed: Annotated[int, Field(ge=0)]
+
+
 SECTIONS: dict[str, type[Section]] = {
     "features": Features,
     "autoencoders": Autoencoders,
     "trace": Trace,
+    "combine": Combine,
 }

@@ -171,7 +171,8 @@ class Tail:
         -------
         moved, rise
             By layer, mean over the changed positions of codes less the intact ones,
-            (n_changes, n_features); and the rise of the loss, (n_changes,), float64.
+            (n_changes, n_features); and the rise of the loss, (n_changes,), float64; nan if it is not
+            read.
         """
         model = self.subject.architecture
         moved: dict[int, list[Tensor]] = {layer: [] for layer in self.dictionaries}
@@ -203,7 +204,8 @@ class Tail:
             if self.losses:
                 rise.append(self._losses(hidden, numbers) - self.loss[numbers])
         found = {layer: torch.cat(of) for layer, of in moved.items()}
-        return found, torch.cat(rise) if rise else torch.empty(0)
+        nothing = torch.full((len(changes),), torch.nan, dtype=torch.float64)
+        return found, torch.cat(rise) if rise else nothing
 
 
 @dataclass(frozen=True)
