@@ -79,7 +79,7 @@ class Trace(Section):
     """Calibrated rule: and a share of false discoveries below this."""
     moved: Annotated[float, Field(gt=0)]
     """A later feature is moved in a cell by more than this share of its usual code."""
-    nulls: Count
+    nulls: Annotated[int, Field(ge=3)]
     """Features of each seed whose direction is replaced by others."""
     seeds: Count
     """Autoencoders that are traced; after the first, on the features of `nulls` alone."""

@@ -171,8 +171,7 @@ class Tail:
         -------
         moved, rise
             By layer, mean over the changed positions of codes less the intact ones,
-            (n_changes, n_features); and the rise of the loss, (n_changes,), float64; nan if it is not
-            read.
+            (n_changes, n_features); and the rise of the loss, (n_changes,), float64, or nan.
         """
         model = self.subject.architecture
         moved: dict[int, list[Tensor]] = {layer: [] for layer in self.dictionaries}

@@ -47,7 +47,7 @@ from stages.models.load import fingerprint
 Floats = NDArray[np.float64]
 Row = dict[str, object]
 
-VERSION = 1
+VERSION = 2
 """Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 BLOCK = 48
 """Features in a shard."""
@@ -84,6 +84,11 @@ class Bench:
         """Return in how many sequences a feature fires."""
         part = slice(int(self.firing.starts[feature]), int(self.firing.starts[feature + 1]))
         return len(np.unique(self.firing.sequence[part].cpu().numpy()))
+
+    def mean_code(self, feature: int) -> float:
+        """Return the mean code of a feature where it fires."""
+        part = slice(int(self.firing.starts[feature]), int(self.firing.starts[feature + 1]))
+        return float(self.firing.code[part].mean())
 
 
 @cache
@@ -200,8 +205,8 @@ def traced(of: Bench, task: Task) -> shards.Arrays:
     -------
     Arrays
         ``feature`` and ``direction`` (by its place in DIRECTIONS) of each row; ``d``,
-        ``consistency``, ``p``, (rows, targets); ``flipped``, (rows,); ``moved`` and ``rise``,
-        (rows, sequences).
+        ``consistency``, ``p`` and ``size`` (mean effect over the feature's mean code), (rows,
+        targets); ``flipped``, (rows,); ``moved`` and ``rise``, (rows, sequences).
     """
     rows = [
         (feature, which)
@@ -215,7 +220,7 @@ def traced(of: Bench, task: Task) -> shards.Arrays:
     usual = np.concatenate([of.usual[layer] for layer in sorted(of.usual)])
     n = len(of.tail.sequences)
     kept: dict[str, list[object]] = {
-        name: [] for name in ("d", "consistency", "p", "flipped", "moved", "rise")
+        name: [] for name in ("d", "consistency", "p", "size", "flipped", "moved", "rise")
     }
     found, rise = of.tail.run([change for some in changes for change in some])
     effect = torch.cat([found[layer] for layer in sorted(found)], dim=1).double().cpu().numpy()
@@ -235,6 +240,7 @@ def traced(of: Bench, task: Task) -> shards.Arrays:
         kept["d"].append(test.d.astype(np.float32))
         kept["consistency"].append(test.consistency.astype(np.float32))
         kept["p"].append(test.p.astype(np.float32))
+        kept["size"].append((test.mean / of.mean_code(feature)).astype(np.float32))
         kept["flipped"].append(test.null_edges)
         kept["moved"].append(moved)
         kept["rise"].append(of_loss)
@@ -280,22 +286,31 @@ def _joined(parts: Sequence[shards.Arrays]) -> shards.Arrays:
 
 
 def called(arrays: shards.Arrays, params: Trace) -> dict[str, NDArray[np.int64]]:
-    """Return how many edges each row has by either rule.
+    """Return how many edges each row has by every rule.
 
-    The calibrated rule asks for the published one and for a p of flipped signs below the bound that
-    the features' own directions have at a share of false discoveries of `max_q`; other directions
-    are held to the same bound.
+    All ask for the published one. The calibrated rule also asks for a p of flipped signs below the
+    bound that the features' own directions have at a share of false discoveries of `max_q`; other
+    directions are held to the same bound. The specific rule asks for a larger effect on the target,
+    a unit of code, than any random direction has on it in the place of any feature (any other
+    random direction, for one of them).
     """
     published = is_edge(arrays["d"].astype(float), arrays["consistency"].astype(float), params)
-    own = arrays["direction"] == 0
+    own, random = arrays["direction"] == 0, np.flatnonzero(arrays["direction"] == 1)
     p = arrays["p"].astype(float)
     live = p[own][np.isfinite(p[own])]
     q = resampling.benjamini_hochberg(live) if len(live) else live
     bound = live[q <= params.max_q].max() if (q <= params.max_q).any() else -1.0
     calibrated = published & (np.nan_to_num(p, nan=1.0) <= bound)
+    size = np.abs(arrays["size"].astype(float))
+    # The largest of the random directions, and of all but the largest for that one itself.
+    second, first = np.sort(size[random], axis=0)[-2:]
+    limit = np.broadcast_to(first, size.shape).copy()
+    limit[random] = np.where(size[random] == first, second, first)
+    specific = published & (size > limit)
     return {
         "published": published.sum(axis=1),
         "calibrated": calibrated.sum(axis=1),
+        "specific": specific.sum(axis=1),
     }
 
 
@@ -356,6 +371,7 @@ def table_of(
             "n_sequences": [of.n_sequences(int(f)) for f in feature[own]],
             "edges": edges["published"][own],
             "calibrated": edges["calibrated"][own],
+            "specific": edges["specific"][own],
             "flipped": arrays["flipped"][own],
             "moved": arrays["moved"][own].mean(axis=1),
             "damage": rise.mean(axis=1),

@@ -33,7 +33,7 @@ TRACE = Trace(
     min_sequences=8,
     min_d=0.5,
     min_consistency=0.7,
-    flips=199,
+    flips=999,
     max_q=0.05,
     moved=0.1,
     nulls=8,
@@ -262,7 +262,7 @@ def test_a_planted_hub_and_a_planted_edge_are_found_and_nulls_are_silent(bench, 
             zip(arrays["feature"], arrays["direction"], strict=True)
         )
     }
-    for rule in ("published", "calibrated"):
+    for rule in trace.RULES:
         by = {key: int(found[rule][row]) for key, row in at.items()}
         # Each passes through the stream to the feature of its own direction.
         assert by[HUB, "feature"] == len(TARGETS_OF_HUB) + 1
@@ -273,9 +273,16 @@ def test_a_planted_hub_and_a_planted_edge_are_found_and_nulls_are_silent(bench, 
     assert np.flatnonzero(called).tolist() == [HUB, *TARGETS_OF_HUB]
     # Flipped signs call next to nothing of these.
     assert arrays["flipped"][row] < 0.5
-    # Other directions reach only what fires anyway.
-    assert by[HUB, "random"] < by[HUB, "feature"]
-    assert by[HUB, "another"] <= 3
+    random = {rule: found[rule][arrays["direction"] == 1] for rule in trace.RULES}
+    # What is consistent need not be large: random directions have more published edges than the
+    # hub, and pass the test of flipped signs. Only the size of an effect tells them apart.
+    assert random["published"].mean() > by[HUB, "feature"]
+    assert random["calibrated"].mean() > by[HUB, "feature"]
+    # One of ten random directions is the largest on each target.
+    assert random["specific"].sum() <= WIDTH
+    another = found["specific"][arrays["direction"] == 2]
+    assert another.mean() < 2
+    assert by[HUB, "another"] <= 2
 
 
 def test_a_feature_is_off_where_it_fires_and_nowhere_else(toy, bench):

@@ -3,7 +3,7 @@
 from stages.base.columns import count, number, schema, text
 
 DIRECTIONS = ("feature", "random", "another", "matched")
-RULES = ("published", "calibrated")
+RULES = ("published", "calibrated", "specific")
 
 TRACED = schema(
     "traced_features",
@@ -13,6 +13,7 @@ TRACED = schema(
         "n_sequences": count(1),
         "edges": count(),
         "calibrated": count(),
+        "specific": count(),
         "flipped": number(0),
         "moved": number(0),
         "damage": number(),
@@ -24,10 +25,10 @@ TRACED = schema(
     ["feature"],
 )
 """Every feature of the first autoencoder that fires in enough sequences. `edges`: later features
-that it moves by the published rule, `calibrated` by the other, `flipped` under flipped signs, and
-`moved` in a sequence, on average. `damage`: rise of the loss without it, over all sequences, in the
-model's unit. `random`, `another`, `matched`: edges of other directions in its place: a random one,
-another feature's, that of one which fires as often."""
+that it moves by the published rule, `calibrated` and `specific` by the others, `flipped` under
+flipped signs, and `moved` in a sequence, on average. `damage`: rise of the loss without it, over
+all sequences, in the model's unit. `random`, `another`, `matched`: edges of other directions in its
+place: a random one, another feature's, that of one which fires as often."""
 
 TRACING = schema(
     "tracing",
