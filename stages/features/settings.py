@@ -100,9 +100,57 @@ class Combine(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Steer(Section):
+    """Features that are amplified in early cells."""
+
+    order: str
+    """A column of the encoded cells: where each stands along an order."""
+    groups: str
+    """A column: the donors, half of which choose features, the other half of which are steered."""
+    features: Count
+    """Those that rise with the order, and as many that fall."""
+    doses: Annotated[list[Annotated[float, Field(gt=1)]], Field(min_length=1)]
+    sequences: Annotated[int, Field(ge=4)]
+    """Early cells that are steered."""
+    min_sequences: Count
+    """Of these, in which a feature fires."""
+    fitted: Annotated[int, Field(ge=60)]
+    """Cells that readouts are fitted on."""
+    markers: Count
+    """Items that are more common late, and as many early."""
+    draws: Annotated[int, Field(ge=20)]
+    confidence: Confidence
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Annotate(Section):
+    """Sets of genes and labels of cells that features are named by."""
+
+    tables: list[Path]
+    """Tables with a gene a row (``gene``), whose other columns are collections of sets."""
+    columns: list[str]
+    """These collections."""
+    gmt: list[Path]
+    """Files of gene sets: a set a line, its name, a description, its genes, separated by tabs."""
+    label: str
+    """A column of the encoded cells: what kind each is."""
+    cells: Annotated[int, Field(ge=30)]
+    """Cells in which the top genes and the top cells of a feature are found."""
+    top: Annotated[int, Field(ge=5)]
+    """Genes, and cells."""
+    min_count: Count
+    """A gene that is read less often is not in the background."""
+    hubs: Count
+    """Features with the most edges."""
+    max_q: Annotated[float, Field(gt=0, lt=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
 SECTIONS: dict[str, type[Section]] = {
     "features": Features,
     "autoencoders": Autoencoders,
     "trace": Trace,
     "combine": Combine,
+    "steer": Steer,
+    "annotate": Annotate,
 }
