@@ -17,10 +17,14 @@ class Features(Section):
     """Its name, for ``dvc.yaml``; empty where there is none."""
     checkpoints: Path
     """Folder of its states."""
+    states: list[str]
+    """The last of them."""
     reads: Literal["cells", "tokens"]
     """What it reads, as the folder of that is called."""
-    cellmodel: Literal["cells"]
-    model: Literal["tokens"]
+    study: Literal["cellmodel", "heads"]
+    """Which statement is about it."""
+    kinds: dict[Literal["cellmodel", "model"], dict[str, str]]
+    """What the last two are for either."""
 
 
 class Training(Section):
@@ -132,6 +136,8 @@ class Annotate(Section):
     """These collections."""
     gmt: list[Path]
     """Files of gene sets: a set a line, its name, a description, its genes, separated by tabs."""
+    source: Path
+    """What the tables come with, for ``dvc.yaml``."""
     label: str
     """A column of the encoded cells: what kind each is."""
     cells: Annotated[int, Field(ge=30)]

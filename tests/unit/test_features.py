@@ -1,17 +1,19 @@
 """Autoencoders and their features, held to planted truth and to other ways of computing them."""
 
+import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from stages.base.errors import FeatureError
-from stages.features import autoencoder, combine, edges, tails, trace
+from stages.features import annotate, autoencoder, combine, edges, published, steer, tails, trace
 from stages.features.autoencoder import KINDS, Autoencoder
 from stages.features.autoencoders import planted, stabilities
-from stages.features.settings import Combine, Trace, Training
+from stages.features.settings import Annotate, Combine, Trace, Training
 from stages.features.subject import Sequences, Subject, item_means
 from stages.features.tail import Tail, along, sparse, summed
 from stages.measurement.streams import stream
@@ -424,3 +426,113 @@ def test_the_tail_sums_codes_as_whole_rows_would(made):
     found = summed(codes, groups, 3, 96)
     expected = made["trained"].encode(rows).view(3, 10, 96).sum(dim=1)
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def as_published(tmp_path) -> Path:
+    generator = torch.Generator().manual_seed(6)
+    decoder = torch.randn(8, 32, generator=generator)
+    decoder /= decoder.norm(dim=1, keepdim=True)
+    weights = {
+        "W_enc.weight": torch.randn(32, 8, generator=generator),
+        "W_enc.bias": torch.randn(32, generator=generator),
+        "W_dec.weight": decoder,
+        "W_dec.bias": torch.randn(8, generator=generator),
+    }
+    folder = tmp_path / "layer05_x4_k3"
+    folder.mkdir()
+    content = {"model_state_dict": weights, "d_model": 8, "n_features": 32, "k": 3}
+    torch.save(content, folder / published.CHECKPOINT_FILE)
+    np.save(folder / published.MEAN_FILE, np.arange(8.0))
+    return folder
+
+
+def test_a_published_autoencoder_codes_as_the_published_formula(as_published):
+    of = published.read(as_published)
+    content = torch.load(as_published / published.CHECKPOINT_FILE, weights_only=True)
+    weights = content["model_state_dict"]
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1)) + torch.arange(8.0)
+    before = (x - torch.arange(8.0)) @ weights["W_enc.weight"].T + weights["W_enc.bias"]
+    kept = torch.zeros_like(before)
+    values, at = before.topk(3, dim=-1)
+    kept.scatter_(-1, at, torch.relu(values))
+    np.testing.assert_allclose(of.encode(x).numpy(), kept.numpy(), atol=1e-5)
+    back = kept @ weights["W_dec.weight"].T + weights["W_dec.bias"] + torch.arange(8.0)
+    np.testing.assert_allclose(of.decode(of.encode(x)).numpy(), back.numpy(), atol=1e-5)
+
+
+def test_rows_of_length_one_are_noticed_aloud_and_columns_are_not(as_published, tmp_path, caplog):
+    out = tmp_path / "ours"
+    assert published.main(["--run", str(as_published), "--out", str(out)]) == 0
+    assert "the rows of the decoder have length 1" in caplog.text
+    assert autoencoder.load(out).k == 3
+    content = torch.load(as_published / published.CHECKPOINT_FILE, weights_only=True)
+    decoder = content["model_state_dict"]["W_dec.weight"]
+    content["model_state_dict"]["W_dec.weight"] = decoder / decoder.norm(dim=0)
+    torch.save(content, as_published / published.CHECKPOINT_FILE)
+    caplog.clear()
+    assert published.main(["--run", str(as_published), "--out", str(out)]) == 0
+    assert "length 1" not in caplog.text
+
+
+def test_a_published_file_of_something_else_is_one_line(as_published, tmp_path, caplog):
+    (as_published / published.CHECKPOINT_FILE).write_bytes(b"no checkpoint")
+    assert published.main(["--run", str(as_published), "--out", str(tmp_path / "ours")]) == 1
+    assert "holds no published autoencoder" in caplog.text
+    assert not (tmp_path / "ours").exists()
+
+
+def test_enrichment_is_the_tail_of_the_hypergeometric_distribution():
+    chosen, sets = np.zeros((1, 50), dtype=bool), np.zeros((50, 2), dtype=bool)
+    chosen[0, :10] = True
+    sets[:8, 0] = True
+    sets[20:40, 1] = True
+    p = annotate.enrichment(chosen, sets)
+    ways = [math.comb(10, i) * math.comb(40, 8 - i) for i in range(9)]
+    assert p[0, 0] == pytest.approx(ways[8] / math.comb(50, 8))
+    assert p[0, 1] == 1
+    at, _, q, named = annotate.best(chosen, sets, 0.05)
+    assert (at[0], named[0]) == (0, True)
+    assert q[0] == pytest.approx(2 * p[0, 0])
+
+
+def test_gene_sets_are_read_from_both_layouts_and_bad_ones_are_one_line(tmp_path):
+    genes = [f"g{i}" for i in range(12)]
+    table = pd.DataFrame({"gene": genes, "programme": ["a"] * 6 + ["b"] * 5 + ["c"]})
+    table.to_csv(tmp_path / "genes.csv", index=False)
+    gmt = tmp_path / "go.gmt"
+    gmt.write_text("\t".join(["term", "", *genes[:7], "unknown"]) + "\n")
+    asked = Annotate(
+        tables=[tmp_path / "genes.csv"],
+        columns=["programme"],
+        gmt=[gmt],
+        source=tmp_path,
+        label="node",
+        cells=30,
+        top=5,
+        min_count=1,
+        hubs=2,
+        max_q=0.05,
+        seed=0,
+    )
+    found = annotate.collections(asked, genes)
+    assert found["programme"][0] == ["a", "b"]
+    assert found["go"][1].sum() == 7
+    gmt.write_text("lonely\n")
+    with pytest.raises(FeatureError, match="'lonely' has no genes"):
+        annotate.collections(asked, genes)
+
+
+def test_donors_choose_features_or_are_steered_but_never_both():
+    groups = np.array(["a", "b", "a", "c", "b"])
+    choose, steered = steer.halves(groups, 0)
+    assert not set(groups[choose]) & set(groups[steered])
+    assert sorted([*choose, *steered]) == list(range(5))
+    choose, steered = steer.halves(np.full(9, "one"), 0)
+    assert sorted([*choose, *steered]) == list(range(9))
+
+
+def test_chosen_features_rise_and_fall_most_with_the_order():
+    rho = np.array([0.1, -0.9, 0.8, 0.95, -0.2, 0.7])
+    able = np.array([0, 1, 2, 4, 5])
+    assert steer.chosen(rho, able, 2) == [(2, 1.0), (5, 1.0), (1, -1.0), (4, -1.0)]
