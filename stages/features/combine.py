@@ -287,7 +287,9 @@ def _run(args: argparse.Namespace) -> None:
         tail = Tail(of, sequences, chosen[0], {layers[-1]: made[layers[-1]]})
         for one in together(firing, params, stream(params.seed, "sets")):
             rows += rows_of(one, effects_of(tail, made, one, firing), settings.trace, params)
-    table = pd.DataFrame(rows).reindex(columns=list(COMBINATIONS.columns))
+    table = tables.empty(COMBINATIONS)
+    if rows:
+        table = pd.DataFrame(rows).reindex(columns=list(COMBINATIONS.columns))
     tables.write(table, COMBINATIONS, args.out)
 
 

@@ -25,6 +25,10 @@ class Features(Section):
     """Which statement is about it."""
     kinds: dict[Literal["cellmodel", "model"], dict[str, str]]
     """What the last two are for either."""
+    tables: Path
+    """What the paper reads of it."""
+    without: dict[str, Path]
+    """What it reads instead, by the source of the model."""
 
 
 class Training(Section):

@@ -20,6 +20,11 @@ from stages.cells.tables.stability import STABILITY
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 from stages.cells.tables.trend import TREND
 from stages.cells.tables.truth import PLANTED
+from stages.features.tables.annotate import ANNOTATED
+from stages.features.tables.autoencoders import AUTOENCODERS
+from stages.features.tables.combine import COMBINATIONS
+from stages.features.tables.steer import STEERING
+from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.heads.components import perturbation
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
 from stages.heads.tables.classes import HEAD_CLASSES
@@ -46,8 +51,9 @@ _BESIDE_HEADS = (
     HEAD_REMOVALS,
     COMPANION_AGREEMENT,
 )
+_FEATURES = (AUTOENCODERS, TRACED, TRACING, STATISTICS, COMBINATIONS, STEERING, ANNOTATED)
 _BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS)
-_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_BOTH)
+_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_FEATURES, *_BOTH)
 SCHEMAS = {schema.name: schema for schema in _ALL} | {
     **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_CONTRAST),
     "head_trajectory": MEASURED,
@@ -57,6 +63,7 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_heads": MEASURED,
     "cell_joint_removal": JOINT_REMOVAL,
     "cell_probes": PROBES,
+    "feature_measured": MEASURED,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -70,6 +77,13 @@ FILES = {
     "cell_heads": "measured/cell_heads.csv",
     "cell_joint_removal": "cell_model/joint_removal.csv",
     "cell_probes": "cell_model/probes.csv",
+    "feature_measured": "measured/features.csv",
+    "traced_features": "features/traced.csv",
+    "feature_statistics": "features/statistics.csv",
+    **{
+        name: f"features/{name}.csv"
+        for name in ("autoencoders", "tracing", "combinations", "steering", "annotated")
+    },
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

@@ -9,15 +9,39 @@ import pytest
 import torch
 from torch import nn
 
+from stages.base import tables
 from stages.base.errors import FeatureError
-from stages.features import annotate, autoencoder, combine, edges, published, steer, tails, trace
+from stages.features import (
+    annotate,
+    autoencoder,
+    combine,
+    edges,
+    metrics,
+    published,
+    steer,
+    tails,
+    trace,
+)
 from stages.features.autoencoder import KINDS, Autoencoder
 from stages.features.autoencoders import planted, stabilities
+from stages.features.figures import features as figure
 from stages.features.settings import Annotate, Combine, Trace, Training
 from stages.features.subject import Sequences, Subject, item_means
+from stages.features.tables.annotate import ANNOTATED
+from stages.features.tables.autoencoders import AUTOENCODERS
+from stages.features.tables.combine import COMBINATIONS
+from stages.features.tables.steer import STEERING
+from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.features.tail import Tail, along, sparse, summed
+from stages.measurement import effects, measured
+from stages.measurement.effects import State
+from stages.measurement.settings import Measured, System
 from stages.measurement.streams import stream
+from stages.measurement.tables import MEASURED
 from stages.models.text import Text
+from stages.report import features as report
+from stages.report import reading
+from stages.report.writing import Templates
 
 TRAINING = Training(
     features=96,
@@ -536,3 +560,98 @@ def test_chosen_features_rise_and_fall_most_with_the_order():
     rho = np.array([0.1, -0.9, 0.8, 0.95, -0.2, 0.7])
     able = np.array([0, 1, 2, 4, 5])
     assert steer.chosen(rho, able, 2) == [(2, 1.0), (5, 1.0), (1, -1.0), (4, -1.0)]
+
+
+@pytest.fixture
+def folder_of_tables(toy, bench, traced, tmp_path) -> Path:
+    """Return a folder of all tables that the text reads of features: of the toy, and by hand."""
+    arrays, found = traced
+    arrays = arrays | {"rise": np.where(np.isnan(arrays["rise"]), 0.01, arrays["rise"])}
+    table = trace.table_of(arrays, found, bench)
+    state = State("features", "step2", 2.0, "nats per item", "frequency")
+    parts = trace.of_features(arrays, table, bench, state)
+    effects.write(tmp_path / "effects" / "step2.parquet", parts)
+    system = System(room="features", group="toy", effects=tmp_path / "effects", states=["step2"])
+    asked = Measured(confidence=0.95, draws=40, seed=1)
+    read = effects.read_states(system.effects, system.states)
+    numbers, _, _ = measured.measured(read, system, metrics.METRICS, asked)
+    folder = tmp_path / "tables"
+    tables.write(numbers, MEASURED, folder / "measured" / "features.csv")
+    folder = folder / "features"
+    rows = trace.tracing(arrays, found, 0, TRACE)
+    of_edges = pd.DataFrame(rows).reindex(columns=list(TRACING.columns))
+    tables.write(of_edges, TRACING, folder / "tracing.csv")
+    tables.write(table, TRACED, folder / "traced.csv")
+    tables.write(trace.statistics(table, TRACE), STATISTICS, folder / "statistics.csv")
+    of, sequences = toy
+    made = {layer: _identity(12) for layer in (0, 1, 2)} | {3: _identity(48)}
+    tail, firing = Tail(of, sequences, 0, {3: made[3]}), _firing(of, sequences, made)
+    sets = []
+    for features in (ADDING, SHARING):
+        one = combine.Set((0, 1, 2), features)
+        sets += combine.rows_of(one, combine.effects_of(tail, made, one, firing), TRACE, COMBINE)
+    tables.write(pd.DataFrame(sets), COMBINATIONS, folder / "combinations.csv")
+    key = {"layer": 1, "seed": 0, "n_features": 8, "k": 2, "n_rows": 100, "alive": 7, "dead": 1}
+    worth = [
+        {"on": "stream", "kind": "trained", "explained": 0.9, "recovered": 0.97, "stability": 0.6},
+        {"on": "stream", "kind": "frozen_encoder", "explained": 0.8, "recovered": 0.96},
+        {"on": "untrained model", "kind": "trained", "explained": 0.95},
+        {"on": "planted", "kind": "trained", "explained": 0.9, "found": 0.4},
+        {"on": "planted", "kind": "frozen_encoder", "explained": 0.7, "found": 0.0},
+    ]
+    of_worth = pd.DataFrame([key | row for row in worth]).reindex(
+        columns=list(AUTOENCODERS.columns)
+    )
+    tables.write(of_worth, AUTOENCODERS, folder / "autoencoders.csv")
+    key = {"layer": 1, "seed": 0, "readout": "markers", "n_features": 4, "n_sequences": 9.0}
+    steered = [
+        key
+        | {"kind": kind, "dose": dose, "shift": shift, "low": shift, "high": shift, "positive": 1}
+        for kind, shift in (("feature", 0.04), ("random feature", -0.01), ("ceiling", 0.2))
+        for dose in (2, 4)
+    ]
+    table = pd.DataFrame(steered).reindex(columns=list(STEERING.columns))
+    tables.write(table, STEERING, folder / "steering.csv")
+    named = {"collection": "programme", "n_sets": 4, "n_background": 40, "n_features": 10}
+    named |= {"annotated": 3, "permuted": 0.1, "hubs": 2, "hubs_annotated": 1, "odds_ratio": 2.0}
+    tables.write(pd.DataFrame([named | {"p": 0.5}]), ANNOTATED, folder / "annotated.csv")
+    return tmp_path / "tables"
+
+
+def _asked(settings):
+    features = settings.features.model_copy(update={"names": ["toy"], "of": "cellmodel"})
+    return settings.model_copy(update={"features": features})
+
+
+def test_the_paper_says_of_features_what_was_found(folder_of_tables, settings):
+    found = report.context(reading.Tables(folder_of_tables), _asked(settings))
+    assert not found["specific"]
+    values = {"features": found, "settings": settings, "significant": 0.05}
+    text = " ".join(Templates().fill("sections/features.md.j2", values).split())
+    assert "Edges are no more than random directions make" in text
+    assert "The published ratio does not measure redundancy" in text
+    assert "the markers by +0.040 (random" in text
+    assert "| encoder frozen | 0.80 | 0.96 | 7 | 0% |" in text
+
+
+def test_without_a_model_the_paper_is_silent_on_features(tmp_path, settings):
+    features = settings.features.model_copy(update={"names": []})
+    asked = settings.model_copy(update={"features": features})
+    assert report.context(reading.Tables(tmp_path), asked) == {}
+
+
+def test_the_figure_shows_every_null_and_stays_on_its_page(folder_of_tables, drawn_texts):
+    schemas = {"tracing": TRACING, "traced": TRACED, "combinations": COMBINATIONS}
+    schemas |= {"steering": STEERING}
+    folder = folder_of_tables / "features"
+    shown = [tables.read(folder / f"{name}.csv", schema) for name, schema in schemas.items()]
+    for last, said in ((shown[3], "ceiling"), (tables.empty(STEERING), "not in these inputs")):
+        drawn = figure.draw(*shown[:3], last)
+        seen = [text.get_text() for text, _ in drawn_texts(drawn)]
+        assert said in seen
+        assert "published, of exact sums" in seen
+        assert sum("mean" in text for text in seen) == 4
+        page = drawn.bbox
+        for text, box in drawn_texts(drawn):
+            assert box.x0 >= page.x0 - 1, text.get_text()
+            assert box.x1 <= page.x1 + 1, text.get_text()
