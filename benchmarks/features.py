@@ -18,6 +18,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,8 @@ def cell_by_cell(
 ) -> list[Tensor]:
     """Return the same by whole passes of one cell; with `silent`, also of cells without effect."""
     text, tail = of.tail.sequences.text, of.tail
-    block = model.bert.encoder.layer[tail.layer]
+    whole: Any = model
+    block = whole.bert.encoder.layer[tail.layer]
     found = []
     for feature in features:
         fires = {number: (at, codes) for number, at, codes in of.firing.by_sequence(feature)}

@@ -212,7 +212,7 @@ def rows_of(
     hub = order <= min(params.hubs, len(traced) // 2)
     counts = [[(named & hub).sum(), (~named & hub).sum()]]
     counts += [[(named & ~hub).sum(), (~named & ~hub).sum()]]
-    ratio, fisher = stats.fisher_exact(counts)
+    ratio, fisher = stats.fisher_exact(np.array(counts))
     return rows, {
         "collection": collection,
         "n_sets": len(names),

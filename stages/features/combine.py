@@ -203,7 +203,7 @@ def _written(made: Autoencoder, feature: int, rows: Tensor, ids: Tensor) -> Tens
 def targets(found: Mapping[Members, Floats], trace: Trace) -> NDArray[np.bool_]:
     """Return the targets that the published rule calls in one combination at least."""
     called = [is_edge(standardised(of), consistency(of), trace) for of in found.values()]
-    return np.stack(called).any(axis=0)
+    return np.asarray(np.stack(called).any(axis=0))
 
 
 def slope(y: Floats, x: Floats) -> float:

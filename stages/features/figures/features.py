@@ -7,6 +7,7 @@ right what amplified features that follow an order move, by dose, with what stan
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -153,7 +154,12 @@ def _steered(axes: Axes, steering: pd.DataFrame) -> None:
             for _, one in of.groupby("seed"):
                 axes.plot(one["dose"], one["shift"], color=colour, linewidth=0.5, alpha=0.45)
             mean = of.groupby("dose")["shift"].mean()
-            looks = {"color": colour, "linestyle": line, "marker": marker, "markersize": 3.2}
+            looks: dict[str, Any] = {
+                "color": colour,
+                "linestyle": line,
+                "marker": marker,
+                "markersize": 3.2,
+            }
             axes.plot(mean.index, mean, linewidth=1.2, **looks)
             handles.append(Line2D([], [], linewidth=1.2, label=kind, **looks))
         axes.axhline(0, color=style.QUIET, linewidth=0.6)
