@@ -40,16 +40,18 @@ def conf_digest(conf: Path) -> str:
 
 
 def register_resolvers(conf: Path) -> None:
-    """Teach OmegaConf ``conf_digest``, ``only``, ``unless`` and ``spread``.
+    """Teach OmegaConf ``conf_digest``, ``only``, ``unless``, ``last`` and ``spread``.
 
     ``only`` gives a list of the last word where the first two agree, ``unless`` where they do not.
-    DVC repeats a stage over a list, and so leaves it out where the list is empty. ``spread`` gives
-    a number of names out of a list (:func:`spread`).
+    DVC repeats a stage over a list, and so leaves it out where the list is empty. ``last`` gives a
+    list of the last of some, or of none, ``spread`` a number of names out of a list
+    (:func:`spread`).
     """
     OmegaConf.register_new_resolver(DIGEST_KEY, lambda: conf_digest(conf), replace=True)
     OmegaConf.register_new_resolver(
         "only", lambda actual, wanted, name: [name] * (actual == wanted), replace=True
     )
+    OmegaConf.register_new_resolver("last", lambda some: list(some)[-1:], replace=True)
     OmegaConf.register_new_resolver(
         "unless", lambda actual, refused, name: [name] * (actual != refused), replace=True
     )

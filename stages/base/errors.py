@@ -41,5 +41,9 @@ class RepresentationError(StageError):
     """Residual streams are missing, damaged, or cannot be harvested as asked."""
 
 
+class FeatureError(StageError):
+    """An autoencoder cannot be trained or read, or its features cannot be traced as asked."""
+
+
 class ProvenanceError(StageError):
     """It cannot be said what an output was made from."""

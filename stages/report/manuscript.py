@@ -13,7 +13,7 @@ from stages.base import cli, study
 from stages.base.files import write_text
 from stages.base.settings import Settings, load
 from stages.measurement.resampling import SIGNIFICANT
-from stages.report import cell_model, cells, clusters, heads, pairs, planted, spectra
+from stages.report import cell_model, cells, clusters, features, heads, pairs, planted, spectra
 from stages.report.claims import printed
 from stages.report.comparisons import Row
 from stages.report.reading import Tables
@@ -56,6 +56,8 @@ def context(
         made["pairs"] = pairs.context(found, settings)
         made["plane"] = heads.plane(found)
         made["spectra"] = spectra.context(found, of_genes=of_cell_model is not None)
+        traced = settings.features.of == "model" or of_cell_model is not None
+        made["features"] = features.context(found, settings) if traced else {}
         made["claims"] = printed.context(found.claims)
         return made | {"notice": study.joined(*(one for one in what if one is not None)).notice}
     return made | {"notice": "".join(one.notice for one in what if one is not None)}

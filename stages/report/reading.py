@@ -20,6 +20,11 @@ from stages.cells.tables.stability import STABILITY
 from stages.cells.tables.substates import SUBSTATES_NOT_COMPARED
 from stages.cells.tables.trend import TREND
 from stages.cells.tables.truth import PLANTED
+from stages.features.tables.annotate import ANNOTATED
+from stages.features.tables.autoencoders import AUTOENCODERS
+from stages.features.tables.combine import COMBINATIONS
+from stages.features.tables.steer import STEERING
+from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.heads.components import perturbation
 from stages.heads.tables.attribution import HEAD_CONTROL_VARIATE, HEAD_SCREEN
 from stages.heads.tables.classes import HEAD_CLASSES
@@ -50,9 +55,11 @@ _BESIDE_HEADS = (
     HEAD_REMOVALS,
     COMPANION_AGREEMENT,
 )
+_FEATURES = (AUTOENCODERS, TRACED, TRACING, STATISTICS, COMBINATIONS, STEERING, ANNOTATED)
 _BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS)
 _PAIRS = (EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS)
-_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_PAIRS, *_BOTH)
+_SECOND = (*_PAIRS, *_FEATURES)
+_ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_SECOND, *_BOTH)
 SCHEMAS = {schema.name: schema for schema in _ALL} | {
     **dict.fromkeys(("kidney", "kimmel", "substates"), CLUSTER_CONTRAST),
     "head_trajectory": MEASURED,
@@ -69,6 +76,7 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_spectrum": SPECTRUM,
     "cell_separation": SEPARATION,
     "cell_structures": STRUCTURES,
+    "feature_measured": MEASURED,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -89,6 +97,13 @@ FILES = {
     "cell_spectrum": "cell_model/spectrum.csv",
     "cell_separation": "cell_model/separation.csv",
     "cell_structures": "cell_model/structures.csv",
+    "feature_measured": "measured/features.csv",
+    "traced_features": "features/traced.csv",
+    "feature_statistics": "features/statistics.csv",
+    **{
+        name: f"features/{name}.csv"
+        for name in ("autoencoders", "tracing", "combinations", "steering", "annotated")
+    },
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

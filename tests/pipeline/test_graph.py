@@ -30,12 +30,13 @@ ROOMS = [
     "heads",
     "pairs",
     "spectra",
+    "features",
     "plane",
     "report",
     "audit",
 ]
 # No system imports another: what they share lies before them, what joins them after.
-SYSTEMS = {"cells", "heads", "pairs", "spectra"}
+SYSTEMS = {"cells", "heads", "pairs", "spectra", "features"}
 # The atlas decides which package brings the raw files in, the model which stage brings the weights.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 WEIGHTS = {"trained": "mini", "downloaded": "hub", "cell_trained": "cell_mini"}
@@ -219,7 +220,7 @@ def test_the_text_depends_on_every_table_that_it_reads():
     }
     # Of these, which there are depends on the models that the settings name.
     folders = {"measured": "reports/tables/measured", "changes": "reports/tables/changes"}
-    folders |= {"cell_model": "${cellmodel.tables}"}
+    folders |= {"cell_model": "${cellmodel.tables}", "features": "${features.tables}"}
     files = {folders.get(Path(name).parent.name, name) for name in files}
     deps = {dep for dep in map(str, STAGES["manuscript"]["deps"]) if "tables" in dep}
     deps = {dep for dep in deps if not dep.startswith("stages/")} | {"data/interim/planted.csv"}

@@ -1,0 +1,1 @@
+"""Features of sparse autoencoders on the residual stream: traced, combined, steered, annotated."""

@@ -1,0 +1,1 @@
+"""Schemas of the tables of this room, one module a subject."""

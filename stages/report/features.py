@@ -1,0 +1,116 @@
+"""What the paper says of features: what they move, alone and together, and where they steer."""
+
+import pandas as pd
+from scipy import stats
+
+from stages.base.settings import Settings
+from stages.features.tables.trace import DIRECTIONS
+from stages.report.comparisons import Row, records
+from stages.report.reading import Tables
+
+
+def context(found: Tables, settings: Settings) -> Row:
+    """Return what the templates need on the features of a model; nothing where there is none."""
+    if not settings.features.names:
+        return {}
+    return {
+        "model": settings.features.names[0],
+        **_autoencoders(found.autoencoders),
+        **_edges(found.tracing, found.traced_features, found.feature_statistics),
+        "together": _together(found.combinations),
+        "steered": _steered(found.steering),
+        "named": {row["collection"]: row for row in records(found.annotated)},
+        "measured": {
+            series: {row["metric"]: row for row in records(of)}
+            for series, of in found.feature_measured.groupby("series")
+        },
+    }
+
+
+def _ends(values: pd.Series) -> Row:
+    return {"low": float(values.min()), "high": float(values.max())}
+
+
+def _autoencoders(table: pd.DataFrame) -> Row:
+    of_stream = table[table["on"] == "stream"]
+    trained = of_stream[of_stream["kind"] == "trained"]
+    frozen = of_stream[of_stream["kind"] != "trained"]
+    layer = int(frozen["layer"].iloc[0])
+    here = trained[trained["layer"] == layer]
+    planted = table[table["on"] == "planted"].set_index("kind")
+    rows = [
+        {"kind": kind, **records(of)[0], "found": float(planted.loc[kind, "found"])}
+        for kind, of in pd.concat([here[here["seed"] == 0], frozen]).groupby("kind", sort=False)
+    ]
+    blank = records(table[table["on"] == "untrained model"])
+    return {
+        "layer": layer,
+        "n_seeds": int(trained["seed"].nunique()),
+        "explained": _ends(trained["explained"]),
+        "recovered": _ends(trained["recovered"]),
+        "stability": float(here["stability"].mean()),
+        "autoencoders": rows,
+        # Whether one of which a part never learnt keeps nearly as much of the loss.
+        "alike": bool((frozen["recovered"] > 0.95 * here["recovered"].mean()).any()),
+        "untrained": blank[0] if blank else None,
+    }
+
+
+def _edges(tracing: pd.DataFrame, traced: pd.DataFrame, statistics: pd.DataFrame) -> Row:
+    first = tracing[tracing["seed"] == tracing["seed"].min()]
+    rows = {
+        rule: {row["direction"]: row for row in records(of)} for rule, of in first.groupby("rule")
+    }
+    ratios = tracing[(tracing["rule"] == "published") & (tracing["direction"] == "random")]
+    by = {row["what"]: row for row in records(statistics)}
+    return {
+        "edges": rows,
+        "directions": list(DIRECTIONS[1:]),
+        "ratios": records(ratios),
+        # Whether features have more edges than random directions, with every autoencoder.
+        "specific": bool((ratios["ratio_low"] > 1).all()),
+        "n_traced": len(traced),
+        "statistics": by,
+    }
+
+
+def _together(combinations: pd.DataFrame) -> Row:
+    if combinations.empty:
+        return {}
+    rows = combinations[combinations["order"] == combinations["order"].max()]
+    apart = rows["high"].lt(1) | rows["low"].gt(1)
+    varies = len(rows) > 2 and rows["raw"].nunique() > 1 and rows["published"].nunique() > 1
+    return {
+        "order": int(rows["order"].iloc[0]),
+        "n": len(rows),
+        "n_apart": int(apart.sum()),
+        **{name: float(rows[name].median()) for name in ("raw", "published", "additive")},
+        "raw_ends": _ends(rows["raw"]),
+        "rho": float(stats.spearmanr(rows["raw"], rows["published"])[0]) if varies else None,
+        # Whether it is nearer to that of exact sums than raw effects are to adding up.
+        "blind": bool(
+            abs(rows["published"].median() - rows["additive"].median())
+            < abs(rows["raw"].median() - 1) + 1e-9
+            or rows["additive"].median() < 0.8
+        ),
+    }
+
+
+def _steered(steering: pd.DataFrame) -> Row:
+    """Return means over autoencoders of the first layer, by readout and kind, at a middle dose."""
+    if steering.empty:
+        return {}
+    doses = sorted(steering["dose"].unique())
+    dose = doses[len(doses) // 2]
+    rows = steering[(steering["layer"] == steering["layer"].min()) & (steering["dose"] == dose)]
+    means = rows.groupby(["readout", "kind"])[["shift", "positive"]].mean()
+    return {
+        "dose": float(dose),
+        "readouts": {
+            str(readout): {
+                str(kind): {name: float(value) for name, value in means.loc[readout, kind].items()}
+                for kind in means.loc[readout].index
+            }
+            for readout in means.index.get_level_values(0).unique()
+        },
+    }
