@@ -1,11 +1,22 @@
 """Settings of sparse autoencoders and of what is asked of their features."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from stages.base.sections import Confidence, Count, Key, Section
+from stages.base.sections import Confidence, Count, Section
+
+
+def _plain(path: Path) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", path.as_posix()):
+        msg = "dvc.yaml puts it into commands; use letters, digits, dots, - _ and / only"
+        raise ValueError(msg)
+    return path
+
+
+PlainPath = Annotated[Path, AfterValidator(_plain)]
 
 
 class Features(Section):
@@ -13,9 +24,9 @@ class Features(Section):
 
     of: Literal["cellmodel", "model"]
     """The model of cells, or the language model; in its last state."""
-    names: list[Key]
+    names: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]]
     """Its name, for ``dvc.yaml``; empty where there is none."""
-    checkpoints: Path
+    checkpoints: PlainPath
     """Folder of its states."""
     states: list[str]
     """The last of them."""

@@ -514,7 +514,7 @@ def study_folder(
         changed["model"]["checkpoints"] = list(states)
         none = (repository / "conf" / "cellmodel" / "none.yaml").read_text(encoding="utf-8")
         changed["cellmodel"] = yaml.safe_load(none)
-        for name in ("cell_heads", "pairs", "cell_pairs", "cell_spectra"):
+        for name in ("cell_heads", "pairs", "cell_pairs", "cell_spectra", "features"):
             del changed["systems"][name]
         for name in ("pairs", "cell_pairs"):
             changed[name]["states"] = []

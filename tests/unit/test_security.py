@@ -232,6 +232,9 @@ WORDS = {
     "cellmodel.checkpoints[0]",
     "cellmodel.folder",
     "clusters.reference",
+    "features.checkpoints",
+    "features.reads",
+    "features.study",
     "item",
     "item.state",
     "key",
@@ -259,7 +262,8 @@ SHELL = ("a;touch b", "$(id)", "a b", "`id`", "a|b", "a\nb", "'")
     [
         *((place, word) for place in (*FIRST, "atlas.name", "model.name") for word in SHELL),
         *((f"cellmodel.{key}", word) for key in ("folder", "checkpoints") for word in SHELL),
-        ("cellmodel.folder", "-rf"),
+        *(("features.checkpoints", word) for word in SHELL),
+        *((place, "-rf") for place in ("cellmodel.folder", "features.checkpoints")),
         *((place, "-rf") for place in FIRST),
     ],
 )
