@@ -1,0 +1,495 @@
+"""Hold operators, and what needs no operator, against the gates of the study and harder ones.
+
+Anchors are led onto the ruler from the features of each candidate, and judged where they were held
+out: at random, by donor, by branch of the tree. The published gates are passed by a ruler that is
+wrong in all donors alike, since what tells kinds apart can be led onto any points; a branch that
+was held out cannot. So both are shown, for the right ruler, wrong ones and shuffled labels.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.manifold import trustworthiness
+
+from stages.base import cli, tables
+from stages.base.settings import Settings, load
+from stages.inputs.encoders import encoded
+from stages.measurement import resampling
+from stages.measurement.streams import stream
+from stages.operators import adaptors, candidates, rulers
+from stages.operators.adaptors import Ridge
+from stages.operators.candidates import Candidate
+from stages.operators.panel import Inputs, Panel
+from stages.operators.prepared import Prepared, ends, maps_in, prepare
+from stages.operators.settings import OperatorGates
+from stages.operators.tables.gates import OPERATOR_GATES
+from stages.representations.probes import means
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+HOLDOUTS = ("random", "donor", "branch")
+RANDOM_FOLDS = 5
+AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Anchors that are held out together."""
+
+    holdout: str
+    test: Mask
+    kinds: NDArray[np.int64]
+    """The kinds whose place on the ruler the fit may know."""
+    groups: NDArray[np.generic]
+    """What is left out in turn to choose the strength, of all anchors."""
+
+    @property
+    def fitted(self) -> NDArray[np.int64]:
+        """Rows of the fit."""
+        return np.flatnonzero(~self.test)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Some labellings of the anchors and rulers, judged in one go."""
+
+    kinds: NDArray[np.int64]
+    """(n, n_anchors)"""
+    distances: Floats
+    """(n, n_kinds, n_kinds)"""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.kinds)
+
+
+def folds_of(panel: Panel, prepared_branches: Mapping[str, set[int]], seed: int) -> list[Fold]:
+    """Return all folds: random anchors, one donor each, one branch each.
+
+    Parameters
+    ----------
+    prepared_branches
+        Numbers of the kinds of each branch.
+    """
+    everything = np.unique(panel.kind)
+    drawn = stream(seed, "random holdout").permutation(len(panel)) % RANDOM_FOLDS
+    found = [Fold("random", drawn == at, everything, panel.donor) for at in range(RANDOM_FOLDS)]
+    for donor in np.unique(panel.donor):
+        found.append(Fold("donor", panel.donor == donor, everything, panel.donor))
+    for branch in prepared_branches.values():
+        out = np.isin(panel.kind, list(branch))
+        kinds = np.setdiff1d(everything, list(branch))
+        found.append(Fold("branch", out, kinds, panel.kind))
+    return found
+
+
+def targets(fold: Fold, of: Labelling, dimensions: int) -> Floats:
+    """Return where the rows of a fit should be: (labellings, fitted, dimensions).
+
+    Kinds keep the places that the ruler gives them among those that the fit may know.
+    """
+    found = np.zeros((len(of), len(fold.fitted), dimensions))
+    same = (of.distances == of.distances[0]).all()
+    for at in range(len(of)):
+        if at == 0 or not same:
+            known = of.distances[at][np.ix_(fold.kinds, fold.kinds)]
+            places = rulers.coordinates(known, dimensions)
+        found[at] = places[np.searchsorted(fold.kinds, of.kinds[at][fold.fitted])]
+    return found
+
+
+def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floats, Floats, int]:
+    """Return coordinates of all anchors for each labelling, the errors inside, and the strength.
+
+    Parameters
+    ----------
+    wanted
+        (labellings, fitted, dimensions)
+    strength
+        Number of the strength; none: each labelling has its own best.
+    """
+    n, fitted, dimensions = wanted.shape
+    flat = wanted.transpose(1, 0, 2).reshape(fitted, n * dimensions)
+    if strength is not None:
+        found = (ridge.hats[strength] @ flat).reshape(-1, n, dimensions).transpose(1, 0, 2)
+        return found, np.full(n, np.nan), strength
+    errors = (ridge.left_out @ flat) ** 2
+    variance = ((wanted - wanted.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
+    errors = errors.sum(axis=1).reshape(len(errors), n, dimensions).sum(axis=2) / variance
+    best = errors.argmin(axis=0)
+    every = (ridge.hats @ flat).reshape(len(ridge.hats), -1, n, dimensions)
+    chosen = every[best, :, np.arange(n)]
+    return chosen, errors[best, np.arange(n)], int(best[0])
+
+
+def agreement(panel: Panel, fold: Fold, points: Floats, of: Labelling) -> Floats:
+    """Return the Spearman correlation of distances by labelling and donor: (labellings, donors).
+
+    Of pairs of anchors of one donor of which one at least was held out; nan for donors without.
+    """
+    donors = np.unique(panel.donor)
+    found = np.full((len(of), len(donors)), np.nan)
+    for number, donor in enumerate(donors):
+        rows = np.flatnonzero(panel.donor == donor)
+        i, j = np.triu_indices(len(rows), 1)
+        i, j = rows[i], rows[j]
+        kept = fold.test[i] | fold.test[j]
+        i, j = i[kept], j[kept]
+        if len(i) < 3:
+            continue
+        apart = np.sqrt(((points[:, i] - points[:, j]) ** 2).sum(axis=2))
+        ruled = of.distances[np.arange(len(of))[:, np.newaxis], of.kinds[:, i], of.kinds[:, j]]
+        found[:, number] = _correlation(rankdata(apart, axis=1), rankdata(ruled, axis=1))
+    return found
+
+
+def _correlation(one: Floats, other: Floats) -> Floats:
+    one, other = (each - each.mean(axis=1, keepdims=True) for each in (one, other))
+    size = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((one * other).sum(axis=1) / size)
+
+
+class Judge:
+    """Everything that one panel and ruler decide, whatever the candidate."""
+
+    def __init__(self, panel: Panel, ruler: rulers.Ruler, params: OperatorGates) -> None:
+        self.panel, self.params = panel, params
+        number = {kind: at for at, kind in enumerate(ruler.kinds)}
+        present = {ruler.kinds[at] for at in np.unique(panel.kind)}
+        self.branches = {
+            name: {number[kind] for kind in kinds}
+            for name, kinds in ruler.branches(present, params.branch_kinds).items()
+        }
+        self.folds = folds_of(panel, self.branches, params.seed)
+        distances = ruler.hops()
+        self.right = Labelling(panel.kind[np.newaxis], distances[np.newaxis])
+        self.wrong = self._wrong(distances)
+        self.shuffled = self._shuffled(distances)
+
+    def _wrong(self, distances: Floats) -> Labelling:
+        """Return rulers whose kinds, of those that there are, change names."""
+        there = np.unique(self.panel.kind)
+        found = []
+        for draw in range(self.params.wrong_rulers):
+            changed = distances.copy()
+            rng = stream(self.params.seed, "wrong ruler", draw)
+            changed[np.ix_(there, there)] = rulers.wrong(distances[np.ix_(there, there)], rng)
+            found.append(changed)
+        return Labelling(np.tile(self.panel.kind, (len(found), 1)), np.stack(found))
+
+    def _shuffled(self, distances: Floats) -> Labelling:
+        rng = stream(self.params.seed, "shuffled")
+        kinds = np.tile(self.panel.kind, (self.params.permutations, 1))
+        for block in np.unique(self.panel.block):
+            at = np.flatnonzero(self.panel.block == block)
+            kinds[:, at] = rng.permuted(kinds[:, at], axis=1)
+        shape = (len(kinds), *distances.shape)
+        return Labelling(kinds, np.broadcast_to(distances, shape))
+
+    def of_donors(self, scores: Sequence[tuple[str, Floats]]) -> dict[str, Floats]:
+        """Average scores of folds by donor: by holdout, (labellings, donors)."""
+        found = {}
+        for holdout in HOLDOUTS:
+            parts = [score for name, score in scores if name == holdout]
+            if parts:
+                stacked = np.stack(parts)
+                known = np.isfinite(stacked)
+                total = np.where(known, stacked, 0).sum(axis=0)
+                times = known.sum(axis=0)
+                found[holdout] = np.where(times > 0, total / np.maximum(times, 1), np.nan)
+        return found
+
+
+@dataclass
+class Judged:
+    """What was found of a candidate: by holdout, (labellings, donors)."""
+
+    candidate: Candidate
+    right: dict[int, dict[str, Floats]]
+    """By number of dimensions."""
+    wrong: dict[str, Floats]
+    shuffled: dict[str, Floats]
+    latent: Floats | None = None
+    """Coordinates of anchors whose donor was held out."""
+    adaptor: str = "ridge"
+
+
+def judge(
+    by: Judge, kernels: Sequence[Floats], candidate: Candidate, *, nulls: bool = True
+) -> Judged:
+    """Judge a candidate; of several kernels, in each fold the one that does best inside it.
+
+    Parameters
+    ----------
+    kernels
+        Products of the anchors' features, of the candidate; or of all heads, one of which is chosen
+        without what is held out.
+    nulls
+        Whether wrong rulers and shuffled labels are judged too.
+    """
+    params, panel = by.params, by.panel
+    most = params.dimensions[-1]
+    right: dict[int, list[tuple[str, Floats]]] = {count: [] for count in params.dimensions}
+    wrong: list[tuple[str, Floats]] = []
+    shuffled: list[tuple[str, Floats]] = []
+    latent = np.zeros((len(panel), most))
+    for fold in by.folds:
+        fits = [Ridge.fit(kernel, fold.fitted, fold.groups[fold.fitted]) for kernel in kernels]
+        found = [led(fit, targets(fold, by.right, most)) for fit in fits]
+        best = int(np.argmin([errors[0] for _, errors, _ in found]))
+        points, _, strength = found[best]
+        for count in params.dimensions:
+            score = agreement(panel, fold, points[:, :, :count], by.right)
+            right[count].append((fold.holdout, score))
+        if fold.holdout == "donor":
+            latent[fold.test] = points[0][fold.test]
+        if not nulls:
+            continue
+        if fold.holdout != "random":
+            others = [led(fit, targets(fold, by.wrong, most)) for fit in fits]
+            which = np.argmin([errors for _, errors, _ in others], axis=0)
+            chosen = np.stack([others[at][0][place] for place, at in enumerate(which)])
+            wrong.append((fold.holdout, agreement(panel, fold, chosen, by.wrong)))
+        if fold.holdout == "donor" and len(kernels) == 1:
+            shuffled.append(("donor", _under_shuffled(by, fold, fits[0], strength)))
+    return Judged(
+        candidate,
+        {count: by.of_donors(scores) for count, scores in right.items()},
+        by.of_donors(wrong),
+        by.of_donors(shuffled),
+        latent,
+    )
+
+
+def _under_shuffled(by: Judge, fold: Fold, fit: Ridge, strength: int) -> Floats:
+    """Return the agreement under shuffled labels, at the strength of the right ones."""
+    parts = []
+    for start in range(0, len(by.shuffled), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        of = Labelling(by.shuffled.kinds[some], by.shuffled.distances[some])
+        points, _, _ = led(fit, targets(fold, of, by.params.dimensions[-1]), strength)
+        parts.append(agreement(by.panel, fold, points, of))
+    return np.concatenate(parts)
+
+
+def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
+    """Judge a candidate by the published adaptor, on the right ruler, by donor and branch."""
+    most = by.params.dimensions[-1]
+    scores = []
+    latent = np.zeros((len(by.panel), most))
+    for fold in by.folds:
+        if fold.holdout == "random":
+            continue
+        kinds = by.panel.kind[fold.fitted]
+        apart = by.right.distances[0][np.ix_(kinds, kinds)]
+        points = adaptors.arccos(
+            features, fold.fitted, apart, by.params.arccos, dimensions=most
+        )
+        if fold.holdout == "donor":
+            latent[fold.test] = points[fold.test]
+        scores.append((fold.holdout, agreement(by.panel, fold, points[np.newaxis], by.right)))
+    return Judged(candidate, {most: by.of_donors(scores)}, {}, {}, latent, "arccos")
+
+
+class _Rows:
+    """Collects the rows of the table."""
+
+    def __init__(self, by: Judge, anchors: Inputs, untrained: str | None) -> None:
+        self.by, self.x, self.untrained = by, anchors.x, untrained
+        self.params = by.params
+        n_donors = len(np.unique(by.panel.donor))
+        rng = stream(self.params.seed, "donors")
+        self.weights = resampling.group_weights(n_donors, self.params.draws, rng)
+        self.found: list[dict[str, object]] = []
+        self.branch: dict[tuple[str, str, str], Floats] = {}
+
+    def interval(self, donors: Floats) -> tuple[float, float, float]:
+        """Return the mean over donors and its interval; donors without a score are passed over."""
+        known = np.isfinite(donors)
+        weights = self.weights * known
+        drawn = (weights @ np.where(known, donors, 0)) / weights.sum(axis=1)
+        low, high = resampling.percentile_interval(drawn, confidence=self.params.confidence)
+        return float(donors[known].mean()), low, high
+
+    def add(self, one: Judged) -> None:
+        """Add all rows of a candidate."""
+        limits, most = self.params.thresholds, self.params.dimensions[-1]
+        self._one(one, "trustworthiness", self._trust(one), None, None, limits.trustworthiness)
+        by_holdout = {"random": limits.donor, "donor": limits.donor, "branch": limits.branch}
+        for count, found in one.right.items():
+            for holdout, scores in found.items():
+                of = self.interval(scores[0])
+                self._one(one, holdout, *of, by_holdout[holdout], dimensions=count)
+        for name, nulls in (("wrong", one.wrong), ("shuffled", one.shuffled)):
+            for holdout, scores in nulls.items():
+                drawn = np.nanmean(scores, axis=1)
+                of = drawn.mean(), *np.quantile(drawn, [0.025, 0.975])
+                self._one(one, holdout, *of, by_holdout[holdout], ruler=name)
+        for gate, holdout, nulls, limit in (
+            ("p", "donor", one.shuffled, limits.p),
+            ("p_kinds", "branch", one.wrong, limits.p_kinds),
+        ):
+            if holdout in nulls:
+                drawn = np.nanmean(nulls[holdout], axis=1)
+                as_good = (drawn >= np.nanmean(one.right[most][holdout][0])).sum()
+                smallest = 1 / (1 + len(drawn))
+                value = (1 + as_good) * smallest
+                self._one(one, gate, value, smallest, None, limit, below=True)
+        if "branch" in one.right[most] and one.adaptor == "ridge":
+            self._beyond(one, one.right[most]["branch"][0])
+
+    def _beyond(self, one: Judged, scores: Floats) -> None:
+        of = one.candidate
+        self.branch[of.source, of.name, of.state] = scores
+        others = {
+            "beyond_expression": ("expression", "raw", ""),
+            "beyond_embedding": ("embedding", "gene embedding", of.state),
+            "beyond_untrained": (of.source, of.name, self.untrained or ""),
+        }
+        for gate, key in others.items():
+            itself = key == (of.source, of.name, of.state)
+            if key in self.branch and not itself and (of.state or gate != "beyond_untrained"):
+                value, low, high = self.interval(scores - self.branch[key])
+                self._one(one, gate, value, low, high, 0.0, passed=low > 0)
+
+    def _trust(self, one: Judged) -> float:
+        at_most = (len(self.x) - 1) // 2
+        neighbours = max(1, min(self.params.neighbours, at_most))
+        return float(trustworthiness(self.x, one.latent, n_neighbors=neighbours))
+
+    def _one(
+        self,
+        one: Judged,
+        gate: str,
+        value: float,
+        low: float | None,
+        high: float | None,
+        threshold: float,
+        *,
+        ruler: str = "right",
+        dimensions: int | None = None,
+        below: bool = False,
+        passed: bool | None = None,
+    ) -> None:
+        reached = value <= threshold if below else value >= threshold
+        self.found.append(
+            {
+                "source": one.candidate.source,
+                "name": one.candidate.name,
+                "state": one.candidate.state or None,
+                "adaptor": one.adaptor,
+                "ruler": ruler,
+                "gate": gate,
+                "dimensions": dimensions or self.params.dimensions[-1],
+                "value": float(value),
+                "low": np.nan if low is None else float(low),
+                "high": np.nan if high is None else float(high),
+                "threshold": threshold,
+                "passed": float(reached if passed is None else passed),
+                "n_anchors": len(self.by.panel),
+                "n_donors": len(np.unique(self.by.panel.donor)),
+            }
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Return all rows."""
+        return pd.DataFrame(self.found, columns=list(OPERATOR_GATES.columns))
+
+
+def gates(
+    prepared: Prepared,
+    inputs: Inputs,
+    maps_of: Mapping[str, candidates.Maps],
+    params: OperatorGates,
+    *,
+    untrained: str | None,
+) -> pd.DataFrame:
+    """Return the table of all candidates.
+
+    Parameters
+    ----------
+    inputs
+        Of all labelled cells.
+    maps_of
+        Of the states that are judged, the untrained one first.
+    """
+    by = Judge(prepared.panel, prepared.ruler, params)
+    anchors = prepared.panel.inputs(inputs)
+    rows = _Rows(by, anchors, untrained)
+    for candidate in candidates.plain(inputs, params.components):
+        rows.add(judge(by, _kernels([candidate], anchors), candidate))
+    for state, of in maps_of.items():
+        width = next(iter(inputs.states.values())).shape[1] if inputs.states else 0
+        for candidate in candidates.of_model(of, state, width):
+            pooled = candidate.name in {"early", "middle", "late"}
+            known = candidate.source != "residual" or state in inputs.states
+            if known and not (pooled and state == untrained):
+                rows.add(judge(by, _kernels([candidate], anchors), candidate, nulls=not pooled))
+    last = list(maps_of)[-1]
+    for kind in maps_of[last].kinds:
+        heads = candidates.single(maps_of[last], last, kind)
+        best = Candidate(kind, "best head", last, heads[0].of, heads[0].n_parameters)
+        rows.add(judge(by, _kernels(heads, anchors), best))
+        random = candidates.same_spectrum(
+            maps_of[last], last, kind, draws=params.spectra, seed=params.seed
+        )
+        for candidate in random:
+            rows.add(judge(by, _kernels([candidate], anchors), candidate, nulls=False))
+    searched = [one for one in candidates.of_model(maps_of[last], last, 0) if one.name == "drift"]
+    rows.add(judge_arccos(by, searched[-1].of(anchors), searched[-1]))
+    return rows.table()
+
+
+def _kernels(of: Iterable[Candidate], anchors: Inputs) -> list[Floats]:
+    found = []
+    for candidate in of:
+        features = candidate.of(anchors)
+        found.append(features @ features.T)
+    return found
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings: Settings = load(args.params)
+    untrained, last = ends(settings)
+    states = [state for state in (untrained, last) if state is not None]
+    maps_of = {state: maps_in(args.maps, state) for state in states}
+    prepared = prepare(settings, args.cells, args.checkpoints / last, maps_of[last])
+    if prepared is None:
+        tables.write(tables.empty(OPERATOR_GATES), OPERATOR_GATES, args.out)
+        return
+    cells = encoded.read(args.cells)
+    streams = {
+        state: max(means(cells, args.checkpoints / state, args.device).items())[1]
+        for state in states
+    }
+    table = gates(
+        prepared,
+        prepared.inputs(streams),
+        maps_of,
+        settings.operator_gates,
+        untrained=untrained,
+    )
+    tables.write(table, OPERATOR_GATES, args.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
+    parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
+    parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,137 @@
+"""Take the heads of a model out as maps between genes (token types), in both readings.
+
+Of every state what its weights say; of the first and the last the averaged attention too, whose
+pairs of items are many. The reference is of cells that the model learnt from, where some are held
+out.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.base import cli
+from stages.base.files import atomic_folder
+from stages.base.settings import load
+from stages.inputs.encoders import encoded, vocabulary
+from stages.inputs.encoders.measured import held_out
+from stages.inputs.settings import CellInput
+from stages.measurement.streams import stream
+from stages.models.architectures import architecture_of
+from stages.models.devices import devices, matmul_precision
+from stages.models.load import load_model
+from stages.models.text import Text, read_tokens
+from stages.operators import maps
+from stages.operators.settings import OperatorMaps
+from stages.representations.disk import gigabytes
+from stages.representations.sequences import ordinary, whole_cells
+
+STATEMENT = {
+    "attn_mean": "attention of the row's item to the column's, mean over the reference",
+    "ov_weight": "reads @ writes.T; norm before the values folded in, biases and means taken out",
+}
+
+
+def reference(
+    cells: encoded.Encoded, asked: CellInput, params: OperatorMaps
+) -> NDArray[np.int64]:
+    """Return the cells that attention is averaged over, ascending."""
+    allowed = np.ones(len(cells), dtype=bool)
+    if asked.held_out:
+        allowed = ~held_out(cells.cells, asked)
+    drawn = stream(params.seed, "reference").permutation(np.flatnonzero(allowed))
+    return np.sort(drawn[: params.sequences])
+
+
+def export(
+    checkpoint: Path,
+    text: Text,
+    inside: NDArray[np.bool_],
+    names: Sequence[str] | None,
+    *,
+    most: int,
+    device: str,
+    attention: bool,
+) -> maps.Maps:
+    """Return the maps of one checkpoint over a reference; arguments as of `maps.maps_of`."""
+    on = torch.device(device)
+    architecture = architecture_of(load_model(checkpoint, device=on))
+    items, seen = maps.chosen_items(text.inputs.numpy().astype(np.int32), inside, most)
+    named = [str(item) if names is None else names[item] for item in items]
+    with matmul_precision("float32"):
+        return maps.maps_of(
+            architecture,
+            text,
+            items,
+            seen,
+            named,
+            inside=inside,
+            device=on,
+            attention=attention,
+        )
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    params: OperatorMaps = settings.operator_maps
+    on = devices(args.device)[0]
+    states = settings.model.checkpoints if args.tokens else settings.cellmodel.checkpoints
+    ends = {states[0], states[-1]}
+    with atomic_folder(args.out) as folder:
+        for state in states:
+            checkpoint = args.checkpoints / state
+            text, inside, names = _read(args, settings.cellmodel, params, checkpoint)
+            found = export(
+                checkpoint,
+                text,
+                inside,
+                names,
+                most=params.items,
+                device=on,
+                attention=state in ends,
+            )
+            path = folder / f"{state}.safetensors"
+            maps.write(path, found, STATEMENT | {"state": state})
+            size = gigabytes(path.stat().st_size)
+            cli.log.info("%s: %d items, %d heads, %s", state, len(found.items), len(found.heads), size)
+
+
+def _read(
+    args: argparse.Namespace, model: object, params: OperatorMaps, checkpoint: Path
+) -> tuple[Text, NDArray[np.bool_], list[str] | None]:
+    """Return the reference as a model reads it, where items may stand, and their names."""
+    if args.tokens is not None:
+        tokens = read_tokens(args.tokens, "reference")[: params.sequences]
+        # The first position is an attention sink.
+        inside = np.ones(tuple(tokens.shape), dtype=bool)
+        inside[:, 0] = False
+        return Text(tokens, tokens), inside, None
+    asked: CellInput = model.cells  # type: ignore[attr-defined]
+    cells, known = encoded.read(args.cells), vocabulary.read(checkpoint)
+    rows = reference(cells, asked, params)
+    ids = np.asarray(cells.ids[rows])
+    lengths = cells.cells["length"].to_numpy(dtype=np.int64)[rows]
+    values = None if cells.values is None else np.asarray(cells.values[rows])
+    architecture = architecture_of(load_model(checkpoint))
+    inside = (np.arange(ids.shape[1]) < lengths[:, np.newaxis]) & ordinary(known)[ids]
+    return whole_cells(ids, lengths, values, architecture), inside, known.names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    parser = cli.parser(__doc__)
+    cli.add_params(parser)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
+    read = parser.add_mutually_exclusive_group(required=True)
+    read.add_argument("--cells", type=Path, help="folder of encoded cells")
+    read.add_argument("--tokens", type=Path, help="tokens of a language model, .npy")
+    parser.add_argument("--out", type=Path, required=True, help="folder of <state>.safetensors")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
+    return cli.run(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
