@@ -1,6 +1,6 @@
 """What is held against the gates: operators, and what needs no operator."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.measurement.streams import stream
-from stages.operators.maps import Kind, Maps, drift
+from stages.operators.maps import THIRDS, Kind, Maps, drift
 from stages.operators.panel import Inputs
 
 Floats = NDArray[np.float64]
@@ -48,26 +48,22 @@ def plain(cells: Inputs, components: list[int]) -> Iterator[Candidate]:
         )
 
 
-def of_model(maps: Maps, state: str, width: int) -> Iterator[Candidate]:
+def of_model(maps: Maps, state: str, *, residual: bool = False) -> Iterator[Candidate]:
     """Yield what a state of the model gives without an operator, and its pooled operators."""
     n, hidden = maps.embedding.shape
     by = maps.embedding.astype(float)
     yield Candidate("embedding", "gene embedding", state, lambda inputs: inputs.x @ by, n * hidden)
-    # The stream needs the whole model.
-    yield Candidate("residual", "last block", state, lambda inputs: inputs.states[state], width)
+    if residual:
+        yield Candidate("residual", "last block", state, _residual, 0)
     for kind in maps.kinds:
-        size = 3 * n * n
-        yield Candidate(
-            kind, "drift", state, lambda inputs, kind=kind: drift(maps.pooled(inputs.x, kind)), size
-        )
-        for place, third in enumerate(("early", "middle", "late")):
-            yield Candidate(
-                kind,
-                third,
-                state,
-                lambda inputs, kind=kind, place=place: maps.pooled(inputs.x, kind)[place],
-                n * n,
-            )
+        pooled = maps.pooled(kind)
+        yield _by(kind, "drift", state, drift(pooled))
+        for name, matrix in zip(THIRDS, pooled, strict=True):
+            yield _by(kind, name, state, matrix)
+
+
+def _by(source: Source, name: str, state: str, matrix: Floats) -> Candidate:
+    return Candidate(source, name, state, lambda inputs: inputs.x @ matrix, matrix.size)
 
 
 def single(maps: Maps, state: str, kind: Kind) -> list[Candidate]:
@@ -84,38 +80,35 @@ def single(maps: Maps, state: str, kind: Kind) -> list[Candidate]:
     ]
 
 
+def _residual(inputs: Inputs) -> Floats:
+    if inputs.residual is None:
+        msg = "the residual stream was not kept"
+        raise ValueError(msg)
+    return inputs.residual
+
+
 def _alone(maps: Maps, inputs: Inputs, kind: Kind, layer: int, head: int) -> Floats:
     """Return features of a head in as few dimensions as it has: distances are those of x A."""
     if kind == "attn_mean":
-        return maps.apply(inputs.x, kind, layer, head)
+        return np.asarray(inputs.x @ maps.matrix(kind, layer, head))
     writes = np.linalg.qr(maps.writes[layer, head].astype(float), mode="r")
     return np.asarray((inputs.x @ maps.reads[layer, head]) @ writes.T)
 
 
-def same_spectrum(maps: Maps, state: str, kind: Kind, *, draws: int, seed: int) -> list[Candidate]:
+def same_spectrum(
+    maps: Maps, state: str, kind: Kind, rows: Inputs, *, draws: int, seed: int
+) -> list[Candidate]:
     """Return random operators with the singular values of the drift operator of a kind.
 
-    Both bases are random. Features are given in the basis that is written, which no distance
-    depends on.
+    Both bases are random. Only what they make of `rows` is drawn, and in the basis that is written,
+    which no distance depends on: the rows span few of the directions of a random basis.
     """
-    n = len(maps.items)
-    whole = drift(maps.pooled(np.eye(n), kind))
-    values = np.clip(np.linalg.eigvalsh(whole @ whole.T), 0, None)[::-1]
+    whole = drift(maps.pooled(kind))
+    sigma = np.sqrt(np.clip(np.linalg.eigvalsh(whole @ whole.T), 0, None))
+    _, _, span = np.linalg.svd(rows.x, full_matrices=False)
     found = []
     for draw in range(draws):
-        gaussian = stream(seed, "spectrum", kind, draw).standard_normal((n, n))
-        basis, _ = np.linalg.qr(gaussian)
-        by = basis * np.sqrt(values)
-        found.append(
-            Candidate("random", f"{kind} {draw}", state, lambda inputs, by=by: inputs.x @ by, n * n)
-        )
-    return found
-
-
-def kernels(candidates: Mapping[str, Candidate], inputs: Inputs) -> dict[str, Floats]:
-    """Return the products of the features of all rows of each candidate."""
-    found = {}
-    for name, candidate in candidates.items():
-        features = candidate.of(inputs)
-        found[name] = features @ features.T
+        gaussian = stream(seed, "spectrum", kind, draw).standard_normal((len(sigma), len(span)))
+        frame, _ = np.linalg.qr(gaussian)
+        found.append(_by("random", f"{kind} {draw}", state, span.T @ (frame.T * sigma)))
     return found

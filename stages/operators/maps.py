@@ -18,19 +18,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from stages.base.errors import RepresentationError
 from stages.base.files import atomic_path
-from stages.models.architectures.base import Architecture
-from stages.models.attention import attended_by
-from stages.models.text import Text
-from stages.representations.arrays import EMBEDDING
-from stages.representations.streams import streams, width_of
 
 Floats = NDArray[np.float64]
 Kind = Literal["attn_mean", "ov_weight"]
@@ -68,31 +61,26 @@ class Maps:
         """The readings that there are."""
         return KINDS if self.attention is not None else ("ov_weight",)
 
-    def thirds(self) -> list[NDArray[np.int64]]:
-        """Return the layers that are early, middle and late."""
-        return list(np.array_split(np.arange(self.reads.shape[0]), len(THIRDS)))
-
-    def apply(self, x: Floats, kind: Kind, layer: int, head: int) -> Floats:
-        """Return x A of one head: (rows, n) of (rows, n)."""
+    def matrix(self, kind: Kind, layer: int, head: int) -> Floats:
+        """Return A of one head: (n, n)."""
         if kind == "ov_weight":
-            return np.asarray((x @ self.reads[layer, head]) @ self.writes[layer, head].T)
+            return np.asarray(self.reads[layer, head] @ self.writes[layer, head].T, dtype=float)
         if self.attention is None:
-            msg = "the attention of this state was not averaged. Add it to operator_maps.attention."
+            msg = "attention was averaged in the first and the last state alone. Take one of these."
             raise RepresentationError(msg)
-        return np.asarray(x @ self.attention[layer, head].astype(np.float64))
+        return self.attention[layer, head].astype(np.float64)
 
-    def pooled(self, x: Floats, kind: Kind) -> list[Floats]:
-        """Return x A for the mean A over all heads of the early, the middle and the late layers."""
-        n_heads = self.reads.shape[1]
-        return [
-            np.mean(
-                [self.apply(x, kind, int(at), head) for at in third for head in range(n_heads)],
-                axis=0,
-            )
-            if len(third)
-            else np.zeros_like(x)
-            for third in self.thirds()
-        ]
+    def pooled(self, kind: Kind) -> list[Floats]:
+        """Return the mean A over all heads of the early, the middle and the late layers."""
+        n_layers, n_heads = self.reads.shape[:2]
+        found = []
+        for third in np.array_split(np.arange(n_layers), len(THIRDS)):
+            total = np.zeros((len(self.items), len(self.items)))
+            for layer in third:
+                for head in range(n_heads):
+                    total += self.matrix(kind, int(layer), head)
+            found.append(total / max(1, len(third) * n_heads))
+        return found
 
     def n_bytes(self, kind: Kind) -> int:
         """Return what one head takes in float32, (n, n) or its two factors."""
@@ -101,7 +89,7 @@ class Maps:
 
 
 def drift(pooled: Sequence[Floats]) -> Floats:
-    """Return [x (A_e - A_m); x (A_m - A_l)] of the three pooled features, (rows, 2 n)."""
+    """Return [A_e - A_m, A_m - A_l] of the three pooled maps, (n, 2 n)."""
     early, middle, late = pooled
     return np.concatenate([early - middle, middle - late], axis=1)
 
@@ -145,94 +133,6 @@ def chosen_items(
     # By frequency, equal ones by id.
     kept = np.sort(np.lexsort((found, -counts))[:most])
     return found[kept].astype(np.int64), counts[kept].astype(np.int32)
-
-
-def maps_of(
-    architecture: Architecture,
-    text: Text,
-    items: NDArray[np.int64],
-    seen: NDArray[np.int32],
-    names: list[str],
-    *,
-    inside: NDArray[np.bool_],
-    device: torch.device,
-    attention: bool,
-) -> Maps:
-    """Return the heads of a model as maps between items, averaged over a text.
-
-    One pass over the text, whatever its length; memory is that of the maps.
-
-    Parameters
-    ----------
-    text
-        The reference, with nothing hidden.
-    items, seen, names
-        As in :class:`Maps`.
-    inside
-        Which positions may hold an item, (sequences, seq).
-    attention
-        Whether ``attn_mean`` is made; else only what the weights say.
-    """
-    n, n_layers, n_heads = len(items), architecture.n_layers, architecture.n_heads
-    place = np.full(architecture.vocab_size, -1, dtype=np.int64)
-    place[items] = np.arange(n)
-    number = torch.from_numpy(np.where(inside, place[text.inputs.numpy()], -1))
-    layers = list(range(EMBEDDING, n_layers - 1)) if attention else [EMBEDDING]
-    sums = torch.zeros(n_layers if attention else 0, n_heads, n * n)
-    met = torch.zeros(n * n)
-    total = torch.zeros(n, width_of(architecture), dtype=torch.float64)
-    times = torch.zeros(n, dtype=torch.float64)
-    for batch in streams(architecture, text, layers, device=device):
-        states = {layer: state.clone() for layer, state in batch.states.items()}
-        at = number[batch.sequences, : states[EMBEDDING].shape[1]]
-        kept = at >= 0
-        total.index_add_(0, at[kept], states[EMBEDDING][kept.to(device)].double().cpu())
-        times.index_add_(0, at[kept], torch.ones(int(kept.sum()), dtype=torch.float64))
-        if not attention:
-            continue
-        attended = None if text.attended is None else text.attended[batch.sequences, : at.shape[1]]
-        attended = None if attended is None else attended.to(device)
-        pairs = [_pairs(row, n) for row in at]
-        for each in pairs:
-            met.index_add_(0, each, torch.ones(len(each)))
-        for layer in range(n_layers):
-            block = architecture.blocks[layer]
-            weights = attended_by(architecture, block, states[layer - 1], attended).weights.cpu()
-            for row, each, mask in zip(weights, pairs, kept, strict=True):
-                sums[layer].index_add_(1, each, row[:, mask][:, :, mask].flatten(1))
-    mean = total / times.clamp(min=1)[:, None]
-    reads, writes = _ov(architecture, mean.float().to(device))
-    centred = mean - mean.mean(dim=0)
-    return Maps(
-        items=items,
-        names=names,
-        seen=seen,
-        embedding=centred.float().numpy(),
-        reads=reads.numpy(),
-        writes=writes.numpy(),
-        attention=(sums / met.clamp(min=1)).view(n_layers, n_heads, n, n).half().numpy()
-        if attention
-        else None,
-    )
-
-
-def _pairs(row: Tensor, n: int) -> Tensor:
-    """Return the flat index of every pair of the items of a sequence."""
-    items = row[row >= 0]
-    return (items[:, None] * n + items[None, :]).flatten()
-
-
-def _ov(architecture: Architecture, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each head reads of an item, and the items along what it writes."""
-    reads, writes = [], []
-    centred = mean - mean.mean(dim=0)
-    for block in architecture.blocks:
-        values = attended_by(architecture, block, mean[:, None]).values[:, :, 0]
-        reads.append((values - values.mean(dim=0)).transpose(0, 1))
-        weight, _ = architecture.projection(block)
-        by_head = weight.detach().reshape(len(weight), architecture.n_heads, -1)
-        writes.append(torch.einsum("nw,whd->hnd", centred, by_head.to(centred.dtype)))
-    return torch.stack(reads).cpu().contiguous(), torch.stack(writes).cpu().contiguous()
 
 
 def write(path: Path, maps: Maps, statement: dict[str, str]) -> None:

@@ -19,23 +19,20 @@ from sklearn.manifold import trustworthiness
 
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
-from stages.inputs.encoders import encoded
 from stages.measurement import resampling
 from stages.measurement.streams import stream
-from stages.operators import adaptors, candidates, rulers
+from stages.operators import arccos, candidates, rulers
 from stages.operators.adaptors import Ridge
 from stages.operators.candidates import Candidate
 from stages.operators.panel import Inputs, Panel
 from stages.operators.prepared import Prepared, ends, maps_in, prepare
 from stages.operators.settings import OperatorGates
 from stages.operators.tables.gates import OPERATOR_GATES
-from stages.representations.probes import means
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 HOLDOUTS = ("random", "donor", "branch")
 RANDOM_FOLDS = 5
-AT_ONCE = 250
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Labelling:
     kinds: NDArray[np.int64]
     """(n, n_anchors)"""
     distances: Floats
-    """(n, n_kinds, n_kinds)"""
+    """(n, n_kinds, n_kinds), or (1, n_kinds, n_kinds) for all."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -92,16 +89,13 @@ def folds_of(panel: Panel, prepared_branches: Mapping[str, set[int]], seed: int)
 def targets(fold: Fold, of: Labelling, dimensions: int) -> Floats:
     """Return where the rows of a fit should be: (labellings, fitted, dimensions).
 
-    Kinds keep the places that the ruler gives them among those that the fit may know.
+    Kinds keep the places that each ruler gives them among those that the fit may know.
     """
-    found = np.zeros((len(of), len(fold.fitted), dimensions))
-    same = (of.distances == of.distances[0]).all()
-    for at in range(len(of)):
-        if at == 0 or not same:
-            known = of.distances[at][np.ix_(fold.kinds, fold.kinds)]
-            places = rulers.coordinates(known, dimensions)
-        found[at] = places[np.searchsorted(fold.kinds, of.kinds[at][fold.fitted])]
-    return found
+    inner = of.distances[:, fold.kinds][:, :, fold.kinds]
+    places = np.stack([rulers.coordinates(ruler, dimensions) for ruler in inner])
+    which = np.arange(len(of.distances)) if len(of.distances) > 1 else np.zeros(1, dtype=int)
+    at = np.searchsorted(fold.kinds, of.kinds[:, fold.fitted])
+    return np.asarray(places[which[:, np.newaxis], at])
 
 
 def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floats, Floats, int]:
@@ -144,7 +138,8 @@ def agreement(panel: Panel, fold: Fold, points: Floats, of: Labelling) -> Floats
         if len(i) < 3:
             continue
         apart = np.sqrt(((points[:, i] - points[:, j]) ** 2).sum(axis=2))
-        ruled = of.distances[np.arange(len(of))[:, np.newaxis], of.kinds[:, i], of.kinds[:, j]]
+        which = np.arange(len(of))[:, np.newaxis] if len(of.distances) > 1 else 0
+        ruled = of.distances[which, of.kinds[:, i], of.kinds[:, j]]
         found[:, number] = _correlation(rankdata(apart, axis=1), rankdata(ruled, axis=1))
     return found
 
@@ -172,6 +167,15 @@ class Judge:
         self.right = Labelling(panel.kind[np.newaxis], distances[np.newaxis])
         self.wrong = self._wrong(distances)
         self.shuffled = self._shuffled(distances)
+        self.wanted = [self._wanted(fold) for fold in self.folds]
+
+    def _wanted(self, fold: Fold) -> dict[str, Floats]:
+        """Return the targets of a fold under the labellings that it is judged by."""
+        of = {"right": self.right}
+        of |= {} if fold.holdout == "random" else {"wrong": self.wrong}
+        of |= {"shuffled": self.shuffled} if fold.holdout == "donor" else {}
+        most = self.params.dimensions[-1]
+        return {name: targets(fold, labelling, most) for name, labelling in of.items()}
 
     def _wrong(self, distances: Floats) -> Labelling:
         """Return rulers whose kinds, of those that there are, change names."""
@@ -190,8 +194,7 @@ class Judge:
         for block in np.unique(self.panel.block):
             at = np.flatnonzero(self.panel.block == block)
             kinds[:, at] = rng.permuted(kinds[:, at], axis=1)
-        shape = (len(kinds), *distances.shape)
-        return Labelling(kinds, np.broadcast_to(distances, shape))
+        return Labelling(kinds, distances[np.newaxis])
 
     def of_donors(self, scores: Sequence[tuple[str, Floats]]) -> dict[str, Floats]:
         """Average scores of folds by donor: by holdout, (labellings, donors)."""
@@ -240,9 +243,9 @@ def judge(
     wrong: list[tuple[str, Floats]] = []
     shuffled: list[tuple[str, Floats]] = []
     latent = np.zeros((len(panel), most))
-    for fold in by.folds:
+    for fold, wanted in zip(by.folds, by.wanted, strict=True):
         fits = [Ridge.fit(kernel, fold.fitted, fold.groups[fold.fitted]) for kernel in kernels]
-        found = [led(fit, targets(fold, by.right, most)) for fit in fits]
+        found = [led(fit, wanted["right"]) for fit in fits]
         best = int(np.argmin([errors[0] for _, errors, _ in found]))
         points, _, strength = found[best]
         for count in params.dimensions:
@@ -252,13 +255,13 @@ def judge(
             latent[fold.test] = points[0][fold.test]
         if not nulls:
             continue
-        if fold.holdout != "random":
-            others = [led(fit, targets(fold, by.wrong, most)) for fit in fits]
+        if "wrong" in wanted:
+            others = [led(fit, wanted["wrong"]) for fit in fits]
             which = np.argmin([errors for _, errors, _ in others], axis=0)
             chosen = np.stack([others[at][0][place] for place, at in enumerate(which)])
             wrong.append((fold.holdout, agreement(panel, fold, chosen, by.wrong)))
-        if fold.holdout == "donor" and len(kernels) == 1:
-            shuffled.append(("donor", _under_shuffled(by, fold, fits[0], strength)))
+        if "shuffled" in wanted and len(kernels) == 1:
+            shuffled.append(("donor", _under_shuffled(by, fold, fits[0], wanted["shuffled"], strength)))
     return Judged(
         candidate,
         {count: by.of_donors(scores) for count, scores in right.items()},
@@ -268,15 +271,12 @@ def judge(
     )
 
 
-def _under_shuffled(by: Judge, fold: Fold, fit: Ridge, strength: int) -> Floats:
+def _under_shuffled(
+    by: Judge, fold: Fold, fit: Ridge, wanted: Floats, strength: int
+) -> Floats:
     """Return the agreement under shuffled labels, at the strength of the right ones."""
-    parts = []
-    for start in range(0, len(by.shuffled), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        of = Labelling(by.shuffled.kinds[some], by.shuffled.distances[some])
-        points, _, _ = led(fit, targets(fold, of, by.params.dimensions[-1]), strength)
-        parts.append(agreement(by.panel, fold, points, of))
-    return np.concatenate(parts)
+    points, _, _ = led(fit, wanted, strength)
+    return agreement(by.panel, fold, points, by.shuffled)
 
 
 def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
@@ -289,7 +289,7 @@ def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
             continue
         kinds = by.panel.kind[fold.fitted]
         apart = by.right.distances[0][np.ix_(kinds, kinds)]
-        points = adaptors.arccos(
+        points = arccos.search(
             features, fold.fitted, apart, by.params.arccos, dimensions=most
         )
         if fold.holdout == "donor":
@@ -422,28 +422,27 @@ def gates(
     """
     by = Judge(prepared.panel, prepared.ruler, params)
     anchors = prepared.panel.inputs(inputs)
-    rows = _Rows(by, anchors, untrained)
+    rows, drifted = _Rows(by, anchors, untrained), None
     for candidate in candidates.plain(inputs, params.components):
         rows.add(judge(by, _kernels([candidate], anchors), candidate))
     for state, of in maps_of.items():
-        width = next(iter(inputs.states.values())).shape[1] if inputs.states else 0
-        for candidate in candidates.of_model(of, state, width):
-            pooled = candidate.name in {"early", "middle", "late"}
-            known = candidate.source != "residual" or state in inputs.states
-            if known and not (pooled and state == untrained):
+        for candidate in candidates.of_model(of, state, residual=inputs.residual is not None):
+            pooled = candidate.name in candidates.THIRDS
+            drifted = candidate if candidate.name == "drift" else drifted
+            if state != untrained or not (pooled or candidate.source == "residual"):
                 rows.add(judge(by, _kernels([candidate], anchors), candidate, nulls=not pooled))
     last = list(maps_of)[-1]
     for kind in maps_of[last].kinds:
         heads = candidates.single(maps_of[last], last, kind)
         best = Candidate(kind, "best head", last, heads[0].of, heads[0].n_parameters)
-        rows.add(judge(by, _kernels(heads, anchors), best))
+        rows.add(judge(by, _kernels(heads, anchors), best, nulls=False))
         random = candidates.same_spectrum(
-            maps_of[last], last, kind, draws=params.spectra, seed=params.seed
+            maps_of[last], last, kind, anchors, draws=params.spectra, seed=params.seed
         )
         for candidate in random:
             rows.add(judge(by, _kernels([candidate], anchors), candidate, nulls=False))
-    searched = [one for one in candidates.of_model(maps_of[last], last, 0) if one.name == "drift"]
-    rows.add(judge_arccos(by, searched[-1].of(anchors), searched[-1]))
+    if drifted is not None:
+        rows.add(judge_arccos(by, drifted.of(anchors), drifted))
     return rows.table()
 
 
@@ -464,17 +463,8 @@ def _run(args: argparse.Namespace) -> None:
     if prepared is None:
         tables.write(tables.empty(OPERATOR_GATES), OPERATOR_GATES, args.out)
         return
-    cells = encoded.read(args.cells)
-    streams = {
-        state: max(means(cells, args.checkpoints / state, args.device).items())[1]
-        for state in states
-    }
     table = gates(
-        prepared,
-        prepared.inputs(streams),
-        maps_of,
-        settings.operator_gates,
-        untrained=untrained,
+        prepared, prepared.inputs(args.maps), maps_of, settings.operator_gates, untrained=untrained
     )
     tables.write(table, OPERATOR_GATES, args.out)
 
@@ -487,7 +477,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
     parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

@@ -24,9 +24,11 @@ from stages.models.architectures import architecture_of
 from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
 from stages.models.text import Text, read_tokens
-from stages.operators import maps
+from stages.operators import averages, maps
+from stages.operators.prepared import RESIDUAL_FILE, judged
 from stages.operators.settings import OperatorMaps
 from stages.representations.disk import gigabytes
+from stages.representations.probes import means
 from stages.representations.sequences import ordinary, whole_cells
 
 STATEMENT = {
@@ -56,13 +58,13 @@ def export(
     device: str,
     attention: bool,
 ) -> maps.Maps:
-    """Return the maps of one checkpoint over a reference; arguments as of `maps.maps_of`."""
+    """Return the maps of one checkpoint over a reference; arguments as of `averages.maps_of`."""
     on = torch.device(device)
     architecture = architecture_of(load_model(checkpoint, device=on))
     items, seen = maps.chosen_items(text.inputs.numpy().astype(np.int32), inside, most)
     named = [str(item) if names is None else names[item] for item in items]
     with matmul_precision("float32"):
-        return maps.maps_of(
+        return averages.maps_of(
             architecture,
             text,
             items,
@@ -97,6 +99,16 @@ def _run(args: argparse.Namespace) -> None:
             maps.write(path, found, STATEMENT | {"state": state})
             size = gigabytes(path.stat().st_size)
             cli.log.info("%s: %d items, %d heads, %s", state, len(found.items), len(found.heads), size)
+        if args.cells is not None:
+            cells = encoded.read(args.cells)
+            rows = judged(len(cells), params)
+            some = encoded.Encoded(
+                cells.ids[rows],
+                cells.cells.iloc[rows].reset_index(drop=True),
+                None if cells.values is None else cells.values[rows],
+            )
+            _, last = max(means(some, args.checkpoints / states[-1], on).items())
+            np.save(folder / RESIDUAL_FILE, last.astype(np.float32))
 
 
 def _read(

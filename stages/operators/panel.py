@@ -1,10 +1,10 @@
 """Cells and anchors: the mean over the cells of one kind in one donor (and tissue)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from stages.base import cli
@@ -26,8 +26,8 @@ class Inputs:
 
     x: Floats
     """Unit vectors of ln(1 + counts per 10,000) over the items: (rows, n_items)."""
-    states: Mapping[str, Floats]
-    """By state of the model, its residual stream behind the last block, mean over genes."""
+    residual: Floats | None = None
+    """Residual stream behind the last block of the last state, mean over genes: (rows, width)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cells:
     """Cells that have labels."""
 
     rows: NDArray[np.int64]
-    """Which of the encoded cells they are."""
+    """Which rows of the table they are."""
     donor: Names
     block: Names
     """Donor and whatever else labels are shuffled within."""
@@ -68,16 +68,15 @@ class Panel:
 
     def inputs(self, cells: Inputs) -> Inputs:
         """Return those of the anchors."""
-        states = {name: self.mean(values) for name, values in cells.states.items()}
-        return Inputs(self.mean(cells.x), states)
+        residual = None if cells.residual is None else self.mean(cells.residual)
+        return Inputs(self.mean(cells.x), residual)
 
 
-def labelled(cells: Encoded, labels: Labels, ruler: Ruler) -> Cells | None:
-    """Return the cells whose label the ruler knows; None where there are no such labels.
+def labelled(table: pd.DataFrame, labels: Labels, ruler: Ruler) -> Cells | None:
+    """Return the cells of a table whose label the ruler knows; None where there are no such labels.
 
     Cells with another label are left out, and their labels are said.
     """
-    table = cells.cells
     if labels.kind not in table or labels.donor not in table:
         cli.log.info("the cells have no column %s or %s", labels.kind, labels.donor)
         return None

@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 from stages.base.settings import Settings
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.settings import CellInput
+from stages.measurement.streams import stream
 from stages.operators import maps, rulers
 from stages.operators.maps import Maps
 from stages.operators.panel import Cells, Inputs, Panel, anchors, expression, labelled, unit
 from stages.operators.rulers import Ruler
-from stages.operators.settings import OperatorGates
+from stages.operators.settings import OperatorGates, OperatorMaps
 
 Floats = NDArray[np.float64]
+
+RESIDUAL_FILE = "residual.npy"
+"""Of the judged cells the stream behind the last block of the last state, mean over its genes,
+float32: (n_cells, width)."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,10 @@ class Prepared:
         """The same as unit vectors."""
         return unit(self.logs)
 
-    def distances(self) -> Floats:
-        """Steps between all kinds of the ruler."""
-        return self.ruler.hops()
-
-    def inputs(self, states: dict[str, Floats]) -> Inputs:
-        """Return what candidates read, of every cell; `states` of all encoded cells."""
-        return Inputs(self.x, {name: of[self.cells.rows] for name, of in states.items()})
+    def inputs(self, folder: Path) -> Inputs:
+        """Return what candidates read, of every cell, with the stream in a folder of maps."""
+        residual = np.load(folder / RESIDUAL_FILE, allow_pickle=False)
+        return Inputs(self.x, residual[self.cells.rows].astype(float))
 
 
 def prepare(settings: Settings, folder: Path, checkpoint: Path, of: Maps) -> Prepared | None:
@@ -58,14 +60,21 @@ def prepare(settings: Settings, folder: Path, checkpoint: Path, of: Maps) -> Pre
     params: OperatorGates = settings.operator_gates
     cells = encoded.read(folder)
     ruler = rulers.of_cells(Path(str(asked.h5ad)))
-    found = labelled(cells, params.labels, ruler)
+    rows = judged(len(cells), settings.operator_maps)
+    found = labelled(cells.cells.iloc[rows], params.labels, ruler)
     if found is None:
         return None
     panel = anchors(found, fewest=params.fewest_cells)
     if len(np.unique(panel.kind)) < 3 or len(np.unique(panel.donor)) < 2:
         return None
-    logs = expression(asked, cells, found.rows, vocabulary.read(checkpoint))
+    logs = expression(asked, cells, rows[found.rows], vocabulary.read(checkpoint))
     return Prepared(ruler, found, panel, logs[:, of.items])
+
+
+def judged(n_cells: int, params: OperatorMaps) -> NDArray[np.int64]:
+    """Return which of the encoded cells maps are judged on, ascending."""
+    drawn = stream(params.seed, "judged").permutation(n_cells)[: params.cells]
+    return np.sort(drawn)
 
 
 def maps_in(folder: Path, state: str) -> Maps:

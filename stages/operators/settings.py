@@ -17,6 +17,8 @@ class OperatorMaps(Section):
     """Genes (token types) at most, those that most sequences hold."""
     sequences: Count
     """Cells (windows of text) that attention is averaged over."""
+    cells: Count
+    """Cells, at most, that maps are judged on."""
     seed: Seed
 
 
