@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Groups = NDArray[np.generic]
 
 RIDGE = tuple(10.0 ** np.arange(-5, 1))
 """Strengths, as multiples of the mean variance of the features."""
@@ -30,7 +31,7 @@ class Ridge:
     """Errors of rows of the fit, had their group been left out: (strengths, fitted, fitted)."""
 
     @classmethod
-    def fit(cls, kernel: Floats, fitted: Rows, groups: NDArray[np.generic]) -> "Ridge":
+    def fit(cls, kernel: Floats, fitted: Rows, groups: Groups) -> "Ridge":
         """Fit on the rows `fitted`.
 
         Parameters
@@ -71,3 +72,28 @@ class Ridge:
     def predict(self, targets: Floats) -> Floats:
         """Return the targets of all rows at the best strength: (rows, width)."""
         return np.asarray(self.hats[int(self.errors(targets).argmin())] @ targets)
+
+    def outside(self, targets: Floats, groups: Groups, of: Groups) -> Floats:
+        """Return the targets of all rows, each told without the group that it belongs to.
+
+        A row of no group of the fit is told by all. What a group does to other rows is taken out
+        exactly: ``y(r) - H_rg e_g``, of the errors e that the group has where it was left out.
+
+        Parameters
+        ----------
+        groups
+            Of the rows of the fit: (fitted,).
+        of
+            Of all rows: (rows,).
+
+        Returns
+        -------
+        ndarray
+            (strengths, rows, width)
+        """
+        found = self.hats @ targets
+        errors = self.left_out @ targets
+        for group in np.unique(groups):
+            inside, rows = np.flatnonzero(groups == group), np.flatnonzero(of == group)
+            found[:, rows] -= self.hats[:, rows][:, :, inside] @ errors[:, inside]
+        return np.asarray(found)

@@ -31,7 +31,7 @@ from stages.operators.tables.gates import OPERATOR_GATES
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-HOLDOUTS = ("random", "donor", "branch")
+HOLDOUTS = ("random", "donor", "branch", "within")
 RANDOM_FOLDS = 5
 
 
@@ -122,18 +122,30 @@ def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floa
     return chosen, errors[best, np.arange(n)], int(best[0])
 
 
-def agreement(panel: Panel, fold: Fold, points: Floats, of: Labelling) -> Floats:
+def agreement(
+    panel: Panel, fold: Fold, points: Floats, of: Labelling
+) -> list[tuple[str, Floats]]:
     """Return the Spearman correlation of distances by labelling and donor: (labellings, donors).
 
-    Of pairs of anchors of one donor of which one at least was held out; nan for donors without.
+    Of pairs of anchors of one donor of which one at least was held out, and, where branches were,
+    of those that both were (``within``); nan for donors with fewer than three pairs.
     """
+    found = [(fold.holdout, _agreement(panel, fold.test, points, of, both=False))]
+    if fold.holdout == "branch":
+        found.append(("within", _agreement(panel, fold.test, points, of, both=True)))
+    return found
+
+
+def _agreement(
+    panel: Panel, test: Mask, points: Floats, of: Labelling, *, both: bool
+) -> Floats:
     donors = np.unique(panel.donor)
     found = np.full((len(of), len(donors)), np.nan)
     for number, donor in enumerate(donors):
         rows = np.flatnonzero(panel.donor == donor)
         i, j = np.triu_indices(len(rows), 1)
         i, j = rows[i], rows[j]
-        kept = fold.test[i] | fold.test[j]
+        kept = test[i] & test[j] if both else test[i] | test[j]
         i, j = i[kept], j[kept]
         if len(i) < 3:
             continue
@@ -249,8 +261,7 @@ def judge(
         best = int(np.argmin([errors[0] for _, errors, _ in found]))
         points, _, strength = found[best]
         for count in params.dimensions:
-            score = agreement(panel, fold, points[:, :, :count], by.right)
-            right[count].append((fold.holdout, score))
+            right[count] += agreement(panel, fold, points[:, :, :count], by.right)
         if fold.holdout == "donor":
             latent[fold.test] = points[0][fold.test]
         if not nulls:
@@ -259,9 +270,10 @@ def judge(
             others = [led(fit, wanted["wrong"]) for fit in fits]
             which = np.argmin([errors for _, errors, _ in others], axis=0)
             chosen = np.stack([others[at][0][place] for place, at in enumerate(which)])
-            wrong.append((fold.holdout, agreement(panel, fold, chosen, by.wrong)))
+            wrong += agreement(panel, fold, chosen, by.wrong)
         if "shuffled" in wanted and len(kernels) == 1:
-            shuffled.append(("donor", _under_shuffled(by, fold, fits[0], wanted["shuffled"], strength)))
+            moved, _, _ = led(fits[0], wanted["shuffled"], strength)
+            shuffled += agreement(panel, fold, moved, by.shuffled)
     return Judged(
         candidate,
         {count: by.of_donors(scores) for count, scores in right.items()},
@@ -271,18 +283,10 @@ def judge(
     )
 
 
-def _under_shuffled(
-    by: Judge, fold: Fold, fit: Ridge, wanted: Floats, strength: int
-) -> Floats:
-    """Return the agreement under shuffled labels, at the strength of the right ones."""
-    points, _, _ = led(fit, wanted, strength)
-    return agreement(by.panel, fold, points, by.shuffled)
-
-
 def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
     """Judge a candidate by the published adaptor, on the right ruler, by donor and branch."""
     most = by.params.dimensions[-1]
-    scores = []
+    scores: list[tuple[str, Floats]] = []
     latent = np.zeros((len(by.panel), most))
     for fold in by.folds:
         if fold.holdout == "random":
@@ -294,7 +298,7 @@ def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
         )
         if fold.holdout == "donor":
             latent[fold.test] = points[fold.test]
-        scores.append((fold.holdout, agreement(by.panel, fold, points[np.newaxis], by.right)))
+        scores += agreement(by.panel, fold, points[np.newaxis], by.right)
     return Judged(candidate, {most: by.of_donors(scores)}, {}, {}, latent, "arccos")
 
 
@@ -308,7 +312,7 @@ class _Rows:
         rng = stream(self.params.seed, "donors")
         self.weights = resampling.group_weights(n_donors, self.params.draws, rng)
         self.found: list[dict[str, object]] = []
-        self.branch: dict[tuple[str, str, str], Floats] = {}
+        self.within: dict[tuple[str, str, str], Floats] = {}
 
     def interval(self, donors: Floats) -> tuple[float, float, float]:
         """Return the mean over donors and its interval; donors without a score are passed over."""
@@ -322,7 +326,8 @@ class _Rows:
         """Add all rows of a candidate."""
         limits, most = self.params.thresholds, self.params.dimensions[-1]
         self._one(one, "trustworthiness", self._trust(one), None, None, limits.trustworthiness)
-        by_holdout = {"random": limits.donor, "donor": limits.donor, "branch": limits.branch}
+        by_holdout = dict.fromkeys(("random", "donor"), limits.donor)
+        by_holdout |= dict.fromkeys(("branch", "within"), limits.branch)
         for count, found in one.right.items():
             for holdout, scores in found.items():
                 of = self.interval(scores[0])
@@ -334,7 +339,7 @@ class _Rows:
                 self._one(one, holdout, *of, by_holdout[holdout], ruler=name)
         for gate, holdout, nulls, limit in (
             ("p", "donor", one.shuffled, limits.p),
-            ("p_kinds", "branch", one.wrong, limits.p_kinds),
+            ("p_kinds", "within", one.wrong, limits.p_kinds),
         ):
             if holdout in nulls:
                 drawn = np.nanmean(nulls[holdout], axis=1)
@@ -342,12 +347,12 @@ class _Rows:
                 smallest = 1 / (1 + len(drawn))
                 value = (1 + as_good) * smallest
                 self._one(one, gate, value, smallest, None, limit, below=True)
-        if "branch" in one.right[most] and one.adaptor == "ridge":
-            self._beyond(one, one.right[most]["branch"][0])
+        if "within" in one.right[most] and one.adaptor == "ridge":
+            self._beyond(one, one.right[most]["within"][0])
 
     def _beyond(self, one: Judged, scores: Floats) -> None:
         of = one.candidate
-        self.branch[of.source, of.name, of.state] = scores
+        self.within[of.source, of.name, of.state] = scores
         others = {
             "beyond_expression": ("expression", "raw", ""),
             "beyond_embedding": ("embedding", "gene embedding", of.state),
@@ -355,8 +360,8 @@ class _Rows:
         }
         for gate, key in others.items():
             itself = key == (of.source, of.name, of.state)
-            if key in self.branch and not itself and (of.state or gate != "beyond_untrained"):
-                value, low, high = self.interval(scores - self.branch[key])
+            if key in self.within and not itself and (of.state or gate != "beyond_untrained"):
+                value, low, high = self.interval(scores - self.within[key])
                 self._one(one, gate, value, low, high, 0.0, passed=low > 0)
 
     def _trust(self, one: Judged) -> float:
