@@ -169,14 +169,14 @@ def _steps(
 ) -> Iterator[tuple[str, Callable[[Inputs], Floats], int]]:
     """Yield a head, its truncated decompositions and the hard-sparse one, with their sizes.
 
-    No rank above the head's own is offered for `ov_weight`: it would change nothing.
+    Of `ov_weight` only ranks below the head's own, which is that of the whole.
     """
     yield "best head", whole.of, whole.n_parameters
     if kind != "ov_weight":
         return
     u, sigma, v = factors(maps.reads[layer, head], maps.writes[layer, head])
     n, d_head = u.shape
-    for rank in sorted({min(rank, d_head) for rank in params.ranks}, reverse=True):
+    for rank in sorted({rank for rank in params.ranks if rank < d_head}, reverse=True):
         by = u[:, :rank] * sigma[:rank]
         yield f"rank {rank}", lambda inputs, by=by: inputs.x @ by, rank * 2 * n
     kept = min(params.sparse_factors, d_head)
@@ -199,7 +199,8 @@ def _network(by: Readouts, residual: Floats, state: str) -> _Found:
     n_kinds = len(ends_of.kinds)
     size = (residual.shape[1] + 1) * hidden + (hidden + 1) * ends_of.n_scores
     one = _Found("residual", f"network of {hidden}", state, size)
-    options = {"hidden_layer_sizes": (hidden,), "max_iter": EPOCHS, "random_state": 0}
+    options = {"hidden_layer_sizes": (hidden,), "max_iter": EPOCHS, "learning_rate_init": 3e-3}
+    options |= {"random_state": 0}
     for group in by.groups:
         fit = ~np.isin(by.cells.donor, list(group))
         scaled = (residual - residual[fit].mean(axis=0)) / (residual[fit].std(axis=0) + 1e-12)
@@ -209,7 +210,8 @@ def _network(by: Readouts, residual: Floats, state: str) -> _Found:
             kinds = MLPClassifier(**options).fit(scaled[fit], ends_of.place[fit])
             scores[:, kinds.classes_] = np.log(kinds.predict_proba(scaled) + 1e-12)
             if ends_of.order is not None:
-                order = MLPRegressor(**options).fit(scaled[fit], ends_of.order[fit])
+                wanted = (ends_of.order - ends_of.order.mean()) / ends_of.order.std()
+                order = MLPRegressor(**options).fit(scaled[fit], wanted[fit])
                 scores[:, n_kinds] = order.predict(scaled)
         for number, (low, high) in enumerate(reversed(ends_of.pairs), start=1):
             scores[:, -number] = scores[:, high] - scores[:, low]
