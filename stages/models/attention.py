@@ -81,7 +81,9 @@ def attended_by(
     (query, key, value), more = watch.calls[0]
     with torch.no_grad():
         scale = more.get("scale")
-        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        scores = (
+            query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        )
         mask = more.get("attn_mask")
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))

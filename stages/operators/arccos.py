@@ -52,4 +52,3 @@ def search(
     with torch.no_grad():
         z = (torch.from_numpy(reduced) - offset) @ weight.T
         return np.asarray(torch.nn.functional.normalize(z, dim=1).numpy())
-

@@ -80,13 +80,13 @@ class Endpoints:
             found.append(probe(features, side, both) if both.any() else empty)
         return np.hstack([weights for weights, _ in found]), np.hstack([b for _, b in found])
 
-    def values(self, scores: Floats, some: Mask) -> Floats:
-        """Return the endpoints of some cells from the scores of all, in the order of the names.
+    def values(self, mine: Floats, some: NDArray[np.int64]) -> Floats:
+        """Return the endpoints of some cells from their scores, in the order of the names.
 
         Spearman correlation with the order; balanced accuracy; areas under curves; nan where the
         cells lack a kind.
         """
-        mine, place = scores[some], self.place[some]
+        place = self.place[some]
         n_kinds = len(self.kinds)
         found, at = [], n_kinds
         if self.order is not None:
@@ -94,7 +94,9 @@ class Endpoints:
             found.append(np.corrcoef(*ranks)[0, 1] if np.ptp(mine[:, at]) > 0 else 0.0)
             at += 1
         right = mine[:, :n_kinds].argmax(axis=1) == place
-        found.append(np.mean([right[place == kind].mean() for kind in np.unique(place)]))
+        of_kind = np.bincount(place, minlength=n_kinds)
+        hits = np.bincount(place, weights=right, minlength=n_kinds)
+        found.append(np.mean(hits[of_kind > 0] / of_kind[of_kind > 0]))
         for number, (one, other) in enumerate(self.pairs):
             found.append(area(mine[:, at + number], place == one, place == other))
         return np.array(found)

@@ -89,7 +89,8 @@ class Drops:
         self.folds = []
         for group in donor_groups(donors, n_groups):
             out = np.isin(donors, list(group))
-            self.folds.append((sorted(group), out, *ends.probes(features, ~out)))
+            cells = {name: np.flatnonzero(donors == name) for name in sorted(group)}
+            self.folds.append((cells, out, *ends.probes(features, ~out)))
         self.whole = self.fixed(np.zeros((features.shape[1], 0)))
 
     def fixed(self, without: Floats) -> Floats:
@@ -98,26 +99,20 @@ class Drops:
         `without`: orthonormal, (width, n). Result: (donors, endpoints).
         """
         features = self.features - (self.features @ without) @ without.T
-        return self._by_donor(
-            (group, features @ weights + offset) for group, _, weights, offset in self.folds
-        )
+        found = {}
+        for cells, _, weights, offset in self.folds:
+            for name, rows in cells.items():
+                found[name] = self.ends.values(features[rows] @ weights + offset, rows)
+        return np.stack([found[name] for name in self.names])
 
     def refitted(self, basis: Floats) -> Floats:
         """Return endpoints by donor of probes fitted on some directions, (width, n), alone."""
         features = self.features @ basis
-        return self._by_donor(self._anew(features))
-
-    def _anew(self, features: Floats) -> Iterator[tuple[list[str], Floats]]:
-        for group, out, _, _ in self.folds:
+        found = {}
+        for cells, out, _, _ in self.folds:
             weights, offset = self.ends.probes(features, ~out)
-            yield group, features @ weights + offset
-
-    def _by_donor(self, scored: Iterator[tuple[list[str], Floats]]) -> Floats:
-        found = {
-            donor: self.ends.values(scores, self.donors == donor)
-            for group, scores in scored
-            for donor in group
-        }
+            for name, rows in cells.items():
+                found[name] = self.ends.values(features[rows] @ weights + offset, rows)
         return np.stack([found[name] for name in self.names])
 
     def of_basis(self, basis: Floats, condition: str) -> Floats:
@@ -196,8 +191,13 @@ def rotations(width: int, count: int, seed: int) -> Iterator[Floats]:
         yield q * np.sign(np.diag(r))
 
 
-def core(drops: Drops, order: NDArray[np.int64], names: Sequence[str], params: OperatorFactors,
-         state: str) -> Iterator[dict[str, object]]:
+def core(
+    drops: Drops,
+    order: NDArray[np.int64],
+    names: Sequence[str],
+    params: OperatorFactors,
+    state: str,
+) -> Iterator[dict[str, object]]:
     """Yield the rows of every subset of the first of `order`, kept alone."""
     rng = stream(params.seed, "donors")
     weights = resampling.group_weights(len(drops.names), params.draws, rng)

@@ -122,9 +122,7 @@ def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floa
     return chosen, errors[best, np.arange(n)], int(best[0])
 
 
-def agreement(
-    panel: Panel, fold: Fold, points: Floats, of: Labelling
-) -> list[tuple[str, Floats]]:
+def agreement(panel: Panel, fold: Fold, points: Floats, of: Labelling) -> list[tuple[str, Floats]]:
     """Return the Spearman correlation of distances by labelling and donor: (labellings, donors).
 
     Of pairs of anchors of one donor of which one at least was held out, and, where branches were,
@@ -136,9 +134,7 @@ def agreement(
     return found
 
 
-def _agreement(
-    panel: Panel, test: Mask, points: Floats, of: Labelling, *, both: bool
-) -> Floats:
+def _agreement(panel: Panel, test: Mask, points: Floats, of: Labelling, *, both: bool) -> Floats:
     donors = np.unique(panel.donor)
     found = np.full((len(of), len(donors)), np.nan)
     for number, donor in enumerate(donors):
@@ -293,9 +289,7 @@ def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
             continue
         kinds = by.panel.kind[fold.fitted]
         apart = by.right.distances[0][np.ix_(kinds, kinds)]
-        points = arccos.search(
-            features, fold.fitted, apart, by.params.arccos, dimensions=most
-        )
+        points = arccos.search(features, fold.fitted, apart, by.params.arccos, dimensions=most)
         if fold.holdout == "donor":
             latent[fold.test] = points[fold.test]
         scores += agreement(by.panel, fold, points[np.newaxis], by.right)

@@ -18,9 +18,11 @@ from stages.base.files import atomic_folder
 from stages.base.settings import load
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.measured import held_out
+from stages.inputs.encoders.vocabulary import Vocabulary
 from stages.inputs.settings import CellInput
 from stages.measurement.streams import stream
 from stages.models.architectures import architecture_of
+from stages.models.architectures.base import Architecture
 from stages.models.devices import devices, matmul_precision
 from stages.models.load import load_model
 from stages.models.text import Text, read_tokens
@@ -37,9 +39,7 @@ STATEMENT = {
 }
 
 
-def reference(
-    cells: encoded.Encoded, asked: CellInput, params: OperatorMaps
-) -> NDArray[np.int64]:
+def reference(cells: encoded.Encoded, asked: CellInput, params: OperatorMaps) -> NDArray[np.int64]:
     """Return the cells that attention is averaged over, ascending."""
     allowed = np.ones(len(cells), dtype=bool)
     if asked.held_out:
@@ -49,7 +49,7 @@ def reference(
 
 
 def export(
-    checkpoint: Path,
+    architecture: Architecture,
     text: Text,
     inside: NDArray[np.bool_],
     names: Sequence[str] | None,
@@ -58,9 +58,19 @@ def export(
     device: str,
     attention: bool,
 ) -> maps.Maps:
-    """Return the maps of one checkpoint over a reference; arguments as of `averages.maps_of`."""
-    on = torch.device(device)
-    architecture = architecture_of(load_model(checkpoint, device=on))
+    """Return the maps of a model over a reference.
+
+    Parameters
+    ----------
+    inside
+        Which positions may hold an item, (sequences, seq).
+    names
+        What ids stand for; none: ids are their names.
+    most
+        Items at most.
+    attention
+        Whether attention is averaged.
+    """
     items, seen = maps.chosen_items(text.inputs.numpy().astype(np.int32), inside, most)
     named = [str(item) if names is None else names[item] for item in items]
     with matmul_precision("float32"):
@@ -71,9 +81,28 @@ def export(
             seen,
             named,
             inside=inside,
-            device=on,
+            device=torch.device(device),
             attention=attention,
         )
+
+
+def of_cells(
+    cells: encoded.Encoded, rows: NDArray[np.int64], known: Vocabulary, architecture: Architecture
+) -> tuple[Text, NDArray[np.bool_]]:
+    """Return some cells as a model reads them, and which positions hold a gene."""
+    ids = np.asarray(cells.ids[rows])
+    lengths = cells.cells["length"].to_numpy(dtype=np.int64)[rows]
+    values = None if cells.values is None else np.asarray(cells.values[rows])
+    inside = (np.arange(ids.shape[1]) < lengths[:, np.newaxis]) & ordinary(known)[ids]
+    return whole_cells(ids, lengths, values, architecture), inside
+
+
+def of_tokens(path: Path, count: int) -> tuple[Text, NDArray[np.bool_]]:
+    """Return windows of text, and which positions count: not the first, where attention sinks."""
+    tokens = read_tokens(path, "reference")[:count]
+    inside = np.ones(tuple(tokens.shape), dtype=bool)
+    inside[:, 0] = False
+    return Text(tokens, tokens), inside
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -81,55 +110,50 @@ def _run(args: argparse.Namespace) -> None:
     params: OperatorMaps = settings.operator_maps
     on = devices(args.device)[0]
     states = settings.model.checkpoints if args.tokens else settings.cellmodel.checkpoints
-    ends = {states[0], states[-1]}
     with atomic_folder(args.out) as folder:
         for state in states:
             checkpoint = args.checkpoints / state
-            text, inside, names = _read(args, settings.cellmodel, params, checkpoint)
+            architecture = architecture_of(load_model(checkpoint, device=on))
+            names = None
+            if args.tokens is not None:
+                text, inside = of_tokens(args.tokens, params.sequences)
+            else:
+                cells, known = encoded.read(args.cells), vocabulary.read(checkpoint)
+                rows = reference(cells, settings.cellmodel.cells, params)
+                text, inside = of_cells(cells, rows, known, architecture)
+                names = known.names
             found = export(
-                checkpoint,
+                architecture,
                 text,
                 inside,
                 names,
                 most=params.items,
                 device=on,
-                attention=state in ends,
+                attention=state in {states[0], states[-1]},
             )
             path = folder / f"{state}.safetensors"
             maps.write(path, found, STATEMENT | {"state": state})
             size = gigabytes(path.stat().st_size)
-            cli.log.info("%s: %d items, %d heads, %s", state, len(found.items), len(found.heads), size)
-        if args.cells is not None:
-            cells = encoded.read(args.cells)
-            rows = judged(len(cells), params)
-            some = encoded.Encoded(
-                cells.ids[rows],
-                cells.cells.iloc[rows].reset_index(drop=True),
-                None if cells.values is None else cells.values[rows],
+            cli.log.info(
+                "%s: %d items, %d heads, %s", state, len(found.items), len(found.heads), size
             )
-            _, last = max(means(some, args.checkpoints / states[-1], on).items())
-            np.save(folder / RESIDUAL_FILE, last.astype(np.float32))
+        if args.cells is not None:
+            _residual(args, states[-1], params, folder, on)
 
 
-def _read(
-    args: argparse.Namespace, model: object, params: OperatorMaps, checkpoint: Path
-) -> tuple[Text, NDArray[np.bool_], list[str] | None]:
-    """Return the reference as a model reads it, where items may stand, and their names."""
-    if args.tokens is not None:
-        tokens = read_tokens(args.tokens, "reference")[: params.sequences]
-        # The first position is an attention sink.
-        inside = np.ones(tuple(tokens.shape), dtype=bool)
-        inside[:, 0] = False
-        return Text(tokens, tokens), inside, None
-    asked: CellInput = model.cells  # type: ignore[attr-defined]
-    cells, known = encoded.read(args.cells), vocabulary.read(checkpoint)
-    rows = reference(cells, asked, params)
-    ids = np.asarray(cells.ids[rows])
-    lengths = cells.cells["length"].to_numpy(dtype=np.int64)[rows]
-    values = None if cells.values is None else np.asarray(cells.values[rows])
-    architecture = architecture_of(load_model(checkpoint))
-    inside = (np.arange(ids.shape[1]) < lengths[:, np.newaxis]) & ordinary(known)[ids]
-    return whole_cells(ids, lengths, values, architecture), inside, known.names
+def _residual(
+    args: argparse.Namespace, state: str, params: OperatorMaps, folder: Path, on: str
+) -> None:
+    """Keep the stream behind the last block, of the cells that maps are judged on."""
+    cells = encoded.read(args.cells)
+    rows = judged(len(cells), params)
+    some = encoded.Encoded(
+        cells.ids[rows],
+        cells.cells.iloc[rows].reset_index(drop=True),
+        None if cells.values is None else cells.values[rows],
+    )
+    _, last = max(means(some, args.checkpoints / state, on).items())
+    np.save(folder / RESIDUAL_FILE, last.astype(np.float32))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,6 +36,8 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 EPOCHS = 40
 NEIGHBOURS = 15
+SPANNED = 1e-9
+"""Of the largest variance of the anchors: directions with less are none."""
 
 
 @dataclass
@@ -83,15 +85,20 @@ class Readouts:
         fit = Ridge.fit(features @ features.T, rows, self.panel.donor[rows])
         return float(fit.errors(self.wanted[rows]).min())
 
-    def read(self, into: _Found, of: Callable[[Inputs], Floats], group: set[str]) -> None:
+    def made(self, of: Callable[[Inputs], Floats]) -> tuple[Floats, Floats]:
+        """Return features of anchors, (anchors, width), and their products with those of cells."""
+        anchors = of(self.anchors)
+        return anchors, of(self.inputs) @ anchors.T
+
+    def read(self, into: _Found, made: tuple[Floats, Floats], group: set[str]) -> None:
         """Lead cells onto the ruler by features, and read a group of donors off it.
 
         Cells that probes are fitted on lie where the anchors of other donors put them: their own
         anchors are means of themselves. The strength is that with which they lie best. Without the
         ruler, probes read the features in the span of the anchors of the fit.
         """
-        anchors, rows = of(self.anchors), self.fitted(group)
-        kernel = np.concatenate([anchors, of(self.inputs)]) @ anchors.T
+        (anchors, products), rows = made, self.fitted(group)
+        kernel = np.concatenate([anchors @ anchors.T, products])
         donors = np.concatenate([self.panel.donor, self.cells.donor])
         fit = Ridge.fit(kernel, rows, self.panel.donor[rows])
         every = fit.outside(self.wanted[rows], self.panel.donor[rows], donors)
@@ -100,8 +107,9 @@ class Readouts:
         errors = ((every[:, fitted] - self.places[fitted]) ** 2).sum(axis=(1, 2))
         centred = anchors[rows] - anchors[rows].mean(axis=0)
         values, vectors = np.linalg.eigh(centred @ centred.T)
-        along = vectors[:, values > values[-1] * 1e-9]
-        span = (of(self.inputs) @ centred.T) @ (along / np.sqrt(values[values > values[-1] * 1e-9]))
+        kept = values > values[-1] * SPANNED
+        along = vectors[:, kept] / np.sqrt(values[kept])
+        span = (products[:, rows] - products[:, rows].mean(axis=1, keepdims=True)) @ along
         for through, features in (("ruler", every[int(errors.argmin())]), ("features", span)):
             weights, offset = self.endpoints.probes(features, fitted)
             self.keep(into, through, features @ weights + offset, group)
@@ -110,7 +118,8 @@ class Readouts:
         """Keep what scores say of each donor of a group."""
         of = into.by_donor.setdefault(through, {})
         for donor in sorted(group):
-            of[donor] = self.endpoints.values(scores, self.cells.donor == donor)
+            some = np.flatnonzero(self.cells.donor == donor)
+            of[donor] = self.endpoints.values(scores[some], some)
 
 
 def readouts(
@@ -127,8 +136,9 @@ def readouts(
     found: list[_Found] = []
     for candidate in _plain(inputs, maps_of, components):
         one = _Found(candidate.source, candidate.name, candidate.state, candidate.n_parameters)
+        made = by.made(candidate.of)
         for group in by.groups:
-            by.read(one, candidate.of, group)
+            by.read(one, made, group)
         found.append(one)
     last = list(maps_of)[-1]
     for kind in maps_of[last].kinds:
@@ -160,12 +170,17 @@ def _compressed(by: Readouts, maps: Maps, state: str, kind: candidates.Kind) -> 
         best = int(np.argmin([by.error(one, group) for one in features]))
         for name, of, size in _steps(maps, kind, heads[best], *maps.heads[best], by.params):
             one = steps.setdefault(name, _Found(kind, name, state, size, "drift"))
-            by.read(one, of, group)
+            by.read(one, by.made(of), group)
     return list(steps.values())
 
 
 def _steps(
-    maps: Maps, kind: candidates.Kind, whole: Candidate, layer: int, head: int, params: OperatorReadouts
+    maps: Maps,
+    kind: candidates.Kind,
+    whole: Candidate,
+    layer: int,
+    head: int,
+    params: OperatorReadouts,
 ) -> Iterator[tuple[str, Callable[[Inputs], Floats], int]]:
     """Yield a head, its truncated decompositions and the hard-sparse one, with their sizes.
 
@@ -238,7 +253,9 @@ def _diffusion(by: Readouts) -> _Found:
     data.uns["iroot"] = int(root[((data.X[root] - middle) ** 2).sum(axis=1).argmin()])
     sc.tl.dpt(data)
     scores = np.zeros((len(logs), by.endpoints.n_scores))
-    scores[:, len(by.endpoints.kinds)] = np.nan_to_num(data.obs["dpt_pseudotime"].to_numpy(), posinf=1.0)
+    scores[:, len(by.endpoints.kinds)] = np.nan_to_num(
+        data.obs["dpt_pseudotime"].to_numpy(), posinf=1.0
+    )
     one = _Found("expression", "diffusion pseudotime", "", 0)
     for group in by.groups:
         by.keep(one, "features", scores, group)

@@ -30,6 +30,10 @@ from stages.heads.tables.joint_removal import JOINT_REMOVAL
 from stages.heads.tables.removal_kinds import HEAD_REMOVALS
 from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS
 from stages.measurement.tables import CHANGES, MEASURED
+from stages.operators.tables.edges import OPERATOR_EDGES
+from stages.operators.tables.factors import OPERATOR_FACTORS
+from stages.operators.tables.gates import OPERATOR_GATES
+from stages.operators.tables.readouts import OPERATOR_READOUTS
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 from stages.representations.tables.probes import PROBES
@@ -57,6 +61,11 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_heads": MEASURED,
     "cell_joint_removal": JOINT_REMOVAL,
     "cell_probes": PROBES,
+    "operator_gates": OPERATOR_GATES,
+    "operator_readouts": OPERATOR_READOUTS,
+    "operator_factors": OPERATOR_FACTORS,
+    "operator_factor_effects": MEASURED,
+    "operator_edges": OPERATOR_EDGES,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -70,6 +79,11 @@ FILES = {
     "cell_heads": "measured/cell_heads.csv",
     "cell_joint_removal": "cell_model/joint_removal.csv",
     "cell_probes": "cell_model/probes.csv",
+    "operator_gates": "cell_model/operator_gates.csv",
+    "operator_readouts": "cell_model/operator_readouts.csv",
+    "operator_factors": "cell_model/operator_factors.csv",
+    "operator_factor_effects": "measured/operators.csv",
+    "operator_edges": "cell_model/operator_edges.csv",
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

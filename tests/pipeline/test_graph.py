@@ -28,12 +28,13 @@ ROOMS = [
     "representations",
     "cells",
     "heads",
+    "operators",
     "plane",
     "report",
     "audit",
 ]
 # No system imports another: what they share lies before them, what joins them after.
-SYSTEMS = {"cells", "heads"}
+SYSTEMS = {"cells", "heads", "operators"}
 # The atlas decides which package brings the raw files in, the model which stage brings the weights.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 WEIGHTS = {"trained": "mini", "downloaded": "hub", "cell_trained": "cell_mini"}
