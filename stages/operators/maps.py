@@ -146,7 +146,8 @@ def write(path: Path, maps: Maps, statement: dict[str, str]) -> None:
     }
     if maps.attention is not None:
         arrays["attention"] = maps.attention
-    said = statement | {"names": json.dumps(maps.names, ensure_ascii=False)}
+    # One entry: several are written in no fixed order.
+    said = {"maps": json.dumps(statement | {"names": maps.names}, sort_keys=True)}
     with atomic_path(path) as temporary:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, said)
 
@@ -161,8 +162,8 @@ def read(path: Path) -> Maps:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            names = json.loads((file.metadata() or {})["names"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            names = json.loads((file.metadata() or {})["maps"])["names"]
         return Maps(names=list(names), **arrays)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

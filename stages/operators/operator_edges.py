@@ -117,7 +117,9 @@ def of_maps(maps: Maps, kind: Kind, of: Sequence[Programme]) -> Iterator[tuple[s
         ]
         yield "mean of heads", way, np.array(pooled)
         others = (single.sum(axis=0) - single) / max(1, len(of) - 1)
-        yield "best head", way, single[np.arange(len(of)), others.argmax(axis=1)]
+        # A head may say the direction either way round.
+        merit = np.abs(others - 0.5) if way == "direction" else others
+        yield "best head", way, single[np.arange(len(of)), merit.argmax(axis=1)]
 
 
 def edges_table(

@@ -140,7 +140,8 @@ def top_share(drops: Floats, top: int) -> float:
     0.75
     """
     size = np.sort(np.abs(drops))[::-1]
-    return float(size[:top].sum() / size.sum()) if size.sum() > 0 else np.nan
+    # Rounding makes more than all of all.
+    return min(1.0, float(size[:top].sum() / size.sum())) if size.sum() > 0 else np.nan
 
 
 def shares(

@@ -118,6 +118,6 @@ def _steps(table: pd.DataFrame) -> list[Row]:
     rows = []
     for name, of in table[table["p"].notna()].groupby("name", sort=False):
         worse = (of["q"] < SIGNIFICANT) & (of["loss"] > 0)
-        size = int(of["n_bytes"].iloc[0])
-        rows.append({"name": name, "megabytes": size / 1e6, "worse": int(worse.sum()), "of": len(of)})
+        size = int(of["n_bytes"].iloc[0]) / 1e6
+        rows.append({"name": name, "megabytes": size, "worse": int(worse.sum()), "of": len(of)})
     return rows

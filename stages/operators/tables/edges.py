@@ -21,6 +21,6 @@ OPERATOR_EDGES = schema(
 )
 """`value`: area under the curve by which the targets that a factor activates are told from other
 genes of its own programme, averaged over factors and then over programmes; `low`, `high`: interval
-over programmes. `way`: by the map from the factor to the gene, or back; `both` where the score has no
-direction. `direction`: the same by the first less the second, which is above a half only if the map
-knows which of two genes regulates the other beyond what it says of any factor and gene."""
+over programmes. `way`: by the map from the factor to the gene, or back; `both` where the score has
+no direction. `direction`: by the first less the second, which is off a half only if the map knows
+which of two genes regulates the other beyond what it says of any factor and gene."""

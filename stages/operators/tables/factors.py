@@ -25,8 +25,8 @@ OPERATOR_FACTORS = schema(
     ["state", "condition", "top"],
 )
 """`share`: what the `top` factors of the largest mean drops have of the sum of all absolute mean
-drops, with probes `fixed` or `refitted`; `low`, `high`: interval over donors. `rotated`: the same of
-random orthonormal bases of the same space, mean and quantiles, with the share of them (p) that are
+drops, with probes `fixed` or `refitted`; `low`, `high`: interval over donors. `rotated`: the same
+of random orthonormal bases of this space, mean and quantiles, with the share of them (p) that are
 as concentrated; in the last state alone. `sigma2_share`: share of the same factors in the sum of
 squared singular values."""
 
