@@ -1,1 +1,1 @@
-"""Heads as maps between items (genes, token types), taken out of the model and held against gates."""
+"""Heads as maps between items (genes, token types), held against gates and taken to pieces."""

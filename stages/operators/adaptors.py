@@ -21,8 +21,8 @@ RIDGE = tuple(10.0 ** np.arange(-5, 1))
 class Ridge:
     """Ridge regression on features of some rows, told of any rows, for every strength.
 
-    The strength is chosen by leaving out, among the rows of the fit, one group at a time (a donor, a
-    kind): errors of these are exact, without a refit.
+    The strength is chosen by leaving out, among the rows of the fit, one group at a time (a donor,
+    a kind): errors of these are exact, without a refit.
     """
 
     hats: Floats

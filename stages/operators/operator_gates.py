@@ -152,11 +152,12 @@ def _agreement(panel: Panel, test: Mask, points: Floats, of: Labelling, *, both:
     return found
 
 
-def _correlation(one: Floats, other: Floats) -> Floats:
-    one, other = (each - each.mean(axis=1, keepdims=True) for each in (one, other))
-    size = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((one * other).sum(axis=1) / size)
+def _correlation(found: Floats, wanted: Floats) -> Floats:
+    """Return correlations of rows: 0 of what is found alike, nan where all should be alike."""
+    found, wanted = (each - each.mean(axis=1, keepdims=True) for each in (found, wanted))
+    size = np.sqrt((found**2).sum(axis=1) * (wanted**2).sum(axis=1))
+    none = np.where((wanted**2).sum(axis=1) > 0, 0.0, np.nan)
+    return np.where(size > 0, (found * wanted).sum(axis=1) / np.where(size > 0, size, 1), none)
 
 
 class Judge:
@@ -312,7 +313,8 @@ class _Rows:
         """Return the mean over donors and its interval; donors without a score are passed over."""
         known = np.isfinite(donors)
         weights = self.weights * known
-        drawn = (weights @ np.where(known, donors, 0)) / weights.sum(axis=1)
+        total = weights.sum(axis=1)
+        drawn = (weights @ np.where(known, donors, 0))[total > 0] / total[total > 0]
         low, high = resampling.percentile_interval(drawn, confidence=self.params.confidence)
         return float(donors[known].mean()), low, high
 
@@ -324,6 +326,8 @@ class _Rows:
         by_holdout |= dict.fromkeys(("branch", "within"), limits.branch)
         for count, found in one.right.items():
             for holdout, scores in found.items():
+                if not np.isfinite(scores[0]).any():
+                    continue
                 of = self.interval(scores[0])
                 self._one(one, holdout, *of, by_holdout[holdout], dimensions=count)
         for name, nulls in (("wrong", one.wrong), ("shuffled", one.shuffled)):

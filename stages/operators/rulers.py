@@ -69,8 +69,10 @@ class Ruler:
 
 
 def read(path: Path) -> Ruler:
-    """Read a tree: columns ``node``, ``parent`` (empty for the root) and, if labels of cells are
-    called otherwise, ``names`` with these, separated by ``;``.
+    """Read a tree from a CSV.
+
+    Columns are ``node``, ``parent`` (empty for the root) and, if labels of cells are called
+    otherwise, ``names`` with these, separated by ``;``.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class Thresholds(Section):
     p: Annotated[float, Field(gt=0, lt=1)]
     """Of labels shuffled within blocks (published)."""
     p_kinds: Annotated[float, Field(gt=0, lt=1)]
-    """Of distances within a branch that was held out, among rulers whose kinds change names in all donors alike."""
+    """Of distances within a branch that was held out, among rulers whose kinds change names."""
 
 
 class OperatorGates(Section):

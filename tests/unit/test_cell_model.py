@@ -16,6 +16,7 @@ from stages.inputs.settings import CellInput
 from stages.measurement import measured
 from stages.measurement.effects import Effects, State
 from stages.measurement.tables import MEASURED
+from stages.operators.tables.gates import OPERATOR_GATES
 from stages.report import manuscript
 from stages.representations.tables.probes import PROBES
 
@@ -137,6 +138,9 @@ def written(settings, tmp_path):
         both = joint_removal(parts, settings.joint_removal)
         tables.write(both, JOINT_REMOVAL, folder / "cell_model" / "joint_removal.csv")
         tables.write(probes, PROBES, folder / "cell_model" / "probes.csv")
+        # Cells without kinds of a ruler: the paper does not speak of operators.
+        nothing = tables.empty(OPERATOR_GATES)
+        tables.write(nothing, OPERATOR_GATES, folder / "cell_model" / "operator_gates.csv")
         return found, both, probes
 
     return go
@@ -194,6 +198,7 @@ def test_the_paper_says_what_was_found(study_folder, written, params, tmp_path, 
     assert (said in text) == redundant
     assert ("In no layer do all heads together cost clearly more" in text) != redundant
     assert "![A model of cells." in text
+    assert "maps between genes {#sec-operators}" not in text
 
 
 def test_a_paper_without_a_model_of_cells_does_not_speak_of_one(study_folder, tmp_path):
