@@ -47,7 +47,7 @@ def search(
         apart = params.beta * torch.arccos(cosine) - wanted[pairs[0], pairs[1]]
         kept = z @ weight + offset - x
         loss = (apart**2).mean() + params.alpha * (kept**2).sum(dim=1).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
     with torch.no_grad():
         z = (torch.from_numpy(reduced) - offset) @ weight.T

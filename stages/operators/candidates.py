@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -42,10 +43,7 @@ def plain(cells: Inputs, components: list[int]) -> Iterator[Candidate]:
     values, vectors = np.linalg.eigh(centred.T @ centred)
     order = np.argsort(-values, kind="stable")
     for count in sorted({min(count, n) for count in components}):
-        kept = vectors[:, order[:count]]
-        yield Candidate(
-            "expression", f"PCA-{count}", "", lambda inputs, by=kept: inputs.x @ by, n * count
-        )
+        yield _by("expression", f"PCA-{count}", "", vectors[:, order[:count]])
 
 
 def of_model(maps: Maps, state: str, *, residual: bool = False) -> Iterator[Candidate]:
@@ -73,7 +71,7 @@ def single(maps: Maps, state: str, kind: Kind) -> list[Candidate]:
             kind,
             f"L{layer}H{head}",
             state,
-            lambda inputs, layer=layer, head=head: _alone(maps, inputs, kind, layer, head),
+            partial(_alone, maps, kind, layer, head),
             maps.n_bytes(kind) // 4,
         )
         for layer, head in maps.heads
@@ -87,11 +85,11 @@ def _residual(inputs: Inputs) -> Floats:
     return inputs.residual
 
 
-def _alone(maps: Maps, inputs: Inputs, kind: Kind, layer: int, head: int) -> Floats:
+def _alone(maps: Maps, kind: Kind, layer: int, head: int, inputs: Inputs) -> Floats:
     """Return features of a head in as few dimensions as it has: distances are those of x A."""
     if kind == "attn_mean":
         return np.asarray(inputs.x @ maps.matrix(kind, layer, head))
-    writes = np.linalg.qr(maps.writes[layer, head].astype(float), mode="r")
+    writes = np.asarray(np.linalg.qr(maps.writes[layer, head].astype(float), mode="r"))
     return np.asarray((inputs.x @ maps.reads[layer, head]) @ writes.T)
 
 

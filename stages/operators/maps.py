@@ -68,7 +68,7 @@ class Maps:
         if self.attention is None:
             msg = "attention was averaged in the first and the last state alone. Take one of these."
             raise RepresentationError(msg)
-        return self.attention[layer, head].astype(np.float64)
+        return np.asarray(self.attention[layer, head], dtype=float)
 
     def pooled(self, kind: Kind) -> list[Floats]:
         """Return the mean A over all heads of the early, the middle and the late layers."""
@@ -85,7 +85,7 @@ class Maps:
     def n_bytes(self, kind: Kind) -> int:
         """Return what one head takes in float32, (n, n) or its two factors."""
         n, d_head = self.reads.shape[2:]
-        return 4 * n * (n if kind == "attn_mean" else 2 * d_head)
+        return int(4 * n * (n if kind == "attn_mean" else 2 * d_head))
 
 
 def drift(pooled: Sequence[Floats]) -> Floats:

@@ -24,6 +24,7 @@ from stages.measurement.streams import stream
 from stages.operators import arccos, candidates, rulers
 from stages.operators.adaptors import Ridge
 from stages.operators.candidates import Candidate
+from stages.operators.maps import THIRDS, Maps
 from stages.operators.panel import Inputs, Panel
 from stages.operators.prepared import Prepared, ends, maps_in, prepare
 from stages.operators.settings import OperatorGates
@@ -316,7 +317,7 @@ class _Rows:
         total = weights.sum(axis=1)
         drawn = (weights @ np.where(known, donors, 0))[total > 0] / total[total > 0]
         low, high = resampling.percentile_interval(drawn, confidence=self.params.confidence)
-        return float(donors[known].mean()), low, high
+        return float(donors[known].mean()), float(low), float(high)
 
     def add(self, one: Judged) -> None:
         """Add all rows of a candidate."""
@@ -409,7 +410,7 @@ class _Rows:
 def gates(
     prepared: Prepared,
     inputs: Inputs,
-    maps_of: Mapping[str, candidates.Maps],
+    maps_of: Mapping[str, Maps],
     params: OperatorGates,
     *,
     untrained: str | None,
@@ -430,7 +431,7 @@ def gates(
         rows.add(judge(by, _kernels([candidate], anchors), candidate))
     for state, of in maps_of.items():
         for candidate in candidates.of_model(of, state, residual=inputs.residual is not None):
-            pooled = candidate.name in candidates.THIRDS
+            pooled = candidate.name in THIRDS
             drifted = candidate if candidate.name == "drift" else drifted
             if state != untrained or not (pooled or candidate.source == "residual"):
                 rows.add(judge(by, _kernels([candidate], anchors), candidate, nulls=not pooled))

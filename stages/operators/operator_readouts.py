@@ -10,6 +10,7 @@ import argparse
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from stages.operators import candidates, rulers
 from stages.operators.adaptors import Ridge
 from stages.operators.candidates import Candidate
 from stages.operators.endpoints import Endpoints, donor_groups
-from stages.operators.maps import Maps, factors
+from stages.operators.maps import THIRDS, Kind, Maps, factors
 from stages.operators.panel import Inputs
 from stages.operators.prepared import Prepared, ends, maps_in, prepare
 from stages.operators.settings import OperatorReadouts
@@ -157,11 +158,11 @@ def _plain(
     for state, of in maps_of.items():
         with_stream = inputs.residual is not None and state == list(maps_of)[-1]
         for candidate in candidates.of_model(of, state, residual=with_stream):
-            if candidate.name not in candidates.THIRDS:
+            if candidate.name not in THIRDS:
                 yield candidate
 
 
-def _compressed(by: Readouts, maps: Maps, state: str, kind: candidates.Kind) -> list[_Found]:
+def _compressed(by: Readouts, maps: Maps, state: str, kind: Kind) -> list[_Found]:
     """Return the best head, chosen inside each fold, and what is left of it at every step."""
     heads = candidates.single(maps, state, kind)
     features = [head.of(by.anchors) for head in heads]
@@ -176,7 +177,7 @@ def _compressed(by: Readouts, maps: Maps, state: str, kind: candidates.Kind) -> 
 
 def _steps(
     maps: Maps,
-    kind: candidates.Kind,
+    kind: Kind,
     whole: Candidate,
     layer: int,
     head: int,
@@ -193,13 +194,17 @@ def _steps(
     n, d_head = u.shape
     for rank in sorted({rank for rank in params.ranks if rank < d_head}, reverse=True):
         by = u[:, :rank] * sigma[:rank]
-        yield f"rank {rank}", lambda inputs, by=by: inputs.x @ by, rank * 2 * n
+        yield f"rank {rank}", partial(_along, by), rank * 2 * n
     kept = min(params.sparse_factors, d_head)
     read, wrote = _largest(u[:, :kept], params.read), _largest(v[:, :kept], params.write)
-    by = read * sigma[:kept] @ np.linalg.qr(wrote, mode="r").T
+    by = read * sigma[:kept] @ np.asarray(np.linalg.qr(wrote, mode="r")).T
     # A kept entry is a number and its place.
     size = 2 * kept * (min(params.read, n) + min(params.write, n))
-    yield f"sparse {kept}", lambda inputs: inputs.x @ by, size
+    yield f"sparse {kept}", partial(_along, by), size
+
+
+def _along(by: Floats, inputs: Inputs) -> Floats:
+    return np.asarray(inputs.x @ by)
 
 
 def _largest(columns: Floats, count: int) -> Floats:

@@ -116,7 +116,9 @@ def _gates(axes: Axes, gates: pd.DataFrame, names: list[tuple[str, ...]], last: 
                     linewidths=0.8,
                     zorder=3,
                 )
-    axes.set_yticks(range(len(names)), [_label(*key[:3], last, key[3]) for key in names])
+    axes.set_yticks(
+        range(len(names)), [_label(key[0], key[1], key[2], last, key[3]) for key in names]
+    )
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(right=1.03)
     axes.set_xlabel("Spearman correlation of distances")
@@ -187,30 +189,26 @@ def _edges(axes: Axes, edges: pd.DataFrame, last: str) -> None:
     axes.set_xlabel("Area under the curve")
 
 
+def _mark(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        color=colour,
+        marker=marker,
+        markersize=4,
+        markerfacecolor=face or colour,
+        linewidth=0,
+        label=label,
+    )
+
+
 def _legend(figure: Figure, height: float) -> None:
     colour = style.COLOURS["heads"]
-    point = {"marker": "o", "markersize": 4, "linewidth": 0}
     handles = [
-        Line2D([], [], color=colour, markerfacecolor="white", label="donor held out", **point),
-        Line2D([], [], color=colour, label="within a branch held out", **point),
-        Line2D(
-            [],
-            [],
-            color=style.QUIET,
-            marker="+",
-            markersize=4,
-            linewidth=0,
-            label="wrong rulers, donor",
-        ),
-        Line2D(
-            [],
-            [],
-            color=style.QUIET,
-            marker="x",
-            markersize=4,
-            linewidth=0,
-            label="wrong rulers, branch",
-        ),
+        _mark("o", colour, "donor held out", face="white"),
+        _mark("o", colour, "within a branch held out"),
+        _mark("+", style.QUIET, "wrong rulers, donor"),
+        _mark("x", style.QUIET, "wrong rulers, branch"),
         Patch(color=style.FAINT, label="random bases"),
         Line2D([], [], color=style.INK, linestyle=":", label="of squared singular values"),
     ]
