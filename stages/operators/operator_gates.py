@@ -8,7 +8,7 @@ was held out cannot. So both are shown, for the right ruler, wrong ones and shuf
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +232,8 @@ class Judged:
     latent: Floats | None = None
     """Coordinates of anchors whose donor was held out."""
     adaptor: str = "ridge"
+    branches: dict[str, Floats] = field(default_factory=dict)
+    """Of the right ruler in all dimensions, what each branch says: (branches, donors)."""
 
 
 def judge(
@@ -254,6 +256,8 @@ def judge(
     shuffled: list[tuple[str, Floats]] = []
     latent = np.zeros((len(panel), most))
     for fold, wanted in zip(by.folds, by.wanted, strict=True):
+        if fold.holdout == "random" and len(kernels) > 1:
+            continue
         fits = [Ridge.fit(kernel, fold.fitted, fold.groups[fold.fitted]) for kernel in kernels]
         found = [led(fit, wanted["right"]) for fit in fits]
         best = int(np.argmin([errors[0] for _, errors, _ in found]))
@@ -278,7 +282,17 @@ def judge(
         by.of_donors(wrong),
         by.of_donors(shuffled),
         latent,
+        branches=_by_branch(right[most]),
     )
+
+
+def _by_branch(scores: Sequence[tuple[str, Floats]]) -> dict[str, Floats]:
+    """Return what each branch that was held out says: (branches, donors)."""
+    found = {
+        name: [score[0] for holdout, score in scores if holdout == name]
+        for name in ("branch", "within")
+    }
+    return {name: np.stack(parts) for name, parts in found.items() if parts}
 
 
 def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
@@ -295,7 +309,8 @@ def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
         if fold.holdout == "donor":
             latent[fold.test] = points[fold.test]
         scores += agreement(by.panel, fold, points[np.newaxis], by.right)
-    return Judged(candidate, {most: by.of_donors(scores)}, {}, {}, latent, "arccos")
+    of = by.of_donors(scores)
+    return Judged(candidate, {most: of}, {}, {}, latent, "arccos", _by_branch(scores))
 
 
 class _Rows:
@@ -304,20 +319,31 @@ class _Rows:
     def __init__(self, by: Judge, anchors: Inputs, untrained: str | None) -> None:
         self.by, self.x, self.untrained = by, anchors.x, untrained
         self.params = by.params
-        n_donors = len(np.unique(by.panel.donor))
-        rng = stream(self.params.seed, "donors")
-        self.weights = resampling.group_weights(n_donors, self.params.draws, rng)
+        n_donors, draws, seed = len(np.unique(by.panel.donor)), self.params.draws, self.params.seed
+        self.weights = resampling.group_weights(n_donors, draws, stream(seed, "donors"))
+        n_branches = max(1, len(by.branches))
+        self.of_branches = resampling.group_weights(n_branches, draws, stream(seed, "branches"))
         self.found: list[dict[str, object]] = []
         self.within: dict[tuple[str, str, str], Floats] = {}
 
-    def interval(self, donors: Floats) -> tuple[float, float, float]:
-        """Return the mean over donors and its interval; donors without a score are passed over."""
-        known = np.isfinite(donors)
-        weights = self.weights * known
-        total = weights.sum(axis=1)
-        drawn = (weights @ np.where(known, donors, 0))[total > 0] / total[total > 0]
+    def interval(self, scores: Floats) -> tuple[float, float, float]:
+        """Return the mean over donors (and branches), and its interval over both.
+
+        Donors see the same arrangement of the kinds of a branch: branches are resampled too.
+
+        Parameters
+        ----------
+        scores
+            (donors,), or (branches, donors); nan where there is none.
+        """
+        known = np.isfinite(scores)
+        table, there = np.atleast_2d(np.where(known, scores, 0.0)), np.atleast_2d(known)
+        outer = self.of_branches if len(table) > 1 else np.ones((len(self.weights), 1))
+        total = ((outer @ there) * self.weights).sum(axis=1)
+        drawn = ((outer @ table) * self.weights).sum(axis=1)
+        drawn = drawn[total > 0] / total[total > 0]
         low, high = resampling.percentile_interval(drawn, confidence=self.params.confidence)
-        return float(donors[known].mean()), float(low), float(high)
+        return float(scores[known].mean()), float(low), float(high)
 
     def add(self, one: Judged) -> None:
         """Add all rows of a candidate."""
@@ -329,7 +355,8 @@ class _Rows:
             for holdout, scores in found.items():
                 if not np.isfinite(scores[0]).any():
                     continue
-                of = self.interval(scores[0])
+                in_all = holdout in one.branches and count == most
+                of = self.interval(one.branches[holdout] if in_all else scores[0])
                 self._one(one, holdout, *of, by_holdout[holdout], dimensions=count)
         for name, nulls in (("wrong", one.wrong), ("shuffled", one.shuffled)):
             for holdout, scores in nulls.items():
@@ -346,8 +373,8 @@ class _Rows:
                 smallest = 1 / (1 + len(drawn))
                 value = (1 + as_good) * smallest
                 self._one(one, gate, value, smallest, None, limit, below=True)
-        if "within" in one.right[most] and one.adaptor == "ridge":
-            self._beyond(one, one.right[most]["within"][0])
+        if "within" in one.branches and one.adaptor == "ridge":
+            self._beyond(one, one.branches["within"])
 
     def _beyond(self, one: Judged, scores: Floats) -> None:
         of = one.candidate

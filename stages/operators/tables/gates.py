@@ -41,9 +41,10 @@ OPERATOR_GATES = schema(
 """`random`, `donor`, `branch`: Spearman correlation of distances in the adaptor's coordinates and
 on the ruler, of anchors of one donor, over pairs of which one at least was held out, averaged over
 donors; `within`: over pairs of a branch that were both held out with it. `low`, `high`: interval
-over donors. `ruler`: the right one; the same with its kinds renamed in all donors alike (`wrong`;
-mean over such, `low`, `high`: their quantiles); labels shuffled within each donor (`shuffled`,
-likewise). `p`: of the donor holdout among shuffled labels; `p_kinds`: of `within` among wrong
-rulers; `low`: the smallest p that so many allow. `beyond_*`: by how much `within` exceeds that of
-raw expression, of the gene embedding of this state, of the same in the untrained model; the gate is
-an interval above 0. `passed`: 1 or 0."""
+over donors and, of `branch`, `within` and `beyond_*` in all dimensions, over branches too, since
+donors see the same arrangement of a branch's kinds. `ruler`: the right one; the same with its kinds
+renamed in all donors alike (`wrong`; mean over such, `low`, `high`: their quantiles); labels
+shuffled within each donor (`shuffled`, likewise). `p`: of the donor holdout among shuffled labels;
+`p_kinds`: of `within` among wrong rulers; `low`: the smallest p that so many allow. `beyond_*`: by
+how much `within` exceeds that of raw expression, of the gene embedding of this state, of the same
+in the untrained model; the gate is an interval above 0. `passed`: 1 or 0."""
