@@ -13,7 +13,17 @@ from stages.base import cli, study
 from stages.base.files import write_text
 from stages.base.settings import Settings, load
 from stages.measurement.resampling import SIGNIFICANT
-from stages.report import cell_model, cells, clusters, features, heads, pairs, planted, spectra
+from stages.report import (
+    cell_model,
+    cells,
+    clusters,
+    features,
+    heads,
+    operators,
+    pairs,
+    planted,
+    spectra,
+)
 from stages.report.claims import printed
 from stages.report.comparisons import Row
 from stages.report.reading import Tables
@@ -52,6 +62,7 @@ def context(
     if of_heads is not None:
         made |= heads.context(found, settings)
     made["cell_model"] = {} if of_cell_model is None else cell_model.context(found, settings)
+    made["operators"] = {} if of_cell_model is None else operators.context(found)
     if of_cells is not None and of_heads is not None:
         made["pairs"] = pairs.context(found, settings)
         made["plane"] = heads.plane(found)

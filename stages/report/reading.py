@@ -35,6 +35,10 @@ from stages.heads.tables.joint_removal import JOINT_REMOVAL
 from stages.heads.tables.removal_kinds import HEAD_REMOVALS
 from stages.heads.tables.seeds import HEAD_BASELINES, HEAD_OVER_SEEDS
 from stages.measurement.tables import CHANGES, MEASURED
+from stages.operators.tables.edges import OPERATOR_EDGES
+from stages.operators.tables.factors import OPERATOR_FACTORS
+from stages.operators.tables.gates import OPERATOR_GATES
+from stages.operators.tables.readouts import OPERATOR_READOUTS
 from stages.pairs.tables.epistasis import EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS
 from stages.plane.tables import AXES, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
@@ -77,6 +81,11 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_separation": SEPARATION,
     "cell_structures": STRUCTURES,
     "feature_measured": MEASURED,
+    "operator_gates": OPERATOR_GATES,
+    "operator_readouts": OPERATOR_READOUTS,
+    "operator_factors": OPERATOR_FACTORS,
+    "operator_factor_effects": MEASURED,
+    "operator_edges": OPERATOR_EDGES,
     "planted": PLANTED,
 }
 """Of each table that the text reads, by its name there."""
@@ -104,6 +113,11 @@ FILES = {
         name: f"features/{name}.csv"
         for name in ("autoencoders", "tracing", "combinations", "steering", "annotated")
     },
+    "operator_gates": "cell_model/operator_gates.csv",
+    "operator_readouts": "cell_model/operator_readouts.csv",
+    "operator_factors": "cell_model/operator_factors.csv",
+    "operator_factor_effects": "measured/operators.csv",
+    "operator_edges": "cell_model/operator_edges.csv",
 }
 """Of those that the text calls otherwise than their files."""
 _OF_HEADS = {

@@ -31,12 +31,13 @@ ROOMS = [
     "pairs",
     "spectra",
     "features",
+    "operators",
     "plane",
     "report",
     "audit",
 ]
 # No system imports another: what they share lies before them, what joins them after.
-SYSTEMS = {"cells", "heads", "pairs", "spectra", "features"}
+SYSTEMS = {"cells", "heads", "pairs", "spectra", "features", "operators"}
 # The atlas decides which package brings the raw files in, the model which stage brings the weights.
 SOURCES = {"${atlas.source}": ["demo", "published"]}
 WEIGHTS = {"trained": "mini", "downloaded": "hub", "cell_trained": "cell_mini"}

@@ -16,6 +16,7 @@ from stages.inputs.settings import CellInput
 from stages.measurement import measured
 from stages.measurement.effects import Effects, State
 from stages.measurement.tables import MEASURED
+from stages.operators.tables.gates import OPERATOR_GATES
 from stages.report import manuscript
 from stages.representations.tables.probes import PROBES
 from tests import made_spectra
@@ -139,6 +140,9 @@ def written(settings, tmp_path):
         tables.write(both, JOINT_REMOVAL, folder / "cell_model" / "joint_removal.csv")
         tables.write(probes, PROBES, folder / "cell_model" / "probes.csv")
         made_spectra.write(folder, tmp_path / "genes", settings, "cell_spectra", states, genes=True)
+        # Cells without kinds of a ruler: the paper does not speak of operators.
+        nothing = tables.empty(OPERATOR_GATES)
+        tables.write(nothing, OPERATOR_GATES, folder / "cell_model" / "operator_gates.csv")
         return found, both, probes
 
     return go
@@ -203,6 +207,7 @@ def test_the_paper_says_what_was_found(study_folder, written, params, tmp_path, 
     assert "59% were zero" in text
     assert "| edges within a programme |" in text
     assert "{#fig-spectra" in text
+    assert "maps between genes {#sec-operators}" not in text
 
 
 def test_a_paper_without_a_model_of_cells_does_not_speak_of_one(study_folder, tmp_path):

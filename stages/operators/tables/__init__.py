@@ -1,0 +1,1 @@
+"""Schemas of what operators are held against, read off and made of."""
