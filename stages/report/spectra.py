@@ -7,6 +7,10 @@ from stages.measurement.resampling import SIGNIFICANT
 from stages.report.comparisons import Row, records
 from stages.report.reading import Tables
 
+WITHOUT_ZEROS = (236.3, 48.4)
+"""Effective rank of scGPT's genes in the first layer and the last over rows that are not zero, as a
+later file of the published study has it (Biodyn-AI/topology-biomechinterp1, iter_0047)."""
+
 
 def context(found: Tables, *, of_genes: bool) -> Row:
     """Return what the templates need on the spectra of tokens, and of genes where there is a model.
@@ -20,6 +24,7 @@ def context(found: Tables, *, of_genes: bool) -> Row:
     made: Row = {
         "tokens": _ranks(found.spectrum, found.token_spectra),
         "published": dict(zip(published["quantity"], published["published"], strict=True)),
+        "without_zeros": WITHOUT_ZEROS,
         "genes": {},
     }
     if of_genes:

@@ -203,7 +203,7 @@ def test_the_paper_says_what_was_found(study_folder, written, params, tmp_path, 
     assert "![A model of cells." in text
     # Of the planted spectra the first direction grows, and rows of zeros are not needed for it.
     assert "60 genes have" in text
-    assert "For scGPT's genes @kendiukhov2026 gave 23.6 in the first layer and 1.6" in text
+    assert "For scGPT's genes @kendiukhov2026geometry gave 23.6 in the first layer and 1.6" in text
     assert "59% were zero" in text
     assert "| edges within a programme |" in text
     assert "{#fig-spectra" in text
