@@ -74,25 +74,28 @@ def _edges(tracing: pd.DataFrame, traced: pd.DataFrame, statistics: pd.DataFrame
     }
 
 
+def _rho(rows: pd.DataFrame, name: str) -> float:
+    """Return the rank correlation of the published ratio with another over sets."""
+    return float(stats.spearmanr(rows[name], rows["published"])[0])
+
+
 def _together(combinations: pd.DataFrame) -> Row:
     if combinations.empty:
         return {}
     rows = combinations[combinations["order"] == combinations["order"].max()]
     apart = rows["high"].lt(1) | rows["low"].gt(1)
-    varies = len(rows) > 2 and rows["raw"].nunique() > 1 and rows["published"].nunique() > 1
+    ratios = rows[["raw", "published", "additive"]]
+    varies = len(rows) > 2 and bool((ratios.nunique() > 1).all())
     return {
         "order": int(rows["order"].iloc[0]),
         "n": len(rows),
         "n_apart": int(apart.sum()),
         **{name: float(rows[name].median()) for name in ("raw", "published", "additive")},
         "raw_ends": _ends(rows["raw"]),
-        "rho": float(stats.spearmanr(rows["raw"], rows["published"])[0]) if varies else None,
-        # Whether it is nearer to that of exact sums than raw effects are to adding up.
-        "blind": bool(
-            abs(rows["published"].median() - rows["additive"].median())
-            < abs(rows["raw"].median() - 1) + 1e-9
-            or rows["additive"].median() < 0.8
-        ),
+        "rho": _rho(rows, "raw") if varies else None,
+        "rho_additive": _rho(rows, "additive") if varies else None,
+        # Whether over sets it follows what exact sums give rather than what raw effects do.
+        "blind": varies and _rho(rows, "additive") > _rho(rows, "raw"),
     }
 
 
