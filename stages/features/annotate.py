@@ -25,8 +25,10 @@ from stages.features.settings import Annotate
 from stages.features.subject import Subject
 from stages.features.tables.annotate import ANNOTATED, ANNOTATION
 from stages.features.tables.trace import TRACED
+from stages.inputs import gene_sets
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.material import Cells
+from stages.inputs.settings import GeneSets
 from stages.measurement import resampling
 from stages.measurement.streams import stream
 from stages.models.devices import devices, matmul_precision
@@ -81,13 +83,20 @@ def top(values: Floats, n: int) -> Mask:
     return found
 
 
-def collections(params: Annotate, names: Sequence[str]) -> dict[str, tuple[list[str], Mask]]:
+def collections(
+    params: Annotate,
+    files: Mapping[str, GeneSets],
+    names: Sequence[str],
+    synonyms: Mapping[str, str] | None = None,
+) -> dict[str, tuple[list[str], Mask]]:
     """Return the collections of sets of genes: names of sets, and which genes are in each.
 
     Parameters
     ----------
     names
         Of the genes of the background.
+    synonyms
+        Other names of genes, in capitals, to those.
 
     Raises
     ------
@@ -109,8 +118,13 @@ def collections(params: Annotate, names: Sequence[str]) -> dict[str, tuple[list[
                 f"({reason}). Correct annotate.tables."
             )
             raise FeatureError(msg) from None
-    for path in params.gmt:
-        members[path.stem] = _gmt(path)
+    for name, of in files.items():
+        read = gene_sets.read(of)
+        cli.log.info("%s: %s", of.path, read.said)
+        members[name] = {
+            label: [(synonyms or {}).get(gene.upper(), gene) for gene in sorted(genes)]
+            for label, genes in (read.sets or {}).items()
+        }
     found = {}
     for collection, sets in members.items():
         kept: dict[str, list[int]] = {}
@@ -124,22 +138,6 @@ def collections(params: Annotate, names: Sequence[str]) -> dict[str, tuple[list[
                 mask[inside, i] = True
             found[collection] = list(kept), mask
     return found
-
-
-def _gmt(path: Path) -> dict[str, list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} is no file of gene sets ({error}). Correct annotate.gmt."
-        raise FeatureError(msg) from None
-    parts = [line.split("\t") for line in lines if line.strip()]
-    if bad := [part[0] for part in parts if len(part) < 3]:
-        msg = (
-            f"{path}: the line of {bad[0]!r} has no genes; a line is a name, a description and "
-            "genes, separated by tabs. Correct annotate.gmt."
-        )
-        raise FeatureError(msg)
-    return {name: [gene.strip() for gene in genes if gene.strip()] for name, _, *genes in parts}
 
 
 def shares(
@@ -259,7 +257,8 @@ def _run(args: argparse.Namespace) -> None:
         background = background[~np.isin(background, of.special)]
         chosen = top(by_item[:, background], params.top)
         names = [known.names[i] for i in background]
-        found = [(name, chosen, sets) for name, sets in collections(params, names).items()]
+        of_genes = collections(params, settings.gene_sets, names, known.synonyms)
+        found = [(name, chosen, sets) for name, sets in of_genes.items()]
         n = by_cell.shape[1]
         found += [
             (name, top(by_cell, params.top), sets)

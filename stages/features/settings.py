@@ -149,8 +149,6 @@ class Annotate(Section):
     """Tables with a gene a row (``gene``), whose other columns are collections of sets."""
     columns: list[str]
     """These collections."""
-    gmt: list[Path]
-    """Files of gene sets: a set a line, its name, a description, its genes, separated by tabs."""
     source: Path
     """What the tables come with, for ``dvc.yaml``."""
     label: str

@@ -645,11 +645,25 @@ class Haematopoiesis(Section):
     cells_a_donor: Count
 
 
+class GeneSets(Section):
+    """A file of gene sets or of a network."""
+
+    path: Path
+    format: Literal["gmt", "gaf", "trrust", "string", "panglaodb"]
+    names: Path | None = None
+    """Of STRING: the file of names (``protein.info``)."""
+    species: Literal["Hs", "Mm"] = "Hs"
+    """Of PanglaoDB."""
+    experimental: bool = False
+    """Of GAF: whether annotations by computation alone (IEA and its like) are left out."""
+
+
 SECTIONS = {
     "atlas": Atlas,
     "model": Model,
     "cellmodel": CellModel,
     "haematopoiesis": Haematopoiesis,
+    "gene_sets": dict[Key, GeneSets],
     "trained": list[str],
     "downloaded": list[str],
     "cell_trained": list[str],

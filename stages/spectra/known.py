@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from stages.base import cli
 from stages.base.errors import AtlasError
-from stages.spectra import gene_sets
-from stages.spectra.settings import Structures
+from stages.inputs import gene_sets
+from stages.inputs.settings import GeneSets
 
 PLANTED_FILE = "genes.csv"
 MARKERS, CLASS, REGULATOR = "markers", "class", "regulator"
@@ -50,7 +50,7 @@ def membership(
     return list(sets), inside.reshape(len(sets), len(names))
 
 
-def read(folder: Path, params: Structures, synonyms: Mapping[str, str] | None) -> Known:
+def read(folder: Path, files: Mapping[str, GeneSets], synonyms: Mapping[str, str] | None) -> Known:
     """Return what was planted among simulated genes, or what the files of the settings say.
 
     Parameters
@@ -67,7 +67,7 @@ def read(folder: Path, params: Structures, synonyms: Mapping[str, str] | None) -
     """
     if (folder / PLANTED_FILE).exists():
         return planted(folder)
-    return gene_sets_of(params, synonyms or {})
+    return gene_sets_of(files, synonyms or {})
 
 
 def planted(folder: Path) -> Known:
@@ -103,7 +103,7 @@ def _sets(genes: pd.DataFrame, column: str) -> dict[str, frozenset[str]]:
     return {str(name): frozenset(of) for name, of in genes.groupby(column)["gene"]}
 
 
-def gene_sets_of(params: Structures, synonyms: Mapping[str, str]) -> Known:
+def gene_sets_of(files: Mapping[str, GeneSets], synonyms: Mapping[str, str]) -> Known:
     """Return what files say, in the names of the model; what it does not know is counted aloud."""
 
     def named(gene: str) -> str:
@@ -111,7 +111,7 @@ def gene_sets_of(params: Structures, synonyms: Mapping[str, str]) -> Known:
 
     families: dict[str, dict[str, frozenset[str]]] = {}
     edges, graded = [], []
-    for name, of in params.gene_sets.items():
+    for name, of in files.items():
         found = gene_sets.read(of)
         cli.log.info("%s: %s", of.path, found.said)
         if found.sets:

@@ -182,7 +182,7 @@ def _run(args: argparse.Namespace) -> None:
     model = settings.cellmodel
     states = settings.systems[args.system].states
     synonyms = vocabulary.read(args.vocabulary).synonyms
-    of = known.read(args.known, settings.structures, synonyms)
+    of = known.read(args.known, settings.gene_sets, synonyms)
     made = []
     for name in dict.fromkeys((states[0], states[-1])):
         items = matrices.read(args.items / name, min_count=settings.spectrum.min_count)

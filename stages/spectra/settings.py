@@ -1,11 +1,10 @@
 """Settings of the spectra of items."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from stages.base.sections import Confidence, Count, Key, Section
+from stages.base.sections import Confidence, Count, Section
 
 Seed = Annotated[int, Field(ge=0)]
 Draws = Annotated[int, Field(ge=20)]
@@ -47,24 +46,9 @@ class Separation(Section):
     seed: Seed
 
 
-class GeneSets(Section):
-    """A file of gene sets or of a network."""
-
-    path: Path
-    format: Literal["gmt", "gaf", "trrust", "string", "panglaodb"]
-    names: Path | None = None
-    """Of STRING: the file of names (``protein.info``)."""
-    species: Literal["Hs", "Mm"] = "Hs"
-    """Of PanglaoDB."""
-    experimental: bool = False
-    """Of GAF: whether annotations by computation alone (IEA and its like) are left out."""
-
-
 class Structures(Section):
     """What is known of genes, and how the model is asked for it."""
 
-    gene_sets: dict[Key, GeneSets] = {}
-    """Where nothing was planted: files of what is known, by a name for each."""
     smallest_set: Annotated[int, Field(ge=2)]
     largest_set: Annotated[int, Field(ge=2)]
     """Sets with fewer or more of the model's genes are left out."""

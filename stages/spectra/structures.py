@@ -481,7 +481,7 @@ def _run(args: argparse.Namespace) -> None:
     states = settings.systems[args.system].states
     least = settings.spectrum.min_count
     words = vocabulary.read(args.vocabulary)
-    of = known.read(args.known, params, words.synonyms)
+    of = known.read(args.known, settings.gene_sets, words.synonyms)
     last = matrices.read(args.items / states[-1], min_count=least)
     chosen = chosen_genes(of, last.names, params)
     if not len(chosen):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stages.base import tables
-from stages.base.errors import FeatureError
+from stages.base.errors import AtlasError, FeatureError
 from stages.features import (
     annotate,
     autoencoder,
@@ -34,6 +34,7 @@ from stages.features.tables.combine import COMBINATIONS
 from stages.features.tables.steer import STEERING
 from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.features.tail import Tail, along, sparse, summed
+from stages.inputs.settings import GeneSets
 from stages.measurement import effects, measured
 from stages.measurement.concentration import effective_number, gini
 from stages.measurement.effects import State
@@ -533,7 +534,6 @@ def test_gene_sets_are_read_from_both_layouts_and_bad_ones_are_one_line(tmp_path
     asked = Annotate(
         tables=[tmp_path / "genes.csv"],
         columns=["programme"],
-        gmt=[gmt],
         source=tmp_path,
         label="node",
         cells=30,
@@ -543,12 +543,13 @@ def test_gene_sets_are_read_from_both_layouts_and_bad_ones_are_one_line(tmp_path
         max_q=0.05,
         seed=0,
     )
-    found = annotate.collections(asked, genes)
+    files = {"go": GeneSets(path=gmt, format="gmt")}
+    found = annotate.collections(asked, files, genes)
     assert found["programme"][0] == ["a", "b"]
     assert found["go"][1].sum() == 7
     gmt.write_text("lonely\n")
-    with pytest.raises(FeatureError, match="'lonely' has no genes"):
-        annotate.collections(asked, genes)
+    with pytest.raises(AtlasError, match="1 fields, where a term"):
+        annotate.collections(asked, files, genes)
 
 
 def test_donors_choose_features_or_are_steered_but_never_both():

@@ -5,9 +5,9 @@ import gzip
 import pytest
 
 from stages.base.errors import AtlasError
-from stages.spectra import gene_sets
+from stages.inputs import gene_sets
+from stages.inputs.settings import GeneSets
 from stages.spectra.known import gene_sets_of
-from stages.spectra.settings import GeneSets, Structures
 
 GAF = "!gaf-version: 2.2\n!generated-by: GOC\n"
 
@@ -158,7 +158,7 @@ def test_panglaodb_species_may_be_both(tmp_path):
 
 
 def test_a_missing_or_damaged_file_is_one_line(tmp_path):
-    with pytest.raises(AtlasError, match=r"cannot be read .* Correct structures\.gene_sets"):
+    with pytest.raises(AtlasError, match=r"cannot be read .* Correct gene_sets"):
         gene_sets.read(of(tmp_path / "none.gmt", "gmt"))
     damaged = tmp_path / "x.gmt.gz"
     damaged.write_bytes(b"no gzip")
@@ -170,21 +170,8 @@ def test_symbols_take_the_names_of_the_model_and_what_was_read_is_said(tmp_path,
     caplog.set_level("INFO", logger="stages")
     trrust = written(tmp_path, "Gata1\tHBB\tActivation\t1\n", "trrust.tsv")
     gmt = written(tmp_path, "red\t\tHBB\tGATA1\tXYZ\n", "sets.gmt")
-    params = Structures(
-        gene_sets={"trrust": of(trrust, "trrust"), "sets": of(gmt, "gmt")},
-        smallest_set=2,
-        largest_set=9,
-        most_genes=100,
-        most_pairs=100,
-        first_axis=1,
-        last_axis=2,
-        caliper=0.1,
-        confidence=0.95,
-        draws=20,
-        permutations=20,
-        seed=0,
-    )
-    found = gene_sets_of(params, {"GATA1": "ENSG1", "HBB": "ENSG2"})
+    files = {"trrust": of(trrust, "trrust"), "sets": of(gmt, "gmt")}
+    found = gene_sets_of(files, {"GATA1": "ENSG1", "HBB": "ENSG2"})
     assert found.edges.values.tolist() == [["ENSG1", "ENSG2", "activates"]]
     assert found.families == {"sets": {"red": frozenset({"ENSG1", "ENSG2", "XYZ"})}}
     assert found.near == found.families["sets"]

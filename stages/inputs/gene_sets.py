@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.base.errors import AtlasError
-from stages.spectra.settings import GeneSets
+from stages.inputs.settings import GeneSets
 
 COMPUTED = frozenset({"IEA", "ISS", "ISO", "ISA", "ISM", "IGC", "IBA", "IBD", "IKR", "IRD", "RCA"})
 """Evidence codes of annotations by computation alone."""
@@ -79,15 +79,13 @@ def _lines(path: Path, separator: str = "\t") -> Iterator[tuple[int, list[str]]]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         msg = (
             f"{path} cannot be read ({' '.join(str(error).split())}). "
-            "Correct structures.gene_sets or fetch the file again."
+            "Correct gene_sets or fetch the file again."
         )
         raise AtlasError(msg) from None
 
 
 def _wrong(of: GeneSets, line: int, what: str) -> AtlasError:
-    return AtlasError(
-        f"{of.path}, line {line}: {what}. Is it {of.format}? Correct structures.gene_sets."
-    )
+    return AtlasError(f"{of.path}, line {line}: {what}. Is it {of.format}? Correct gene_sets.")
 
 
 def _gmt(of: GeneSets) -> Found:
@@ -182,7 +180,7 @@ def _names(of: GeneSets) -> dict[str, str]:
     """Return the gene of each protein of STRING."""
     if of.names is None:
         msg = (
-            f"{of.path} names proteins; structures.gene_sets needs names, the file protein.info of "
+            f"{of.path} names proteins; gene_sets needs names, the file protein.info of "
             "the same version. Give it."
         )
         raise AtlasError(msg)
