@@ -37,6 +37,8 @@ SMALL = (
     "cellmodel.checkpoints=[step16,step48] "
     "cellmodel.cells.n_encoded=1000 cellmodel.cells.n_cells=24 cellmodel.cells.reference_cells=24 "
     "cell_heads.perturbations=[zero,mean] cell_seeds.halvings=40 cell_seeds.draws=40 "
+    "operator_maps.sequences=100 operator_gates.permutations=99 operator_gates.wrong_rulers=19 "
+    "operator_factors.rotations=5 "
     "model.train.steps=128 model.checkpoints=[step16,step128] model.text.n_sequences=24 "
     "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
     "granularity.curve.resolutions=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "

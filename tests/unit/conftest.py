@@ -513,7 +513,9 @@ def study_folder(
         changed["model"]["checkpoints"] = list(states)
         none = (repository / "conf" / "cellmodel" / "none.yaml").read_text(encoding="utf-8")
         changed["cellmodel"] = yaml.safe_load(none)
-        del changed["systems"]["cell_heads"]
+        # Systems of the model of cells go with it.
+        own = {"heads", "companion"}
+        changed["systems"] = {name: of for name, of in changed["systems"].items() if name in own}
         changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
