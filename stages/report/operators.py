@@ -10,9 +10,9 @@ SHOWN = ("trustworthiness", "donor", "within", "p_kinds")
 
 
 def context(found: Tables) -> Row:
-    """Return what the templates need; nothing where cells have no kinds that the ruler knows."""
+    """Return what the templates need; nothing where cells are of no branches of the ruler."""
     gates = found.operator_gates
-    if gates.empty:
+    if "p_kinds" not in set(gates["gate"]):
         return {}
     gates = gates[gates["dimensions"] == gates["dimensions"].max()]
     gates = gates.assign(value_low=gates["low"], value_high=gates["high"])

@@ -117,8 +117,8 @@ def test_it_is_measured_and_stands_in_the_plane_without_a_change_elsewhere(grown
     largest = changes.set_index("metric").loc["largest"]
     assert largest["change"] == pytest.approx(8, abs=0.05)
     # The plane of the toy alone: what else there is was measured in another folder.
-    done = ("heads", "cells", "cell_heads", "companion")
-    for name in (*done, "pairs", "cell_pairs", "spectra", "cell_spectra"):
+    systems = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))["systems"]
+    for name in {"cells", *systems} - {"toy"}:
         for kind, schema in (("measured", MEASURED), ("changes", CHANGES)):
             tables.write(tables.empty(schema), schema, folder / f"reports/tables/{kind}/{name}.csv")
         drawn = pd.read_parquet(folder / "data/interim/draws/toy.parquet").iloc[:0]

@@ -42,6 +42,8 @@ SMALL = (
     "autoencoders.positions=8000 autoencoders.seeds=2 autoencoders.judged=8 "
     "autoencoders.training.features=64 trace.nulls=6 trace.sequences=16 combine.sets=2 "
     "combine.min_sequences=5 steer.features=2 steer.min_sequences=2 "
+    "operator_maps.sequences=100 operator_gates.permutations=99 operator_gates.wrong_rulers=19 "
+    "operator_factors.rotations=5 "
     "model.train.steps=128 model.checkpoints=[step16,step128] model.text.n_sequences=24 "
     "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
     "granularity.curve.resolutions=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "

@@ -514,8 +514,9 @@ def study_folder(
         changed["model"]["checkpoints"] = list(states)
         none = (repository / "conf" / "cellmodel" / "none.yaml").read_text(encoding="utf-8")
         changed["cellmodel"] = yaml.safe_load(none)
-        for name in ("cell_heads", "pairs", "cell_pairs", "cell_spectra", "features"):
-            del changed["systems"][name]
+        # Systems of the model of cells go with it.
+        own = {"heads", "companion", "spectra"}
+        changed["systems"] = {name: of for name, of in changed["systems"].items() if name in own}
         for name in ("pairs", "cell_pairs"):
             changed[name]["states"] = []
         changed["systems"]["spectra"] |= {"states": list(states)}

@@ -4,6 +4,8 @@ Expected values come from transformers, from loops and refits written by hand, a
 that were planted.
 """
 
+from types import SimpleNamespace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -56,6 +58,8 @@ from stages.operators.tables.edges import OPERATOR_EDGES
 from stages.operators.tables.factors import OPERATOR_CORE, OPERATOR_FACTORS, OPERATOR_PROGRAMMES
 from stages.operators.tables.gates import OPERATOR_GATES
 from stages.operators.tables.readouts import OPERATOR_READOUTS
+from stages.report import operators as report
+from stages.report.writing import Templates
 from tests.unit import test_representations as small
 from tests.unit import test_scgpt
 
@@ -616,3 +620,60 @@ def test_the_figure_says_that_there_are_no_kinds(drawn_texts):
     empty = (tables.empty(schema) for schema in (OPERATOR_GATES, OPERATOR_FACTORS, OPERATOR_EDGES))
     seen = {text.get_text() for text, _ in drawn_texts(figure.draw(*empty))}
     assert figure.NOTHING in seen
+
+
+@pytest.fixture
+def shown(table):
+    """Return tables of factors, edges, readouts and measurement that go with those of the gates."""
+    factors = pd.DataFrame(
+        [
+            {"state": "step9", "head": "L0H0", "condition": condition, "top": top, "share": 0.6}
+            | {"low": 0.5, "high": 0.7, "rotated": 0.45, "rotated_low": 0.4, "rotated_high": 0.5}
+            | {"p": 0.05, "sigma2_share": 0.8, "n_factors": 16, "n_donors": 6}
+            for condition in ("fixed", "refitted")
+            for top in (4, 10)
+        ]
+    )
+    ways = ("factor to target", "target to factor", "direction")
+    keys = [("expression", "correlation", None, "both"), ("embedding", "gene embedding", "step9",
+            "both")]  # fmt: skip
+    keys += [("attn_mean", name, state, way) for name in ("mean of heads", "best head")
+             for state in ("step0", "step9") for way in ways]  # fmt: skip
+    edges = pd.DataFrame(keys, columns=["source", "name", "state", "way"])
+    edges = edges.assign(value=0.66, low=0.6, high=0.7, n_edges=10, n_programmes=4)
+    reads = pd.DataFrame(
+        {"source": "ov_weight", "name": "rank 4", "through": "features", "p": 0.01,
+         "q": [0.01, 0.2], "loss": 0.1, "n_bytes": 2_000_000}
+    )  # fmt: skip
+    numbers = pd.DataFrame(
+        [{"state": "step9", "metric": "effective_number", "condition": "fixed", "value": 7.25,
+          "floor": 9.5}]
+    )  # fmt: skip
+    return SimpleNamespace(
+        operator_gates=table, operator_factors=factors, operator_edges=edges,
+        operator_readouts=reads, operator_factor_effects=numbers,
+    )  # fmt: skip
+
+
+def test_the_figure_fits_its_page(shown, drawn_texts):
+    drawn = figure.draw(shown.operator_gates, shown.operator_factors, shown.operator_edges)
+    seen = drawn_texts(drawn)
+    assert {"OV, drift", "OV, drift, untrained", "4, fixed", "random bases"} <= {
+        text.get_text() for text, _ in seen
+    }
+    for text, box in seen:
+        assert box.x0 >= drawn.bbox.x0 - 1, text.get_text()
+        assert box.x1 <= drawn.bbox.x1 + 1, text.get_text()
+
+
+def test_the_section_says_what_was_found(shown, settings):
+    words = {"settings": settings, "significant": 0.05}
+    template = Templates()._environment.get_template("sections/operators.md.j2")
+    text = " ".join(template.render(operators=report.context(shown), **words).split())
+    assert "**Some operators exceed the gene embedding**" in text
+    assert "carry 60% of what single factors cost" in text
+    assert "Their effective number is 7.2 (noise alone: 9.5)" in text
+    assert "rank 4 (2.00 MB) 1 of 2" in text
+    assert "area of 0.66 [0.60, 0.70] (untrained 0.66)" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "| OV, drift, untrained |" in text
+    assert len(text.partition("| Candidate")[0].split()) <= 250

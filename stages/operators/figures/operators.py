@@ -83,7 +83,7 @@ def _label(source: str, name: str, state: object, last: str, adaptor: str = "rid
 
 
 def _gates(axes: Axes, gates: pd.DataFrame, names: list[tuple[str, ...]], last: str) -> None:
-    limit = gates.loc[gates["gate"] == "within", "threshold"].iloc[0]
+    limit = gates.loc[gates["gate"] == "donor", "threshold"].iloc[0]
     axes.axvline(limit, color=style.QUIET, linewidth=0.8, dashes=(3, 2))
     axes.axvline(0, color=style.FAINT, linewidth=0.6)
     keys = ["source", "name", "state", "adaptor"]
