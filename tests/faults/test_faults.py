@@ -43,6 +43,8 @@ SMALLEST = (
     "pairs.which=published_reranked pairs.top=4 pairs.random=6 pairs.seq_len=16 "
     "cell_pairs.n_sequences=8 epistasis.draws=40 epistasis.permutations=20 "
     "cell_heads.perturbations=[zero,mean] cell_seeds.halvings=40 cell_seeds.draws=40 "
+    "operator_maps.sequences=100 operator_gates.permutations=99 operator_gates.wrong_rulers=19 "
+    "operator_factors.rotations=5 "
     "autoencoders.positions=8000 autoencoders.seeds=2 autoencoders.judged=8 "
     "autoencoders.training.features=64 trace.nulls=6 trace.sequences=16 combine.sets=2 "
     "combine.min_sequences=5 steer.features=2 steer.min_sequences=2 "

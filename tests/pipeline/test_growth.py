@@ -9,6 +9,7 @@ import re
 
 import pandas as pd
 import pytest
+import yaml
 
 from stages.base import tables
 from stages.measurement.tables import CHANGES, MEASURED
