@@ -1,7 +1,8 @@
 """Run ``dvc repro``, systems side by side, writing of ``dvc.lock`` only what a stage changed.
 
 What one system's stages need of another's is nothing (docs/architecture.md), so each has a ``dvc
-repro`` of its own, as many at once as there are processors; what joins them is made last.
+repro`` of its own, as many at once as there are processors, what took longest first; before it, one
+for the inputs that some share, and after them all what joins them.
 
 After every stage, DVC 3.67 reads and writes the whole file in pure Python: 4 s for the 280 kB of
 this study, which is more than most of its stages take. Here the lines of the stage are put in the
@@ -10,12 +11,14 @@ a person may as well type ``dvc repro``.
 """
 
 import importlib
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,10 @@ JOINING = ("plane", "report", "audit")
 """Rooms whose stages may need several systems."""
 TRAINED = ("trained", "cell_trained")
 """Stages whose outputs are fetched, since another processor would make others."""
+INPUTS = "inputs"
+"""The room whose stages several systems may share."""
 ALONE, WEIGHTS = "--lane", "--weights"
+PROVENANCE = Path("reports/provenance.json")
 HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
 
@@ -69,8 +75,22 @@ def _dump_stages(lock: Any, stages: Sequence[Any], **options: Any) -> None:
         lock.repo.scm_context.track_file(lock.relpath)
 
 
-def lanes(graph: "nx.DiGraph[Any]") -> list[list[str]]:
-    """Return the stages that can be made side by side, in order, the longest list first.
+@dataclass(frozen=True)
+class Lane:
+    """Stages that one ``dvc repro`` makes, and those that can be made side by side after them."""
+
+    names: list[str]
+    """In order."""
+    then: tuple["Lane", ...] = ()
+
+    def seconds(self, taken: Mapping[str, float]) -> float:
+        """Return what it and all after it took; a stage of which that is not known counts 1."""
+        own = sum(taken.get(name, 1.0) for name in self.names)
+        return own + sum(lane.seconds(taken) for lane in self.then)
+
+
+def lanes(graph: "nx.DiGraph[Any]") -> list[Lane]:
+    """Return the stages that can be made side by side: inputs, then what is made of them.
 
     Parameters
     ----------
@@ -78,16 +98,40 @@ def lanes(graph: "nx.DiGraph[Any]") -> list[list[str]]:
         Stages, each with an edge to those that it depends on.
     """
     apart = graph.subgraph(stage for stage in graph if _belongs_to_one_system(stage))
-    parts = sorted(nx.weakly_connected_components(apart), key=len, reverse=True)
-    return [
-        [stage.addressing for stage in nx.dfs_postorder_nodes(apart.subgraph(part))]
-        for part in parts
-    ]
+    inputs = {stage for stage in apart if _room(stage) == INPUTS}
+    found = []
+    for part in nx.weakly_connected_components(apart):
+        then = [Lane(names) for names in _parts(apart.subgraph(part - inputs))]
+        shared = _ordered(apart.subgraph(part & inputs))
+        found += [Lane(shared, tuple(then))] if shared else then
+    return found
+
+
+def _parts(graph: "nx.DiGraph[Any]") -> Iterator[list[str]]:
+    for part in nx.weakly_connected_components(graph):
+        yield _ordered(graph.subgraph(part))
+
+
+def _ordered(graph: "nx.DiGraph[Any]") -> list[str]:
+    return [stage.addressing for stage in nx.dfs_postorder_nodes(graph)]
+
+
+def _room(stage: Any) -> str:
+    found = re.search(r"-m stages\.(\w+)", stage.cmd or "")
+    return found[1] if found else ""
 
 
 def _belongs_to_one_system(stage: Any) -> bool:
-    found = re.search(r"-m stages\.(\w+)", stage.cmd or "")
-    return found is not None and found[1] not in JOINING and stage.name != FIRST
+    return _room(stage) not in ("", *JOINING) and stage.name != FIRST
+
+
+def _taken() -> dict[str, float]:
+    """Return how many seconds each stage took when its committed results were made."""
+    try:
+        stages = json.loads(PROVENANCE.read_text(encoding="utf-8"))["stages"]
+        return {name: float(of["run"]["wall_seconds"]) for name, of in stages.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
@@ -96,12 +140,23 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
         graph = repo.index.graph
         wanted = [stage for name in targets for stage in repo.stage.collect(name)]
         found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
-    if len(found) < 2:
-        return 0
     # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
     words = [sys.executable, "-m", "stages.base.repro", ALONE, "--single-item", *options]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return max(pool.map(_status, ([*words, *names] for names in found)), key=abs)
+    taken = _taken()
+    statuses: list[int] = []
+    running: dict[Future[int], Lane] = {}
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        while found or running:
+            found.sort(key=lambda lane: lane.seconds(taken))
+            while found and len(running) < workers:
+                lane = found.pop()
+                running[pool.submit(_status, [*words, *lane.names])] = lane
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                lane = running.pop(done)
+                statuses.append(done.result())
+                found += lane.then if statuses[-1] == 0 else ()
+    return max(statuses, key=abs, default=0)
 
 
 def _fetch_weights() -> int:

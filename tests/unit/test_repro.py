@@ -63,30 +63,58 @@ def graph(repository):
         return repo.index.graph
 
 
+def _names(lanes):
+    return [name for lane in lanes for name in [*lane.names, *_names(lane.then)]]
+
+
 class TestLanes:
     """What is made side by side needs nothing of one another."""
 
     def test_each_stage_is_in_one_lane_after_what_it_needs(self, graph):
         lanes = repro.lanes(graph)
         assert len(lanes) >= 3
-        made = [name for names in lanes for name in names]
+        made = _names(lanes)
         assert len(made) == len(set(made))
         by_name = {stage.addressing: stage for stage in graph}
-        for names in lanes:
-            before = {repro.FIRST}
-            for name in names:
+
+        def follow(lane, before):
+            before = set(before)
+            for name in lane.names:
                 needed = {stage.addressing for stage in graph.successors(by_name[name])}
                 assert needed <= before, f"{name} is made before {needed - before}"
                 before.add(name)
+            for after in lane.then:
+                follow(after, before)
+
+        for lane in lanes:
+            follow(lane, {repro.FIRST})
 
     def test_together_they_are_every_stage_of_a_system_and_none_that_joins_them(self, graph):
-        made = {name for names in repro.lanes(graph) for name in names}
+        made = set(_names(repro.lanes(graph)))
         assert made == {s.addressing for s in graph if repro._belongs_to_one_system(s)}
         assert {"plane", "render", "study"} <= {s.addressing for s in graph} - made
 
-    def test_the_longest_comes_first(self, graph):
-        sizes = list(map(len, repro.lanes(graph)))
-        assert sizes == sorted(sizes, reverse=True)
+    def test_what_is_made_of_one_model_by_several_rooms_is_made_side_by_side(self, graph):
+        (lane,) = [of for of in repro.lanes(graph) if "cell_trained@cell-mini" in of.names]
+        assert "cell_heads@cell-mini" not in lane.names
+        apart = {"cell_heads@cell-mini", "cell_pairs@cell-mini", "trace@cell-mini"}
+        assert [len(apart & set(of.names)) for of in lane.then if apart & set(of.names)] == [1] * 3
+
+    def test_what_took_longest_is_begun_first_and_what_needs_a_failure_never(self, monkeypatch):
+        began = []
+
+        def status(words):
+            began.append(words[-1])
+            return 255 if words[-1] == "bad" else 0
+
+        lane = repro.Lane
+        found = [lane(["short"]), lane(["bad"], (lane(["never"]),)), lane(["long"], (lane(["x"]),))]
+        monkeypatch.setattr(repro, "_status", status)
+        monkeypatch.setattr(repro, "lanes", lambda graph: found)
+        monkeypatch.setattr(repro, "_taken", lambda: {"long": 3.0, "x": 4.0, "bad": 5.0})
+        monkeypatch.setattr(repro.os, "cpu_count", lambda: 1)
+        assert repro._side_by_side([], []) == 255
+        assert began == ["long", "bad", "x", "short"]
 
     def test_a_lane_that_fails_ends_the_run_before_what_joins_them(self, monkeypatch, graph):
         asked = []
