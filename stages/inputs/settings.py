@@ -372,6 +372,17 @@ StateName = Annotated[str, BeforeValidator(_named), Field(pattern=STATE)]
 """A revision on the Hub (branch, tag), and the folder of its files; ``step<N>`` is a step."""
 
 
+def _plain(path: Path) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", path.as_posix()):
+        msg = "dvc.yaml puts it into commands; use letters, digits, dots, - _ and / only"
+        raise ValueError(msg)
+    return path
+
+
+Word = Annotated[Path, AfterValidator(_plain)]
+"""A path that stands in a command."""
+
+
 class _States(Section):
     """A model in several states."""
 
@@ -379,20 +390,12 @@ class _States(Section):
     demo: bool
     notice: str | None
     """What every page, figure and table made from this model must say."""
-    folder: Path
+    folder: Word
     """Holds one folder a state, by its name, in the Hub's layout."""
     checkpoints: Annotated[list[StateName], Field(min_length=1)]
     """Names of the states, in order."""
     positions: dict[StateName, Annotated[float, Field(ge=0)]] = {}
     """Where states stand that are not called ``step<N>``; without, their order alone counts."""
-
-    @field_validator("folder")
-    @classmethod
-    def _plain_word(cls, folder: Path) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", folder.as_posix()):
-            msg = "dvc.yaml puts it into commands; use letters, digits, dots, - _ and / only"
-            raise ValueError(msg)
-        return folder
 
     @field_validator("checkpoints")
     @classmethod
@@ -529,7 +532,7 @@ class CellTraining(Recipe):
 class _CellModel(_States):
     tables: Path
     """The folder of what the paper reads of it."""
-    known: Path
+    known: Word
     """The folder of what is known of its genes."""
     cells: CellInput
 

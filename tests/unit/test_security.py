@@ -231,6 +231,7 @@ WORDS = {
     "atlas.source",
     "cellmodel.checkpoints[0]",
     "cellmodel.folder",
+    "cellmodel.known",
     "clusters.reference",
     "features.checkpoints",
     "features.reads",
@@ -261,9 +262,16 @@ SHELL = ("a;touch b", "$(id)", "a b", "`id`", "a|b", "a\nb", "'")
     ("place", "word"),
     [
         *((place, word) for place in (*FIRST, "atlas.name", "model.name") for word in SHELL),
-        *((f"cellmodel.{key}", word) for key in ("folder", "checkpoints") for word in SHELL),
+        *(
+            (f"cellmodel.{key}", word)
+            for key in ("folder", "checkpoints", "known")
+            for word in SHELL
+        ),
         *(("features.checkpoints", word) for word in SHELL),
-        *((place, "-rf") for place in ("cellmodel.folder", "features.checkpoints")),
+        *(
+            (place, "-rf")
+            for place in ("cellmodel.folder", "cellmodel.known", "features.checkpoints")
+        ),
         *((place, "-rf") for place in FIRST),
     ],
 )
