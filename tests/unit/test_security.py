@@ -255,6 +255,8 @@ def test_commands_are_made_of_words_that_the_settings_restrict(repository):
 
 # An option is one only where a word begins; names stand in the middle of paths.
 FIRST = ("atlas.acquire", "atlas.cells", "atlas.graphs", "atlas.libraries", "model.folder")
+OF_CELLS = ("folder", "checkpoints", "known")
+PATHS = ("cellmodel.folder", "cellmodel.known", "features.checkpoints")
 SHELL = ("a;touch b", "$(id)", "a b", "`id`", "a|b", "a\nb", "'")
 
 
