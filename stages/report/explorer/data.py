@@ -9,7 +9,7 @@ import pandas as pd
 from stages.base.study import Study
 from stages.cells.medians import effective_share
 from stages.drawing import style
-from stages.heads.components import shown
+from stages.heads.components import CONDITIONS, shown
 from stages.measurement import effects
 from stages.measurement.effects import Effects, Floats
 from stages.measurement.metrics import REGISTRY, lognormal_share, measure
@@ -128,12 +128,14 @@ def animals(metrics: pd.DataFrame, about: Study) -> Rows:
 def shown_effects(folder_states: Iterable[Effects], kinds: Sequence[str]) -> list[Effects]:
     """Return of a system's effects those that figures show, a state each.
 
-    They are of the first of its kinds, and of the way of removal that figures show.
+    They are of the first of its kinds, and of the way of removal that figures show, or, where its
+    conditions are no ways of removal, of the first by name.
     """
     found = effects.series(folder_states, kinds)
     kind = next(iter(kinds), "") or min(found)[0]
-    conditions = pd.Series([condition for of, condition in found if of == kind])
-    return found[kind, shown(conditions)]
+    conditions = sorted(condition for of, condition in found if of == kind)
+    ways = pd.Series([condition for condition in conditions if condition in CONDITIONS], dtype=str)
+    return found[kind, conditions[0] if ways.empty else shown(ways)]
 
 
 def are_heads(states: Sequence[Effects]) -> bool:
