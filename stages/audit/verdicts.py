@@ -179,7 +179,8 @@ class Allowed(_Strict):
 
     def column(self, name: str) -> float:
         """Return the tolerance of a column: 0, bit for bit, unless another was observed."""
-        return self.columns.get(name, self.columns.get("*", 0.0))
+        of_metric = f"*/{name.partition('/')[2]}"
+        return self.columns.get(name, self.columns.get(of_metric, self.columns.get("*", 0.0)))
 
 
 class Group(_Strict):
@@ -191,7 +192,8 @@ class Group(_Strict):
     """The model whose deviations they are; empty: they do not depend on it."""
     outputs: dict[str, dict[str, NonNegativeFloat]]
     """The largest deviation observed, by column (or ``column/metric``), by pattern of the output's
-    path. The column ``*`` stands for those that are not named, and for all arrays of a file."""
+    path. ``*/metric`` stands for the columns of a metric that are not named, ``*`` for all others,
+    and for all arrays of a file."""
 
 
 class Tolerances(_Strict):

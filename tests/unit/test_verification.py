@@ -491,6 +491,13 @@ def test_what_was_observed_of_one_model_says_nothing_of_another():
     assert both.for_models("410m").of("u.csv").column("any") == 2
 
 
+def test_columns_of_a_metric_share_a_tolerance_and_a_named_one_has_its_own():
+    observed = {"high/gini": 3.0, "*/gini": 2.0, "*": 1.0}
+    allowed = Allowed(columns=observed)
+    columns = ("high/gini", "low/gini", "low/richness", "n")
+    assert [allowed.column(name) for name in columns] == [3, 2, 1, 1]
+
+
 def test_a_fault_in_the_tolerances_is_one_line(tmp_path):
     (tmp_path / "t.yaml").write_text("factor: 4\ngroups: [{rests_on: x}]\n", encoding="utf-8")
     with pytest.raises(VerificationError, match=r"t\.yaml does not state tolerances"):

@@ -23,7 +23,7 @@ from stages.operators.tables.gates import OPERATOR_GATES
 
 NAME = "operators"
 TOP_MM, FOOT_MM, ROW_MM = 7, 27, 4.2
-LEFT_MM, WIDTH_MM = (42, 99, 152), (43, 20, 29)
+LEFT_MM, WIDTH_MM = (42, 97, 155), (42, 17, 26)
 NOTHING = "The cells have no kinds\nthat the ruler knows."
 SOURCES = {
     "expression": "expression",
