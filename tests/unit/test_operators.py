@@ -593,8 +593,8 @@ def test_any_model_of_cells_without_labels(kind, params, tmp_path, monkeypatch):
                      "max_length": 20, "columns": []},
     }  # fmt: skip
     model = {"name": "local", "source": "hub", "demo": False, "notice": None, "positions": {},
-             "folder": "models", "checkpoints": ["main"], "tables": "tables", "repo": None,
-             "local": "models", "cells": cells}  # fmt: skip
+             "folder": "models", "checkpoints": ["main"], "tables": "tables", "known": "known",
+             "repo": None, "local": "models", "cells": cells}  # fmt: skip
     changed = params | {"cellmodel": model}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
     how = Encoding.model_validate(cells["encoding"])
