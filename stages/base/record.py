@@ -58,6 +58,8 @@ PACKAGES = (
     "typst",
     "umap-learn",
 )
+# A list that is not whole yet is read again so often.
+READINGS, BETWEEN_S = 50, 0.02
 # An output beyond this is told from another by its size alone: hashing it again would take seconds.
 LARGEST_HASHED_BYTES = 32 << 20
 GIT_SECONDS = 20
@@ -188,11 +190,19 @@ def _locked_for_writing(root: Path) -> tuple[str, ...]:
     """Return the outputs of what DVC runs now.
 
     DVC tells its command no outputs, but keeps a list of all paths that are being written, by which
-    a second DVC knows to stay away. Another stage's outputs among them do no harm.
+    a second DVC knows to stay away. Another stage's outputs among them do no harm. Where several
+    run side by side, one may just be writing that list, and for a moment it is not whole.
     """
-    try:
-        held = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    held = None
+    for _ in range(READINGS):
+        try:
+            held = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
+            break
+        except FileNotFoundError:
+            break
+        except ValueError:
+            time.sleep(BETWEEN_S)
+    if held is None:
         return ()
     paths = (Path(path) for path in held.get("write", {}))
     return tuple(

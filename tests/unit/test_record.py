@@ -168,3 +168,20 @@ def test_every_package_named_is_pinned(repository):
     lines = (repository / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.partition("==")[0] for line in lines}
     assert set(record.PACKAGES) <= pinned
+
+
+def test_a_list_that_another_lane_is_just_writing_is_read_again(tmp_path, monkeypatch):
+    path = tmp_path / ".dvc" / "tmp" / "rwlock"
+    path.parent.mkdir(parents=True)
+    whole = json.dumps({"write": {str(tmp_path / "reports/a.csv"): {}}})
+    path.write_text(whole[:9])
+    monkeypatch.setattr(record.time, "sleep", lambda _: path.write_text(whole))
+    assert record._locked_for_writing(tmp_path) == ("reports/a.csv",)
+
+
+def test_a_list_that_never_becomes_whole_is_no_list(tmp_path, monkeypatch):
+    path = tmp_path / ".dvc" / "tmp" / "rwlock"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    monkeypatch.setattr(record, "BETWEEN_S", 0)
+    assert record._locked_for_writing(tmp_path) == ()
