@@ -83,8 +83,8 @@ train: setup ## Train the demo's models of the last commit again; are they the s
 	python -m stages.audit.verification --only cell_trained
 
 .PHONY: seeds
-seeds: setup ## Train the demo's model from further seeds and remove its heads; goes on where it stopped
-	python -m stages.heads.trainings
+seeds: setup ## Train the demo's models from further seeds and measure them; goes on where it stopped
+	python -m stages.audit.trainings
 
 .PHONY: compose
 compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it does not follow from it

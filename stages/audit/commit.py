@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,10 +89,19 @@ class Commit:
                 _start(self.folder, "dvc", "pull", "--quiet", "--allow-missing", stage)
         # No remote to ask and nothing else in the cache: what was computed before cannot slip in.
         run(self.folder, "dvc", "config", "--local", "core.remote", "none-while-verifying")
+        self.run_graph([only] if only else [])
+
+    def run_graph(self, stages: Sequence[str] = ()) -> None:
+        """Run its graph, or these stages and what they need.
+
+        Raises
+        ------
+        VerificationError
+            A stage failed.
+        """
         quick = (self.folder / "stages" / "base" / "repro.py").exists()
         words = ["python", "-m", "stages.base.repro"] if quick else ["dvc", "repro"]
-        words += [only] if only else []
-        if _start(self.folder, *words, output=STANDARD_ERROR).returncode != 0:
+        if _start(self.folder, *words, *stages, output=STANDARD_ERROR).returncode != 0:
             msg = (
                 f"dvc repro failed in a clone of {self.revision[:12]} (see above). "
                 "Use --keep FOLDER to look into the clone afterwards."

@@ -24,4 +24,11 @@ class Plane(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
-SECTIONS = {"plane": Plane}
+class RoomSeeds(Section):
+    """Seeds of further trainings of which every room is measured (`make seeds`)."""
+
+    model: list[Annotated[int, Field(ge=0)]]
+    cellmodel: list[Annotated[int, Field(ge=0)]]
+
+
+SECTIONS = {"plane": Plane, "room_seeds": RoomSeeds}

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from scipy import stats
 
+from stages.audit import trainings
+from stages.base import compose
 from stages.base.errors import SettingsError
 from stages.base.settings import parse
-from stages.heads import recipes, removal_kinds, seeds, trainings
+from stages.heads import recipes, removal_kinds, seeds
 from stages.heads.components import components
 from stages.heads.metrics import METRICS
 from stages.heads.settings import RemovalKinds, Seeds
@@ -181,21 +183,21 @@ def test_seeds_of_another_recipe_are_left_out(settings, tmp_path):
     path = folder / recipes.STATEMENT_FILE
     path.write_text(json.dumps(made), encoding="utf-8")
     assert recipes.same_recipe(folder, settings)
-    assert trainings.is_made(folder, settings)
+    assert trainings.is_made(folder, recipes.recipe(settings))
     made["recipe"]["train"]["steps"] = 7
     path.write_text(json.dumps(made), encoding="utf-8")
     assert not recipes.same_recipe(folder, settings)
     with pytest.raises(SettingsError, match=r"made with train\.steps = 7, conf/ now says 2048"):
-        trainings.is_made(folder, settings)
+        trainings.is_made(folder, recipes.recipe(settings))
     assert not recipes.same_recipe(tmp_path, settings)
     assert recipes.recipe(SimpleNamespace(model=None, sweep=None)) == {}
 
 
 def test_seeds_differ_in_the_seed_alone():
-    one, other = (trainings.params_of(seed, Path("conf")) for seed in (1, 2))
-    found = trainings.compose.differences(one, other)
+    one, other = (trainings.settings_of(seed, Path("conf")) for seed in (1, 2))
+    found = compose.differences(*(of.model_dump(mode="json") for of in (one, other)))
     assert found == {"model.train.seed": (1, 2)}
-    assert recipes.recipe(parse(one)) == recipes.recipe(parse(other))
+    assert recipes.recipe(one) == recipes.recipe(other)
 
 
 # Ways of removal
