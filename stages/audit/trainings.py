@@ -174,6 +174,8 @@ def _run(args: argparse.Namespace) -> None:
     for of in get_args(Trained):
         model = getattr(demo, of)
         for seed, heads, rooms in _wanted(demo, of):
+            if args.only and args.only != f"{model.name}:{seed}":
+                continue
             settings, how, begun = settings_of(seed, args.conf, of), OF[of], time.time()
             folder, tables = folder_of(how.kept, seed), folder_of(ROOT / model.name, seed)
             heads = heads and not is_made(folder, recipe(settings, of))
@@ -206,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--conf", type=Path, default=compose.CONF)
     parser.add_argument("--scratch", type=Path, default=SCRATCH)
+    parser.add_argument("--only", default="", metavar="MODEL:SEED", help="this one alone")
     return cli.run(parser, _run, argv)
 
 
