@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
     """Make what lies in lanes; return the first status that is not 0."""
     with Repo() as repo:
         graph = repo.index.graph
-        wanted = [stage for name in targets for stage in repo.stage.collect(name)]
+        wanted = _of_index(repo, targets)
         found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
     # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
     words = [sys.executable, "-m", "stages.base.repro", ALONE, "--single-item", *options]
@@ -167,9 +168,13 @@ def _fetch_weights() -> int:
 
 
 def _of_index(repo: Repo, targets: Sequence[str], **_: Any) -> list[Any]:
-    """Return stages by their names: DVC would read the whole graph again for each."""
-    by_name = {stage.addressing: stage for stage in repo.index.stages}
-    return [by_name[name] for name in targets]
+    """Return stages by their names, or of all items: DVC would read the graph again for each."""
+    stages = defaultdict(list)
+    for stage in repo.index.stages:
+        for name in {stage.addressing, stage.addressing.partition("@")[0]}:
+            stages[name].append(stage)
+    # DVC says what is wrong with another target, or knows what it is.
+    return [one for name in targets for one in stages.get(name) or repo.stage.collect(name)]
 
 
 def _status(words: Sequence[str]) -> int:

@@ -43,6 +43,39 @@ def ranked(effect: Effect) -> list[Head]:
     return sorted(effect, key=lambda head: (-abs(effect[head]), head))
 
 
+def greedy(effect: Effect, beyond: Mapping[Pair, float], most: int) -> list[Head]:
+    """Return heads one after another, each the one that adds most to what was removed before it.
+
+    What one adds is taken from what was measured: its effect alone, and what its pairs with those
+    before it cost beyond the sum.
+
+    Parameters
+    ----------
+    effect
+        Of every head alone.
+    beyond
+        Of pairs, beyond the sum; of one that is not named, 0.
+    most
+        Number of heads, if there are so many.
+
+    Examples
+    --------
+    A head that costs nothing alone makes up for the first.
+
+    >>> effect = {(0, 0): 2.0, (0, 1): 0.5, (1, 0): 0.0}
+    >>> greedy(effect, {((0, 0), (1, 0)): 1.5}, 2)
+    [(0, 0), (1, 0)]
+    """
+    adds, found = dict(sorted(effect.items())), list[Head]()
+    while adds and len(found) < most:
+        first = max(adds, key=lambda head: adds[head])
+        found.append(first)
+        del adds[first]
+        for head in adds:
+            adds[head] += beyond.get(pair(first, head), 0.0)
+    return found
+
+
 def top(effect: Effect, most: int) -> list[Head]:
     """Return the heads of the first tier: `most`, but no more than a quarter of all."""
     return ranked(effect)[: max(2, min(most, len(effect) // 4))]

@@ -91,10 +91,10 @@ def of_layers(n_layers: int) -> pd.DataFrame:
     return pd.DataFrame({"layer": range(n_layers)}, index=pd.Index(names, name="component"))
 
 
-def of_ranking(ranked: Sequence[Head]) -> pd.DataFrame:
-    """Return the first one, two, ... heads of a ranking as components; `joined` is the last."""
-    numbers = range(1, len(ranked) + 1)
+def in_order(ordered: Sequence[Head]) -> pd.DataFrame:
+    """Return the first one, two, ... heads of some as components; `joined` is the last."""
+    numbers = range(1, len(ordered) + 1)
     return pd.DataFrame(
-        {"n_heads": numbers, "joined": list(map(head_name, ranked))},
+        {"n_heads": numbers, "joined": list(map(head_name, ordered))},
         index=pd.Index([f"first{n}" for n in numbers], name="component"),
     )

@@ -2,10 +2,10 @@
 
 For each sequence (or cell), the effect of a pair is what its removal adds to the loss, less what
 the removals of its two heads add (:mod:`stages.measurement.interaction`): above 0 they make up for
-each other. Beside the pairs stand the heads alone, all heads of each layer together, and the heads
-of the largest effects, one after another. All are measured on the same sequences, with the means of
-the intact model in the place of what is removed (or what the settings say). Resumable: what is
-finished lies in the scratch folder.
+each other. Beside the pairs stand the heads alone, all heads of each layer together, and heads that
+are removed one after another, each the one that adds most by what was measured before. All are
+measured on the same sequences, with the means of the intact model in the place of what is removed
+(or what the settings say). Resumable: what is finished lies in the scratch folder.
 """
 
 import argparse
@@ -160,11 +160,12 @@ def _together(
                 "pair": (components.of_pairs(pairs, products), excess),
                 "attention": (components.of_layers(n_layers), alone.layers[way.value]),
             }
-            first = choice.ranked(dict(zip(heads, mean, strict=True)))[: params.cumulative]
-            if first:
+            beyond = dict(zip(pairs, excess.mean(axis=(0, 1)), strict=True))
+            effect_of = dict(zip(heads, mean, strict=True))
+            if first := choice.greedy(effect_of, beyond, params.cumulative):
                 (more,) = losses.of([removals.cumulative(first, way, seeds)])
                 effect = _by_sequence([more]) - alone.base[:, None]
-                found["cumulative"] = (components.of_ranking(first), effect)
+                found["cumulative"] = (components.in_order(first), effect)
             parts += [
                 Effects(
                     state=state,

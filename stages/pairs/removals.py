@@ -82,9 +82,9 @@ def joint(pairs: Sequence[Pair], way: AblationType, seeds: tuple[int, ...]) -> l
     ]
 
 
-def cumulative(ranked: Sequence[Head], way: AblationType, seeds: tuple[int, ...]) -> Removal:
-    """Return the removals of the first one, two, ... heads of a ranking."""
-    sets = tuple(tuple(sorted(ranked[: n + 1])) for n in range(len(ranked)))
+def cumulative(ordered: Sequence[Head], way: AblationType, seeds: tuple[int, ...]) -> Removal:
+    """Return the removals of the first one, two, ... of some heads."""
+    sets = tuple(tuple(sorted(ordered[: n + 1])) for n in range(len(ordered)))
     return Removal(f"cumulative-{way.value}", way, sets, seeds)
 
 

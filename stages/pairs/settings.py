@@ -31,7 +31,7 @@ class Pairs(Section):
     seq_len: Annotated[int, Field(ge=2)] | None = None
     """First tokens of each sequence that are read; none: all. Of cells always all genes."""
     cumulative: Annotated[int, Field(ge=0)] = 8
-    """Heads that are removed one after another, those of the largest effects first."""
+    """Heads that are removed one after another, each the one that adds most to those before."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

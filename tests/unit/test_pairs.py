@@ -22,7 +22,7 @@ from stages.models.interventions import AblationType, Heads, donors
 from stages.models.passes import Passes
 from stages.models.text import cell_text, next_tokens
 from stages.pairs import choice, epistasis, pairs, structure
-from stages.pairs.components import head_name, of_heads, of_layers, of_pairs, of_ranking, pair
+from stages.pairs.components import head_name, in_order, of_heads, of_layers, of_pairs, pair
 from stages.pairs.figures import pair_effects
 from stages.pairs.removals import without
 from stages.pairs.settings import Epistasis, Pairs
@@ -286,7 +286,7 @@ def made(excess, *, single=None, noise=0.0, n=24, state="step2", seed=0, heads=H
     kinds["attention"] = (of_layers(N_LAYERS), together)
     first = choice.ranked(dict(zip(heads, mean, strict=True)))[:2]
     order = [heads.index(head) for head in first]
-    kinds["cumulative"] = (of_ranking(first), np.cumsum(alone[:, order], axis=1))
+    kinds["cumulative"] = (in_order(first), np.cumsum(alone[:, order], axis=1))
     return [
         Effects(of, kind, "mean", known, np.arange(n), values[None], np.full(n, 5.0))
         for kind, (known, values) in kinds.items()
@@ -558,14 +558,22 @@ class TestStage:
         first, second = name.split("+")
         expected = abs(mean[first] * mean[second])
         assert one.components.loc[name, "product"] == pytest.approx(expected, rel=1e-12)
-        # The two heads of the largest effects: a pair, and the second step of the ranking.
+        # One after another: the head that costs most, then the one that costs most with it.
         more = parts["cumulative", "mean"]
-        top = sorted(mean, key=lambda head: -abs(mean[head]))[:2]
-        assert more.components["joined"].iloc[:2].tolist() == top
-        (at,) = [n for n in one.components.index if set(n.split("+")) == set(top)]
-        both = one.values[:, list(one.components.index).index(at)]
-        singles = sum(alone.values[:, list(alone.components.index).index(h)] for h in top)
-        assert more.values[:, 1] == pytest.approx(both + singles, abs=1e-12)
+        costs = {
+            pair: beyond
+            + sum(alone.values[:, alone.components.index == head].T[0] for head in pair)
+            for pair, beyond in zip(
+                (frozenset(name.split("+")) for name in one.components.index),
+                one.values.T,
+                strict=True,
+            )
+        }
+        first = max(mean, key=mean.get)
+        both = max((pair for pair in costs if first in pair), key=lambda pair: costs[pair].mean())
+        joined = more.components["joined"].tolist()
+        assert (joined[0], frozenset(joined[:2])) == (first, both)
+        assert more.values[:, 1] == pytest.approx(costs[both], abs=1e-12)
 
     def test_pairs_of_the_published_tiers_have_the_same_names_in_all_states(self, study, tmp_path):
         content = yaml.safe_load((study / "params.yaml").read_text(encoding="utf-8"))
