@@ -173,7 +173,11 @@ class Repro:
                 words = (path / "cmdline").read_bytes().decode().split("\0")
                 # Not the shell in between, whose words are one.
                 if "-m" in words and os.getpgid(int(path.name)) == self.process.pid:
-                    yield int(path.name), words[words.index("-m") + 1]
+                    module = words[words.index("-m") + 1]
+                    if module == "stages.base.warm":
+                        # What was forked from it goes by the first 15 letters of what it runs.
+                        module = "stages." + (path / "comm").read_text(encoding="utf-8").strip()
+                    yield int(path.name), module
             except (OSError, ValueError):
                 # No process, or one that has just ended.
                 continue

@@ -1,6 +1,7 @@
 """What is written of dvc.lock after a stage, beside what DVC itself writes."""
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -119,7 +120,8 @@ class TestLanes:
     def test_a_lane_that_fails_ends_the_run_before_what_joins_them(self, monkeypatch, graph):
         asked = []
         monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
-        monkeypatch.setattr(repro, "_side_by_side", lambda targets, options: 255)
+        monkeypatch.setattr(repro, "_side_by_side", lambda targets, options, fd: 255)
+        monkeypatch.setattr(repro.warm, "started", lambda: nullcontext(None))
         assert repro.main(["--allow-missing", "render"]) == 255
         assert asked == [["repro", "--allow-missing", "study"]]
 
