@@ -18,8 +18,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import networkx as nx
 from dvc.cli import main as dvc
 from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.graph import get_subgraph_of_nodes
 from dvc.stage import run as running_stages
@@ -46,7 +48,7 @@ TRAINED = ("trained", "cell_trained")
 """Stages whose outputs are fetched, since another processor would make others."""
 INPUTS = "inputs"
 """The room whose stages several systems may share."""
-ALONE, WEIGHTS = "--lane", "--weights"
+ALONE, WEIGHTS, ALLOW_MISSING = "--lane", "--weights", "--allow-missing"
 PROVENANCE = Path("reports/provenance.json")
 HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
@@ -140,12 +142,29 @@ def _taken() -> dict[str, float]:
         return {}
 
 
+def left(found: Sequence[Lane], changed: Callable[[str], bool]) -> list[Lane]:
+    """Leave out lanes in which no stage has changed; what rests on one that has may change yet."""
+    kept = []
+    for lane in found:
+        kept += [lane] if any(map(changed, lane.names)) else left(lane.then, changed)
+    return kept
+
+
 def _side_by_side(targets: Sequence[str], options: Sequence[str], fd: int | None = None) -> int:
     """Make what lies in lanes; return the first status that is not 0."""
     with Repo() as repo:
         graph = repo.index.graph
         wanted = [stage for name in targets for stage in repo.stage.collect(name)]
         found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
+        stages = {stage.addressing: stage for stage in graph}
+
+        def changed(name: str) -> bool:
+            return bool(stages[name].changed(allow_missing=ALLOW_MISSING in options))
+
+        if set(options) <= {ALLOW_MISSING}:
+            # Where another run is at work, a lane says so.
+            with suppress(DvcException), repo.lock:
+                found = left(found, changed)
     # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
     words = [sys.executable, "-m", "stages.base.repro", ALONE, str(fd or ""), "--single-item"]
     words += options
