@@ -10,6 +10,32 @@ from pathlib import Path
 import pytest
 
 SHOWN = 3000
+# Settings of a run in which all is real and little of it: few draws, permutations and clusterings.
+FEW_OF_CELLS = """
+    calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1]
+    clusters.equal_cells.draws=5 clusters.resolutions=[0.2,0.8] comparators.max_permutations=100
+    multiverse.min_cells=[1] reconstruction.draws=100 restriction.draws=50
+    stability.seeds=2 stability.subsamples=0 substates.resolutions=[0.8] trend.max_permutations=200
+"""
+FEW_OF_HEADS = """
+    epistasis.draws=40 epistasis.permutations=20 removal_kinds.perturbations=[zero,mean]
+    seeds.draws=40 seeds.halvings=40
+"""
+# And two models that are trained and read for seconds.
+FEW = f"""{FEW_OF_CELLS} {FEW_OF_HEADS}
+    granularity.curve.resolutions=[0.02,0.1] leiden.flavor=igraph leiden.directed=false
+    haematopoiesis.cells_a_donor=200
+    cellmodel.cells.n_encoded=1000 cellmodel.cells.n_cells=24 cellmodel.cells.reference_cells=24
+    cell_heads.perturbations=[zero,mean] cell_seeds.draws=40 cell_seeds.halvings=40
+    cell_pairs.n_sequences=8 pairs.which=published_reranked pairs.top=4 pairs.random=6
+    pairs.seq_len=16 probes.draws=50 separation.permutations=99
+    structures.draws=50 structures.permutations=99
+    autoencoders.judged=8 autoencoders.positions=8000 autoencoders.seeds=2
+    autoencoders.training.features=64 combine.min_sequences=5 combine.sets=2
+    steer.features=2 steer.min_sequences=2 trace.nulls=6 trace.sequences=16
+    operator_factors.rotations=5 operator_gates.permutations=99 operator_gates.wrong_rulers=19
+    operator_maps.sequences=100 sweep.noise.draws=6
+"""
 
 
 def copy_of(repository: Path, folder: Path) -> Path:

@@ -6,19 +6,22 @@ for the inputs that some share, and after them all what joins them.
 
 After every stage, DVC 3.67 reads and writes the whole file in pure Python: 4 s for the 280 kB of
 this study, which is more than most of its stages take. Here the lines of the stage are put in the
-place of its old ones. The file that results is the same, byte for byte, and so is everything else:
-a person may as well type ``dvc repro``.
+place of its old ones. And stages are started from a process that has imported their libraries
+(:mod:`stages.base.warm`). The file that results is the same, byte for byte, and so is everything
+else: a person may as well type ``dvc repro``.
 """
 
 import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,15 @@ from typing import Any
 import networkx as nx
 from dvc.cli import main as dvc
 from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.graph import get_subgraph_of_nodes
+from dvc.stage import run as running_stages
 from dvc.stage import serialize
+from dvc.stage.exceptions import StageCmdFailedError
 from dvc.utils.serialize import dumps_yaml
 
+from stages.base import warm
 from stages.base.files import write_text
 
 reproduction = importlib.import_module("dvc.repo.reproduce")
@@ -42,10 +49,11 @@ TRAINED = ("trained", "cell_trained")
 """Stages whose outputs are fetched, since another processor would make others."""
 INPUTS = "inputs"
 """The room whose stages several systems may share."""
-ALONE, WEIGHTS = "--lane", "--weights"
+ALONE, WEIGHTS, ALLOW_MISSING = "--lane", "--weights", "--allow-missing"
 PROVENANCE = Path("reports/provenance.json")
 HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
+_run_by_dvc = running_stages._run
 
 
 def spliced(text: str, entries: Mapping[str, Any]) -> str:
@@ -135,14 +143,32 @@ def _taken() -> dict[str, float]:
         return {}
 
 
-def _side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
+def left(found: Sequence[Lane], changed: Callable[[str], bool]) -> list[Lane]:
+    """Leave out lanes in which no stage has changed; what rests on one that has may change yet."""
+    kept = []
+    for lane in found:
+        kept += [lane] if any(map(changed, lane.names)) else left(lane.then, changed)
+    return kept
+
+
+def _side_by_side(targets: Sequence[str], options: Sequence[str], fd: int | None = None) -> int:
     """Make what lies in lanes; return the first status that is not 0."""
     with Repo() as repo:
         graph = repo.index.graph
         wanted = _of_index(repo, targets)
         found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
+        stages = {stage.addressing: stage for stage in graph}
+
+        def changed(name: str) -> bool:
+            return bool(stages[name].changed(allow_missing=ALLOW_MISSING in options))
+
+        if set(options) <= {ALLOW_MISSING}:
+            # Where another run is at work, a lane says so.
+            with suppress(DvcException), repo.lock:
+                found = left(found, changed)
     # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
-    words = [sys.executable, "-m", "stages.base.repro", ALONE, "--single-item", *options]
+    words = [sys.executable, "-m", "stages.base.repro", ALONE, str(fd or ""), "--single-item"]
+    words += options
     taken = _taken()
     statuses: list[int] = []
     running: dict[Future[int], Lane] = {}
@@ -178,7 +204,25 @@ def _of_index(repo: Repo, targets: Sequence[str], **_: Any) -> list[Any]:
 
 
 def _status(words: Sequence[str]) -> int:
-    return subprocess.run(words, check=False).returncode
+    # With the socket of the warm process, which alone is open to others.
+    return subprocess.run(words, check=False, close_fds=False).returncode
+
+
+def _start_from(fd: int) -> None:
+    """Have DVC start stages from the warm process that is asked here, where that can be."""
+
+    def run(executable: str | None, cmd: str, **options: Any) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            status = warm.run(fd, cmd, options["cwd"], options["env"])
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if status is None:
+            _run_by_dvc(executable, cmd, **options)
+        elif status:
+            raise StageCmdFailedError(cmd, status)
+
+    running_stages._run = run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,16 +233,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == [ALONE]:
         reproduction.collect_stages = _of_index  # type: ignore[attr-defined]
-        return int(dvc(["--wait-for-lock", "repro", *words[1:]]))
+        if words[1]:
+            _start_from(int(words[1]))
+        return int(dvc(["--wait-for-lock", "repro", *words[2:]]))
     if words == [WEIGHTS]:
         return _fetch_weights()
     options = [word for word in words if word.startswith("-")]
     targets = [word for word in words if not word.startswith("-")]
-    return (
-        int(dvc(["repro", *options, FIRST]))
-        or _side_by_side(targets, options)
-        or int(dvc(["repro", *words]))
-    )
+    with warm.started() as fd:
+        if fd is not None:
+            _start_from(fd)
+        return (
+            int(dvc(["repro", *options, FIRST]))
+            or _side_by_side(targets, options, fd)
+            or int(dvc(["repro", *words]))
+        )
 
 
 if __name__ == "__main__":

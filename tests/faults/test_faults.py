@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from stages.base.files import PARTIAL
-from tests.clones import call, copy_of, environment, must, stages_run
+from tests.clones import FEW, call, copy_of, environment, must, stages_run
 
 PROC = Path("/proc")
 pytestmark = pytest.mark.skipif(
@@ -33,28 +33,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Real in every respect; nothing here asks what the numbers are, only that they stay the same.
-SMALLEST = (
-    "calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1] "
-    "comparators.max_permutations=100 reconstruction.draws=100 seeds.halvings=40 seeds.draws=40 "
-    "removal_kinds.perturbations=[zero,mean] "
-    "haematopoiesis.cells_a_donor=200 cellmodel.train.steps=16 "
-    "cellmodel.checkpoints=[step0,step16] "
-    "cellmodel.cells.n_encoded=1000 cellmodel.cells.n_cells=24 cellmodel.cells.reference_cells=24 "
-    "pairs.which=published_reranked pairs.top=4 pairs.random=6 pairs.seq_len=16 "
-    "cell_pairs.n_sequences=8 epistasis.draws=40 epistasis.permutations=20 "
-    "cell_heads.perturbations=[zero,mean] cell_seeds.halvings=40 cell_seeds.draws=40 "
-    "operator_maps.sequences=100 operator_gates.permutations=99 operator_gates.wrong_rulers=19 "
-    "operator_factors.rotations=5 "
-    "autoencoders.positions=8000 autoencoders.seeds=2 autoencoders.judged=8 "
-    "autoencoders.training.features=64 trace.nulls=6 trace.sequences=16 combine.sets=2 "
-    "combine.min_sequences=5 steer.features=2 steer.min_sequences=2 "
-    "model.train.steps=64 model.checkpoints=[step16,step64] model.train.save_every=8 "
-    "model.text.n_sequences=16 model.text.reference_sequences=16 sweep.noise.draws=6 "
-    "metrics.rarefaction.draws=50 clusters.resolutions=[0.2,0.8] "
-    "granularity.curve.resolutions=[0.02,0.1] "
-    "substates.resolutions=[0.8] stability.seeds=2 stability.subsamples=0 "
-    "restriction.draws=50 leiden.flavor=igraph leiden.directed=false"
-)
+SMALLEST = f"""{FEW}
+    cellmodel.train.steps=16 cellmodel.checkpoints=[step0,step16]
+    model.train.steps=64 model.checkpoints=[step16,step64] model.train.save_every=8
+    model.text.n_sequences=16 model.text.reference_sequences=16 metrics.rarefaction.draws=50
+"""
 EFFECTS = "data/interim/pythia-mini/effects/step64.parquet"
 SHARDS = "data/scratch/pythia-mini/step64"
 TRAINING = "data/scratch/training"
@@ -173,7 +156,11 @@ class Repro:
                 words = (path / "cmdline").read_bytes().decode().split("\0")
                 # Not the shell in between, whose words are one.
                 if "-m" in words and os.getpgid(int(path.name)) == self.process.pid:
-                    yield int(path.name), words[words.index("-m") + 1]
+                    module = words[words.index("-m") + 1]
+                    if module == "stages.base.warm":
+                        # What was forked from it goes by the first 15 letters of what it runs.
+                        module = "stages." + (path / "comm").read_text(encoding="utf-8").strip()
+                    yield int(path.name), module
             except (OSError, ValueError):
                 # No process, or one that has just ended.
                 continue

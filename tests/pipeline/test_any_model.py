@@ -22,7 +22,7 @@ from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.mini import tokenizer as tokenizers
 from stages.measurement.effects import read
 from stages.measurement.tables import CHANGES, MEASURED
-from tests.clones import copy_of, must, stages_run
+from tests.clones import FEW_OF_CELLS, FEW_OF_HEADS, copy_of, must, stages_run
 
 N_SEQUENCES, SEQ_LEN, VOCAB = 8, 32, 400
 SETTINGS = {
@@ -106,6 +106,7 @@ def study(request, clone):
         tokenizers.save(learnt, weights)
     given = SETTINGS | {"model.checkpoints": f"[{','.join(states)}]"}
     words = " ".join(f"{key}={value}" for key, value in given.items())
+    words += FEW_OF_CELLS + FEW_OF_HEADS
     said = must(clone, "make", "reproduce", *NAMED, f"SET={words}")
     ran = stages_run(said)
     assert [name for name in ran if name.startswith("ablate@")] == [f"ablate@{s}" for s in states]
@@ -201,6 +202,7 @@ def test_one_more_state_runs_that_alone_and_what_shows_all(study):
     must(folder, "python", "-c", _ANOTHER, "weights/final-2", "weights/last")
     given = SETTINGS | {"model.checkpoints": f"[{','.join([*states, 'last'])}]"}
     words = [f"{key}={value}" for key, value in given.items()]
+    words += f"{FEW_OF_CELLS} {FEW_OF_HEADS}".split()
     must(folder, "python", "-m", "stages.base.compose", "--set", *words)
     ran = stages_run(must(folder, "dvc", "repro", "importance"))
     of_states = [name for name in ran if "@" in name]

@@ -12,7 +12,13 @@ import yaml
 from stages.report import reading
 
 REPOSITORY = Path(__file__).parents[2]
-GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def _read(name: str) -> dict:
+    return yaml.load((REPOSITORY / name).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+
+
+GRAPH, PARAMS = _read("dvc.yaml")["stages"], _read("params.yaml")
 STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
 
 # Decides no result: how a command line is read, an error is said, a table is checked, a file is
@@ -193,7 +199,7 @@ def _keys(stage: dict) -> list[str]:
     """Return what a stage is repeated for; once, under no name, if it is not."""
     if "foreach" not in stage:
         return [""]
-    section = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    section = PARAMS
     for name in stage["foreach"].strip("${}").split("."):
         section = section[name]
     return list(section)

@@ -9,14 +9,11 @@ import pytest
 from stages.base import tables
 from stages.cells.tables.clusters import CLUSTER_CONTRAST
 from stages.cells.tables.contrast import CONTRAST, NOT_COMPARED
-from tests.clones import call, copy_of, must, stages_run
+from tests.clones import FEW_OF_CELLS, call, copy_of, must, stages_run
 
-# Few draws and resolutions: what is asked is whether every part runs, and on what.
-QUICK = """
-    metrics.rarefaction.draws=5 contrast.max_permutations=200 multiverse.min_cells=[1]
-    drivers.draws=50
-    comparators.max_permutations=50 clusters.resolutions=[0.2,0.8] clusters.equal_cells.draws=5
-    granularity.curve.resolutions=[0.05] substates.resolutions=[0.8] stability.seeds=2
+QUICK = f"""{FEW_OF_CELLS}
+    contrast.max_permutations=200 drivers.draws=50 granularity.curve.resolutions=[0.05]
+    metrics.rarefaction.draws=5
 """
 KANG = """
     raw=cells.h5ad cohort=kang platform=droplet constants.tissue=PBMC animal_pattern='[0-9]+'

@@ -24,32 +24,15 @@ from stages.models.interventions import single_heads
 from stages.models.load import load_model
 from stages.models.passes import Passes
 from stages.models.text import next_tokens
-from tests.clones import call, copy_of, must, stages_run
+from tests.clones import FEW, call, copy_of, must, stages_run
 
 NOTICE = "Simulated demo data and demo model"
-# A real model in every respect, trained for a sixteenth of the steps, and fewer clusterings by the
-# faster of the two flavours: the suite has ten minutes.
-SMALL = (
-    "calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1] "
-    "comparators.max_permutations=100 reconstruction.draws=100 seeds.halvings=40 seeds.draws=40 "
-    "removal_kinds.perturbations=[zero,mean] "
-    "haematopoiesis.cells_a_donor=200 cellmodel.train.steps=48 "
-    "cellmodel.checkpoints=[step16,step48] "
-    "cellmodel.cells.n_encoded=1000 cellmodel.cells.n_cells=24 cellmodel.cells.reference_cells=24 "
-    "pairs.which=published_reranked pairs.top=4 pairs.random=6 pairs.seq_len=16 "
-    "cell_pairs.n_sequences=8 epistasis.draws=40 epistasis.permutations=20 "
-    "cell_heads.perturbations=[zero,mean] cell_seeds.halvings=40 cell_seeds.draws=40 "
-    "autoencoders.positions=8000 autoencoders.seeds=2 autoencoders.judged=8 "
-    "autoencoders.training.features=64 trace.nulls=6 trace.sequences=16 combine.sets=2 "
-    "combine.min_sequences=5 steer.features=2 steer.min_sequences=2 "
-    "operator_maps.sequences=100 operator_gates.permutations=99 operator_gates.wrong_rulers=19 "
-    "operator_factors.rotations=5 "
-    "model.train.steps=128 model.checkpoints=[step16,step128] model.text.n_sequences=24 "
-    "model.text.reference_sequences=24 sweep.noise.draws=6 clusters.resolutions=[0.2,0.8] "
-    "granularity.curve.resolutions=[0.02,0.1] substates.resolutions=[0.8] stability.seeds=2 "
-    "stability.subsamples=0 restriction.draws=200 leiden.flavor=igraph "
-    "leiden.directed=false"
-)
+# A real model in every respect, trained for a sixteenth of the steps: the suite has ten minutes.
+SMALL = f"""{FEW}
+    cellmodel.train.steps=48 cellmodel.checkpoints=[step16,step48]
+    model.train.steps=128 model.checkpoints=[step16,step128]
+    model.text.n_sequences=24 model.text.reference_sequences=24
+"""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What is written of dvc.lock after a stage, beside what DVC itself writes."""
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -111,15 +112,25 @@ class TestLanes:
         found = [lane(["short"]), lane(["bad"], (lane(["never"]),)), lane(["long"], (lane(["x"]),))]
         monkeypatch.setattr(repro, "_status", status)
         monkeypatch.setattr(repro, "lanes", lambda graph: found)
+        monkeypatch.setattr(repro, "left", lambda found, changed: found)
         monkeypatch.setattr(repro, "_taken", lambda: {"long": 3.0, "x": 4.0, "bad": 5.0})
         monkeypatch.setattr(repro.os, "cpu_count", lambda: 1)
         assert repro._side_by_side([], []) == 255
         assert began == ["long", "bad", "x", "short"]
 
+    def test_where_nothing_has_changed_no_lane_is_begun_and_what_rests_on_a_change_is(self):
+        lane = repro.Lane
+        after = (lane(["c", "d"], (lane(["e"]),)), lane(["f"]))
+        found = [lane(["a", "b"], after), lane(["g"])]
+        assert repro.left(found, lambda name: False) == []
+        assert repro.left(found, lambda name: name == "b") == found[:1]
+        assert repro.left(found, lambda name: name in "dg") == [after[0], found[1]]
+
     def test_a_lane_that_fails_ends_the_run_before_what_joins_them(self, monkeypatch, graph):
         asked = []
         monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
-        monkeypatch.setattr(repro, "_side_by_side", lambda targets, options: 255)
+        monkeypatch.setattr(repro, "_side_by_side", lambda targets, options, fd: 255)
+        monkeypatch.setattr(repro.warm, "started", lambda: nullcontext(None))
         assert repro.main(["--allow-missing", "render"]) == 255
         assert asked == [["repro", "--allow-missing", "study"]]
 

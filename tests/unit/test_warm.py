@@ -1,0 +1,93 @@
+"""A stage that is forked from a process with its libraries beside the same one started anew."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.base import warm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages start by themselves here")
+
+MODULE = """
+import json, multiprocessing, os, signal, sys
+from stages import STARTED
+
+def double(n):
+    return 2 * n
+
+if __name__ == "__main__":
+    said = {"argv": sys.argv, "variable": os.environ["VARIABLE"], "folder": os.getcwd()}
+    print(json.dumps(said | {"path": sys.path[0], "name": __spec__.name}))
+    match sys.argv[1]:
+        case "workers":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(pool.map(double, [21]))
+        case "warm":
+            name = open("/proc/self/comm").read().strip()
+            print("torch" in sys.modules, name, STARTED > float(sys.argv[2]))
+        case "raise":
+            raise ValueError("a mistake")
+        case "say":
+            sys.exit("a word at the end")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case status:
+            sys.exit(int(status))
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(repository, tmp_path_factory):
+    """Return the folder and the descriptor of one process for all, and its environment."""
+    folder, before = tmp_path_factory.mktemp("a folder"), Path.cwd()
+    (folder / "double.py").write_text(MODULE, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(repository))
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        with warm.started() as fd:
+            yield fd, folder, dict(os.environ) | {"VARIABLE": "a value"}
+    assert Path.cwd() == before
+
+
+@pytest.mark.parametrize("words", ["0", "3 --out 'a b.csv'", "workers", "raise", "say", "kill"])
+def test_it_says_and_ends_as_it_does_alone(asked, words, capfd):
+    fd, folder, env = asked
+    cmd = f"python -m double {words}"
+    alone = subprocess.run(shlex.split(cmd), env=env, capture_output=True, text=True, check=False)
+    assert warm.run(fd, cmd, str(folder), env) == alone.returncode
+    out, err = capfd.readouterr()
+    assert out == alone.stdout
+    assert err.splitlines()[-1:] == alone.stderr.splitlines()[-1:]
+
+
+def test_it_has_the_libraries_its_own_name_and_its_own_start(asked, capfd):
+    fd, folder, env = asked
+    assert warm.run(fd, f"python -m double warm {folder.stat().st_mtime}", str(folder), env) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "True double True"
+
+
+def test_it_runs_the_code_that_lies_there_now(asked, capfd):
+    fd, folder, env = asked
+    for n in (1, 22):
+        (folder / "edited.py").write_text(f"print({n})\n", encoding="utf-8")
+        assert warm.run(fd, "python -m edited", str(folder), env) == 0
+        assert capfd.readouterr().out == f"{n}\n"
+
+
+@pytest.mark.parametrize("cmd", ["python -m double 0 > a", "python double.py", "true -m double"])
+def test_what_is_no_module_of_this_python_starts_by_itself(asked, cmd):
+    fd, folder, env = asked
+    assert warm.run(fd, cmd, str(folder), env) is None
+    assert warm.run(fd, "python -m double 0", str(folder.parent), env) is None
+
+
+def test_where_that_process_is_gone_a_stage_starts_by_itself(asked):
+    _, folder, env = asked
+    with warm.started() as fd:
+        pass
+    assert warm.run(fd, "python -m double 0", str(folder), env) is None
