@@ -25,12 +25,13 @@ which has the same estimator but no exposure.
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandera.pandas import DataFrameSchema
 from scipy import stats
 
 from stages.base import cli, study, tables
@@ -95,6 +96,12 @@ def _column(metric: str, part: str) -> str:
     return metric if part == "value" else f"{metric}_{part.removeprefix('replicates_')}"
 
 
+def joined(parts: Iterable[pd.DataFrame], schema: DataFrameSchema = MATURING) -> pd.DataFrame:
+    """Return the rows of several tables as one, of which any may have none of a column."""
+    rows = [row for part in parts for row in part.to_dict("records")]
+    return pd.DataFrame(rows, columns=list(schema.columns)) if rows else tables.empty(schema)
+
+
 def of_heads(trainings: pd.DataFrame, ours: pd.DataFrame, untrained: str | None) -> pd.DataFrame:
     """Return the rows of the one table of trainings that ``HEAD_SEEDS`` has, but for ours.
 
@@ -130,7 +137,7 @@ def of_heads(trainings: pd.DataFrame, ours: pd.DataFrame, untrained: str | None)
         wide(of, seed=int(seed), untrained=untrained)
         for seed, of in long.groupby("seed", sort=False)
     ]
-    return pd.concat(found, ignore_index=True)
+    return joined(found)
 
 
 def further(folder: Path, name: str, ours: pd.DataFrame, system: System) -> pd.DataFrame:
@@ -145,7 +152,7 @@ def further(folder: Path, name: str, ours: pd.DataFrame, system: System) -> pd.D
     ours
         The rows of our training.
     """
-    found = [tables.empty(MATURING)]
+    found = []
     for path in sorted((folder / system.group).glob(f"seed*/measured/{name}.csv")):
         number = path.parts[-3].removeprefix("seed")
         table = tables.read(path, MEASURED)
@@ -153,7 +160,7 @@ def further(folder: Path, name: str, ours: pd.DataFrame, system: System) -> pd.D
             cli.log.info("%s is of no seed or of other states, and is left out: make seeds", path)
             continue
         found.append(wide(table, seed=int(number), untrained=system.untrained))
-    every = pd.concat(found, ignore_index=True)
+    every = joined(found)
     return every[~every["seed"].isin(ours["seed"].dropna())]
 
 
@@ -339,7 +346,7 @@ def of_cells(
         ``MATURING`` of the cells.
     """
     rows = table[table["condition"] == "all"]
-    arm = rows["group"].str.split(" ", n=1)
+    arm = rows["group"].astype("str").str.split(" ", n=1)
     rows = rows.assign(cohort=arm.str[0], platform=arm.str[1], tissue=rows["series"])
     real = about.real(rows)
     both = real.pivot(index=["group", "series"], columns="state", values=SHARE)
@@ -427,8 +434,8 @@ def _run(args: argparse.Namespace) -> None:
         is_shown = shown(ours, system)
         if trainings is not None and name == settings.plane.references[0]:
             more = of_heads(trainings, ours[is_shown], system.untrained)
-            others = pd.concat([others, more[~more["seed"].isin(others["seed"])]])
-        rows = pd.concat([ours, others], ignore_index=True).assign(system=name)
+            others = joined([others, more[~more["seed"].isin(others["seed"])]])
+        rows = joined([ours, others]).assign(system=name)
         every.append(rows)
         found_effects = effects.series(
             effects.read_states(system.effects, system.states), system.kinds
@@ -448,9 +455,7 @@ def _run(args: argparse.Namespace) -> None:
         ([_named(asked, settings.plane.components)], MATURING_ANSWERS, args.answers),
         (drawn, LORENZ, args.lorenz),
     ):
-        records = [row for part in found for row in part.to_dict("records")]
-        table = pd.DataFrame(records, columns=list(schema.columns))
-        tables.write(table if records else tables.empty(schema), schema, path)
+        tables.write(joined(found, schema), schema, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -65,6 +65,7 @@ def _autoencoders(table: pd.DataFrame) -> Row:
 
 
 def edges(tracing: pd.DataFrame, traced: pd.DataFrame, statistics: pd.DataFrame) -> Row:
+    """Return the edges of features and of other directions, by every rule."""
     first = tracing[tracing["seed"] == tracing["seed"].min()]
     rows = {
         rule: {row["direction"]: row for row in records(of)} for rule, of in first.groupby("rule")
@@ -88,6 +89,7 @@ def _rho(rows: pd.DataFrame, name: str) -> float:
 
 
 def together(combinations: pd.DataFrame) -> Row:
+    """Return the ratios of the largest sets; nothing where no features fire together."""
     if combinations.empty:
         return {}
     rows = combinations[combinations["order"] == combinations["order"].max()]

@@ -1,4 +1,4 @@
-"""What the paper says of all systems at once: whether they concentrate, and what measures are worth.
+"""What the paper says of all systems: whether they concentrate, and what measures are worth.
 
 The numbers of published measures are those of the model of cells, whose truth is known, in this
 run's training and in every further one that was measured (``reports/room_seeds``).

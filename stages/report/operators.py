@@ -9,8 +9,8 @@ from stages.report.comparisons import Row, records
 from stages.report.reading import Tables
 
 PUBLISHED = MappingProxyType({"donor": (0.496, 0.596), "share": 0.662})
-"""Of scGPT, as third-party notes on arXiv 2603.10261 have it: correlation with the ruler where donors
-are held out, on the internal panel and on the external one, and the share of the four factors."""
+"""Of scGPT, as third-party notes on arXiv 2603.10261 have it: correlation with the ruler where
+donors are held out, on the internal panel and on the external one; share of the four factors."""
 SHOWN = ("trustworthiness", "donor", "within", "p_kinds")
 
 
@@ -49,6 +49,7 @@ def _within(gates: pd.DataFrame) -> list[float]:
 
 
 def ends(values: list[float]) -> tuple[float, float] | None:
+    """Return the smallest and the largest of the values that are known, if any is."""
     known = [value for value in values if value == value]
     return (min(known), max(known)) if known else None
 

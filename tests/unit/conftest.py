@@ -521,6 +521,7 @@ def study_folder(
         for name in ("pairs", "cell_pairs"):
             changed[name]["states"] = []
         changed["systems"]["spectra"] |= {"states": list(states)}
+        changed["systems"]["spectra"] |= {"effects": "spectra/effects/spectra"}
         changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)

@@ -173,7 +173,7 @@ def _path(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _tissues(axes: Axes, rows: pd.DataFrame, about: study.Study) -> None:
     """Draw every tissue of the real arms between the two groups, and their median."""
-    arm = rows["group"].str.split(" ", n=1)
+    arm = rows["group"].astype("str").str.split(" ", n=1)
     rows = rows.assign(cohort=arm.str[0], platform=arm.str[1], tissue=rows["series"])
     rows = about.real(rows[rows["condition"] == "all"])
     both = rows.pivot(index=["group", "series"], columns="state", values=SHARE)
@@ -204,7 +204,7 @@ def _run(args: argparse.Namespace) -> None:
     answers, curves = tables.read(args.answers, MATURING_ANSWERS), tables.read(args.lorenz, LORENZ)
     figure = draw(maturing, answers, curves, about=about)
     cells = maturing[maturing["system"] == "cells"]
-    arm = cells["group"].str.split(" ", n=1)
+    arm = cells["group"].astype("str").str.split(" ", n=1)
     keys = zip(arm.str[0], arm.str[1], cells["series"], strict=True)
     real = [key for key in keys if about.evidence(*key) != study.SIMULATED]
     style.save(figure, args.out, NAME, study.joined(about.about(real) if real else about, *models))

@@ -165,7 +165,7 @@ def _run(args: argparse.Namespace) -> None:
         parts = data.shown_effects(effects.read_states(system.effects, system.states), system.kinds)
         # What else is measured of a model stands beside its heads.
         components = settings.plane.components.get(key, parts[0].kind)
-        name = system.group if data.are_heads(parts) else f"{system.group}, {components}"
+        name = system.group if data.are_heads(parts) else f"{components} of {system.group}"
         systems[name] = parts
         evidence[name] = evidence[system.group]
     text = page(

@@ -206,11 +206,12 @@ def maturing(rows: Rows) -> Spec:
     system = _select("system", _unique(rows, "system"))
     verdicts = {row["system"]: row["verdict"] for row in rows}
     title = alt.TitleParams(
-        text=alt.ExprRef(f"'falls beyond its exposure? ' + {_literal(verdicts)}[system]"),
+        text=alt.ExprRef(f"'verdict: ' + {_literal(verdicts)}[system]"),
         anchor="start",
     )
     whole = alt.Scale(domain=[0, 1])
-    x = alt.X("state:N", sort=alt.SortField("place"), title=None, axis=alt.Axis(labelAngle=0))
+    labels = alt.Axis(labelAngle=0, labelOverlap=True, labelExpr="replace(datum.label, 'step', '')")
+    x = alt.X("state:N", sort=alt.SortField("place"), title="State", axis=labels)
     y = alt.Y("share:Q", title="N_eff / N", scale=whole)
     shown = alt.Chart(alt.NamedData("maturing")).transform_filter("datum.system == system")
     ours = shown.transform_filter("datum.training == 'this run'")

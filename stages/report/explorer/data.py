@@ -214,9 +214,7 @@ def states(systems: Systems, evidence: Mapping[str, str]) -> Rows:
     return [row for row in rows if np.isfinite([row["gini"], row["effective"]]).all()]
 
 
-def maturing(
-    table: pd.DataFrame, answers: pd.DataFrame, evidence: Mapping[str, str]
-) -> Rows:
+def maturing(table: pd.DataFrame, answers: pd.DataFrame, evidence: Mapping[str, str]) -> Rows:
     """Return the effective number over N of every model's components, along every training.
 
     Parameters
@@ -233,7 +231,7 @@ def maturing(
         order = of.drop_duplicates("state").sort_values("position")["state"].tolist()
         seeds = of["seed"].astype("Float64").fillna(-1.0)
         kept = of.assign(
-            label=f"{one['group']}, {one['components']}",
+            label=f"{one['components']} of {one['group']}",
             verdict=one["verdict"],
             evidence=evidence[one["group"]],
             place=[order.index(state) for state in of["state"]],
