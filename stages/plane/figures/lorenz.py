@@ -9,6 +9,7 @@ noise alone would give as a band, and what exposure alone would give.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,13 +115,14 @@ def _curves(axes: Axes, curves: pd.DataFrame) -> None:
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.5, zorder=1)
     for trained, of in curves.groupby("trained"):
+        looks: dict[str, Any] = {} if trained else {"dashes": DASHES}
         axes.plot(
             of["share"],
             of["held"],
             color=style.INK,
             linewidth=1.3 if trained else 1,
             label="last state" if trained else "untrained",
-            **({} if trained else {"dashes": DASHES}),
+            **looks,
         )
 
 
@@ -146,16 +148,16 @@ def _path(axes: Axes, rows: pd.DataFrame) -> None:
     alone = np.stack([line(of, f"{SHARE}_exposure_alone")[1] for of in every])
     known = np.isfinite(alone).any(axis=0)
     if known.any():
-        ends = [f(np.where(np.isfinite(alone), alone, fill).T, axis=1)
-                for f, fill in ((np.min, np.inf), (np.max, -np.inf))]  # fmt: skip
+        least = np.where(np.isfinite(alone), alone, np.inf).min(axis=0)
+        most = np.where(np.isfinite(alone), alone, -np.inf).max(axis=0)
         axes.fill_between(
-            x[known], ends[0][known], ends[1][known],
+            x[known], least[known], most[known],
             facecolor="none", edgecolor=EXPOSURE, hatch="/////", linewidth=0.8, zorder=2,
             label="exposure",
         )  # fmt: skip
     for of in every[::-1]:
         thick = of is every[0]
-        looks = {"marker": ".", "markersize": 4} if thick else {}
+        looks: dict[str, Any] = {"marker": ".", "markersize": 4} if thick else {}
         values = of.set_index("state")[SHARE].reindex(states).to_numpy(float)
         axes.plot(
             [at[state] for state in states],
