@@ -18,6 +18,8 @@ class Plane(Section):
     """The group of a reference whose independent trainings are at hand, where they are."""
     conditions: dict[Key, list[str]] = {}
     """Of a system only these conditions; of others all."""
+    components: dict[Key, str] = {}
+    """What the components of a system are called; those of others by its name."""
     confidence: Confidence
     max_permutations: Count
     """Signs of steps and of trainings are all counted up to this many, and else drawn."""

@@ -159,3 +159,102 @@ with it over `n` animals or states; `r_change`: over the changes of tissues; `cu
 `curves_both`: share of the variance of Lorenz curves that Gini holds alone and with the candidate;
 `intraclass`: of animals in an age group of a tissue; `r_platforms`: over the tissues and ages that
 two platforms share."""
+
+MOSTLY_NOISE = 0.4
+"""Above this share of noise in the sum of effects no interval of a concentration is to be believed:
+in simulated trainings, intervals over sequences held the truth in 0.92 to 0.97 of cases at a share
+of 0.20 in the first checkpoint, and in 0.58 to 0.78 at 0.41 (:mod:`stages.plane.plane`)."""
+NOISE_COUNTS = 0.05
+"""Share of noise from which on what noise alone would give says something of a concentration."""
+TOLD = ("gini", "effective_number", "effective_share")
+"""The numbers of the one table."""
+STARTS = ("first", "beyond noise")
+OVER = ("trainings", "tissues", "replicates")
+VERDICTS = (
+    "yes",
+    "falls, beyond exposure in one training",
+    "falls, not beyond exposure",
+    "falls, exposure not tested",
+    "not told",
+    "rises",
+    "no interval",
+    "noise",
+    "one state",
+)
+
+MATURING = schema(
+    "maturing",
+    SERIES
+    | {"state": text(), "position": number(nullable=True), "seed": optional_count()}
+    | {
+        "trained": flag(),
+        "n_components": optional_count(),
+        "n_replicates": count(1),
+        "noise_share": number(0, nullable=True),
+        "exposure": text(nullable=True),
+    }
+    | {
+        f"{metric}{what}": number(nullable=True)
+        for metric in TOLD
+        for what in ("", "_floor", "_exposure_alone", "_exposure_removed")
+    }
+    | {f"effective_share_{end}": number(nullable=True) for end in ("low", "high")}
+    | {f"effective_share_floor_{end}": number(nullable=True) for end in ("low", "high")},
+    [*SERIES, "state", "seed"],
+)
+"""Every system in every state of every training: the numbers, what noise alone would give
+(`_floor`), what the exposure alone would, and effects over what it predicts
+(:data:`stages.measurement.tables.MEASURED`). The seed is empty where no training was made here.
+`trained`: not the state that has learnt nothing. Of cells the number of components is that of
+an animal, and is left out."""
+
+MATURING_ANSWERS = schema(
+    "maturing_answers",
+    SERIES
+    | {
+        "components": text(),
+        "start": text(isin=STARTS),
+        "shown": flag(),
+        "state_first": text(),
+        "state_last": text(),
+        "n_components": optional_count(),
+        "share_first": number(0, 1, nullable=True),
+        "share_last": number(0, 1, nullable=True),
+        "noise_first": number(0, nullable=True),
+        "noise_last": number(0, nullable=True),
+        "p_first": number(0, 1, nullable=True),
+        "p_smallest": number(0, 1, nullable=True),
+    }
+    | {
+        f"{what}{name}": column
+        for what in ("", "left_")
+        for name, column in {
+            "over": text(isin=OVER, nullable=True),
+            "n": count(),
+            "n_fall": count(),
+            "change": number(nullable=True),
+            "low": number(nullable=True),
+            "high": number(nullable=True),
+            "p_sign": number(0, 1, nullable=True),
+        }.items()
+    }
+    | {"verdict": text(isin=VERDICTS)},
+    [*SERIES, "start"],
+)
+"""Does the effective number over N fall from the first state to the last, beyond its exposure?
+`change`: mean log ratio of the last state's to the first's over `n` trainings (of cells: tissues of
+an arm), of which `n_fall` fall; `p_sign`: two-sided sign test, `p_smallest` the smallest that so
+many allow. `low`, `high`: Student's interval where there are three, and else that over replicates
+of this training (`over`). `left_*`: the same of effects over what their exposure predicts.
+`noise_*`: shares of noise, `p_first`: that noise alone gives as much, in the first state, both of
+this run's training. `start`: the first state, and where that is mostly noise also the first that is
+not. `components`: what they are called; `shown`: the series that text and figures show of a
+system."""
+
+LORENZ = schema(
+    "lorenz_curves",
+    SERIES | {"state": text(), "trained": flag(), "share": number(0, 1), "held": number(0, 1)},
+    [*SERIES, "state", "share"],
+)
+"""What share of the whole the smallest components hold: of each shown series in its last state and
+in the untrained one; of cells medians over tissues of the medians over animals."""

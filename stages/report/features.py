@@ -1,5 +1,7 @@
 """What the paper says of features: what they move, alone and together, and where they steer."""
 
+from types import MappingProxyType
+
 import pandas as pd
 from scipy import stats
 
@@ -8,6 +10,11 @@ from stages.features.tables.trace import DIRECTIONS
 from stages.report.comparisons import Row, records
 from stages.report.reading import Tables
 
+PUBLISHED = MappingProxyType({"edges": 355.6, "norm_matched": 22.7, "ratio": 0.53})
+"""Of Geneformer's layer 5 (Biodyn-AI/sae-biological-map, after its revision): mean edges of 200
+features and of Gaussian directions of the same norm in their place, and the median ratio of sets of
+three."""
+
 
 def context(found: Tables, settings: Settings) -> Row:
     """Return what the templates need on the features of a model; nothing where there is none."""
@@ -15,9 +22,10 @@ def context(found: Tables, settings: Settings) -> Row:
         return {}
     return {
         "model": settings.features.names[0],
+        "published": dict(PUBLISHED),
         **_autoencoders(found.autoencoders),
-        **_edges(found.tracing, found.traced_features, found.feature_statistics),
-        "together": _together(found.combinations),
+        **edges(found.tracing, found.traced_features, found.feature_statistics),
+        "together": together(found.combinations),
         "steered": _steered(found.steering),
         "named": {row["collection"]: row for row in records(found.annotated)},
         "measured": {
@@ -56,7 +64,8 @@ def _autoencoders(table: pd.DataFrame) -> Row:
     }
 
 
-def _edges(tracing: pd.DataFrame, traced: pd.DataFrame, statistics: pd.DataFrame) -> Row:
+def edges(tracing: pd.DataFrame, traced: pd.DataFrame, statistics: pd.DataFrame) -> Row:
+    """Return the edges of features and of other directions, by every rule."""
     first = tracing[tracing["seed"] == tracing["seed"].min()]
     rows = {
         rule: {row["direction"]: row for row in records(of)} for rule, of in first.groupby("rule")
@@ -79,7 +88,8 @@ def _rho(rows: pd.DataFrame, name: str) -> float:
     return float(stats.spearmanr(rows[name], rows["published"])[0])
 
 
-def _together(combinations: pd.DataFrame) -> Row:
+def together(combinations: pd.DataFrame) -> Row:
+    """Return the ratios of the largest sets; nothing where no features fire together."""
     if combinations.empty:
         return {}
     rows = combinations[combinations["order"] == combinations["order"].max()]

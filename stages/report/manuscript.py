@@ -19,6 +19,7 @@ from stages.report import (
     clusters,
     features,
     heads,
+    maturing,
     operators,
     pairs,
     planted,
@@ -38,6 +39,7 @@ def context(
     settings: Settings,
     what: tuple[study.Study | None, study.Study | None, study.Study | None],
     overrides: Mapping[str, str],
+    seeds: Path | None = None,
 ) -> Row:
     """Return all that the templates may name.
 
@@ -52,6 +54,8 @@ def context(
         not about them.
     overrides
         Settings that were changed for this run, and to what.
+    seeds
+        Folder of further trainings.
     """
     of_cells, of_heads, of_cell_model = what
     made: Row = {"settings": settings, "overrides": overrides, "significant": SIGNIFICANT}
@@ -69,6 +73,7 @@ def context(
         made["spectra"] = spectra.context(found, of_genes=of_cell_model is not None)
         traced = settings.features.of == "model" or of_cell_model is not None
         made["features"] = features.context(found, settings) if traced else {}
+        made["maturing"] = maturing.context(found, made, settings, seeds)
         made["claims"] = printed.context(found.claims)
         return made | {"notice": study.joined(*(one for one in what if one is not None)).notice}
     return made | {"notice": "".join(one.notice for one in what if one is not None)}
@@ -85,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
     of_cell_model = None
     if args.about == "study" and settings.cellmodel.checkpoints:
         of_cell_model = study.read(args.cellmodel)
-    values = context(found, settings, (of_cells, of_heads, of_cell_model), overrides)
+    values = context(found, settings, (of_cells, of_heads, of_cell_model), overrides, args.seeds)
     paper = Templates().fill(PAPERS[args.about], values)
     write_text(args.paper, paper)
 
@@ -99,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overrides", type=Path, required=True)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--planted", type=Path, help="what was simulated")
+    parser.add_argument("--seeds", type=Path, help="folder of further trainings")
     parser.add_argument("--about", choices=PAPERS, default="study", help="default: %(default)s")
     parser.add_argument("--paper", type=Path, required=True, help="the source of the paper")
     return cli.run(parser, _run, argv)

@@ -1,11 +1,16 @@
 """What the paper says of heads as maps between genes: what they pass, add and are made of."""
 
+from types import MappingProxyType
+
 import pandas as pd
 
 from stages.measurement.resampling import SIGNIFICANT
 from stages.report.comparisons import Row, records
 from stages.report.reading import Tables
 
+PUBLISHED = MappingProxyType({"donor": (0.496, 0.596), "share": 0.662})
+"""Of scGPT, as third-party notes on arXiv 2603.10261 have it: correlation with the ruler where
+donors are held out, on the internal panel and on the external one; share of the four factors."""
 SHOWN = ("trustworthiness", "donor", "within", "p_kinds")
 
 
@@ -15,24 +20,23 @@ def context(found: Tables) -> Row:
     if "p_kinds" not in set(gates["gate"]):
         return {}
     gates = gates[gates["dimensions"] == gates["dimensions"].max()]
-    gates = gates.assign(value_low=gates["low"], value_high=gates["high"])
-    last = str(gates["state"].dropna().iloc[-1])
-    rows = _rows(gates, last)
+    last, rows = judged(gates)
     operators = [row for row in rows if row["is_operator"] and not row["untrained"]]
     return {
         "last": last,
+        "published": dict(PUBLISHED),
         "n_anchors": int(gates["n_anchors"].iloc[0]),
         "n_donors": int(gates["n_donors"].iloc[0]),
         "threshold": float(gates.loc[gates["gate"] == "donor", "threshold"].iloc[0]),
         "rows": rows,
-        "wrong_donor": _ends([row["wrong_donor"] for row in operators]),
-        "wrong_within": _ends([row["wrong_within"] for row in rows]),
+        "wrong_donor": ends([row["wrong_donor"] for row in operators]),
+        "wrong_within": ends([row["wrong_within"] for row in rows]),
         "operators": operators,
         "embedding": next(r for r in rows if r["source"] == "embedding" and not r["untrained"]),
         "expression": next(row for row in rows if row["source"] == "expression"),
-        "random": _ends(_within(gates[gates["source"] == "random"])),
+        "random": ends(_within(gates[gates["source"] == "random"])),
         "beyond": [row for row in operators if row["gain"] and row["gain"]["low"] > 0],
-        "factors": _factors(found.operator_factors),
+        "factors": factors(found.operator_factors),
         "measured": _measured(found, last),
         "edges": _edges(found.operator_edges, last),
         "steps": _steps(found.operator_readouts),
@@ -44,14 +48,18 @@ def _within(gates: pd.DataFrame) -> list[float]:
     return [float(value) for value in shown["value"]]
 
 
-def _ends(values: list[float]) -> tuple[float, float] | None:
+def ends(values: list[float]) -> tuple[float, float] | None:
+    """Return the smallest and the largest of the values that are known, if any is."""
     known = [value for value in values if value == value]
     return (min(known), max(known)) if known else None
 
 
-def _rows(gates: pd.DataFrame, last: str) -> list[Row]:
-    """Return one row a candidate that was judged with wrong rulers."""
-    rows = []
+def judged(gates: pd.DataFrame) -> tuple[str, list[Row]]:
+    """Return the last state, and one row a candidate that was judged with wrong rulers."""
+    gates = gates[gates["dimensions"] == gates["dimensions"].max()]
+    gates = gates.assign(value_low=gates["low"], value_high=gates["high"])
+    last = str(gates["state"].dropna().iloc[-1])
+    rows: list[Row] = []
     keys = ["source", "name", "state", "adaptor"]
     for (source, name, state, _), of in gates.groupby(keys, sort=False, dropna=False):
         right = {row["gate"]: row for row in records(of[of["ruler"] == "right"])}
@@ -70,10 +78,10 @@ def _rows(gates: pd.DataFrame, last: str) -> list[Row]:
                 "gain": right.get("beyond_embedding"),
             }
         )
-    return rows
+    return last, rows
 
 
-def _factors(table: pd.DataFrame) -> Row:
+def factors(table: pd.DataFrame) -> Row:
     """Return the shares of the core in the last state, by condition."""
     last = table[table["state"] == table["state"].iloc[-1]]
     core = last[last["top"] == last["top"].min()]

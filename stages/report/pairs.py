@@ -25,13 +25,13 @@ def context(found: Tables, settings: Settings) -> Row:
     models = []
     if settings.pairs.states:
         models.append(
-            _model(found.epistasis, found.epistasis_heads, found.epistasis_sets)
+            of_model(found.epistasis, found.epistasis_heads, found.epistasis_sets)
             | {"name": settings.model.name, "demo": settings.model.source == "mini"}
             | {"read": "sequence", "figure": "pairs"}
         )
     if settings.cell_pairs.states:
         models.append(
-            _model(
+            of_model(
                 found.cell_epistasis,
                 found.cell_epistasis_heads,
                 found.cell_epistasis_sets,
@@ -42,7 +42,7 @@ def context(found: Tables, settings: Settings) -> Row:
     return {"models": models, "published": dict(PUBLISHED)} if models else {}
 
 
-def _model(table: pd.DataFrame, heads: pd.DataFrame, sets: pd.DataFrame) -> Row:
+def of_model(table: pd.DataFrame, heads: pd.DataFrame, sets: pd.DataFrame) -> Row:
     """Return of one model its states, and of the last what heads make up for."""
     shown = min(table["perturbation"].unique(), key=CONDITIONS.index)
     table, heads, sets = (of[of["perturbation"] == shown] for of in (table, heads, sets))

@@ -29,7 +29,7 @@ def context(found: Tables, *, of_genes: bool) -> Row:
     }
     if of_genes:
         made["genes"] = _ranks(found.cell_spectrum, found.cell_spectra) | {
-            "zeros": _zeros(found.cell_spectrum),
+            "zeros": zeros(found.cell_spectrum),
             "separation": _separated(found.cell_separation),
             "structures": _structures(found.cell_structures),
         }
@@ -57,7 +57,7 @@ def _ranks(spectrum: pd.DataFrame, measured: pd.DataFrame) -> Row:
     }
 
 
-def _zeros(spectrum: pd.DataFrame) -> Row:
+def zeros(spectrum: pd.DataFrame) -> Row:
     """Return the ranks of the state in which rows of zeros make the largest fall over layers."""
     wide = spectrum.pivot(index=["matrix", "state"], columns="layer", values="effective_rank")
     layers = spectrum["layer"].unique()

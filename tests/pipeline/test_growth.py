@@ -65,7 +65,7 @@ SYSTEM = """  toy:
     untrained: null
 """
 # What is said of the settings, and what must show every measured system.
-AGGREGATES = {"study", "plane", "axes", "explorer"}
+AGGREGATES = {"study", "plane", "maturing", "axes", "explorer"}
 ROOMS_OF_BEFORE = re.compile(
     r"acquire|cells|describe|proportions|metrics|contrast|medians|concordance|drivers|neighbours|"
     r"stability|trained|downloaded|tokens|attribution|ablate|control_variate|importance|classes|"

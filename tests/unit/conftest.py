@@ -66,7 +66,8 @@ from stages.inputs.tables import COUNTS
 from stages.measurement import effects, measured
 from stages.measurement.states import step_of
 from stages.measurement.tables import CHANGES, MEASURED
-from stages.plane import axes, plane, splits
+from stages.plane import axes, maturing, plane, splits
+from stages.plane.tables import MATURING
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
 from tests import made_spectra
@@ -520,6 +521,7 @@ def study_folder(
         for name in ("pairs", "cell_pairs"):
             changed[name]["states"] = []
         changed["systems"]["spectra"] |= {"states": list(states)}
+        changed["systems"]["spectra"] |= {"effects": "spectra/effects/spectra"}
         changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         monkeypatch.chdir(tmp_path)
@@ -539,7 +541,9 @@ def study_folder(
         made["companion_agreement"] = agreement
         tables.write(measured, METRICS, folder / "metrics.csv")
         if clusters is cluster_tables.empty:
-            for name in ("plane", "plane_directions", "splits", "axes"):
+            names = ("plane", "plane_directions", "splits", "axes")
+            tables.write(tables.empty(MATURING), MATURING, folder / "maturing.csv")
+            for name in (*names, "maturing_answers"):
                 tables.write(
                     tables.empty(SCHEMAS[name]),
                     SCHEMAS[name],
@@ -556,6 +560,11 @@ def study_folder(
             assert splits.main([*words, f"{folder}/splits.csv", "--directions", directions]) == 0
             words += [f"{folder}/axes.csv", "--proportions", f"{folder}/proportions.csv"]
             assert axes.main(words) == 0
+            words = ["--measured", f"{folder}/measured", "--study", "cells.json"]
+            words += ["--proportions", f"{folder}/proportions.csv", "--seeds", "none"]
+            words += ["--out", f"{folder}/maturing.csv", "--lorenz", f"{folder}/lorenz_curves.csv"]
+            words += ["--answers", f"{folder}/maturing_answers.csv"]
+            assert maturing.main(words) == 0
         words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
         words += ["--cells", "cells.json", "--heads", "heads.json"]
         assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0

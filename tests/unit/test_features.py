@@ -644,7 +644,7 @@ def test_the_paper_says_of_features_what_was_found(folder_of_tables, settings):
 def test_a_ratio_that_follows_exact_sums_does_not_measure_redundancy(followed, blind):
     ratios = {"raw": [0.5, 0.9, 0.6, 1.0], "additive": [0.3, 0.4, 0.6, 0.5], "order": 3}
     of = pd.DataFrame(ratios).assign(low=0.4, high=0.8)
-    found = report._together(of.assign(published=of[followed] + 0.01))
+    found = report.together(of.assign(published=of[followed] + 0.01))
     assert found["blind"] is blind
     assert found["rho_additive" if blind else "rho"] == pytest.approx(1)
 

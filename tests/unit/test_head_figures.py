@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,6 @@ import pytest
 from stages.base import tables
 from stages.base.errors import FigureError
 from stages.base.study import Study
-from stages.cells.tables.proportions import PROPORTIONS
-from stages.drawing import style
 from stages.heads import distribution, seeds
 from stages.heads.components import components, head_name
 from stages.heads.figures import head_effects, head_heatmap, head_trajectories, heads
@@ -21,10 +18,8 @@ from stages.heads.settings import Distribution, Seeds
 from stages.heads.tables.distribution import HEAD_DISTRIBUTION
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.heads.tables.seeds import HEAD_OVER_SEEDS, HEAD_SEEDS
-from stages.measurement import concentration
 from stages.measurement.effects import Effects, State
 from stages.measurement.settings import Measured
-from stages.plane.figures import lorenz
 
 DEMO = Study(
     name="demo",
@@ -32,7 +27,6 @@ DEMO = Study(
     simulated=True,
     notice="Demo model: trained here for a few minutes.",
 )
-REAL = replace(DEMO, simulated=False, notice="")
 
 PUBLISHED_STEPS = (512, 1000, 2000, 4000, 8000, 16000, 64000, 143000)
 CASES = {
@@ -85,39 +79,23 @@ class Inputs:
         fits = Distribution(confidence=0.95, draws=20, seed=3, tail_min_relative=1e-4)
         fitted = distribution.distribution(self.importance, fits)
         self.distribution = HEAD_DISTRIBUTION.validate(fitted)
-        self.proportions = proportions()
-
-
-def proportions(n_tissues=4):
-    rng = np.random.default_rng(4)
-    rows = []
-    for tissue, (animal, group) in itertools.product(
-        range(n_tissues), enumerate(["reference", "reference", "other", "compared", "compared"])
-    ):
-        counts = rng.integers(1, 500, 6)
-        names = ["tms", "facs", f"T{tissue}", f"m{animal}", "male", None, 3.0, None, group]
-        rows += [[*names, f"type {i}", n, n / counts.sum()] for i, n in enumerate(counts)]
-    return PROPORTIONS.validate(pd.DataFrame(rows, columns=list(PROPORTIONS.columns)))
 
 
 DRAW = {
     "head_trajectories": lambda t: head_trajectories.draw(t.importance, t.seeds, t.over),
     "head_effects": lambda t: head_effects.draw(t.importance, t.distribution),
     "head_heatmap": lambda t: head_heatmap.draw(t.importance),
-    "lorenz": lambda t: lorenz.draw(t.proportions, t.importance, about=REAL),
 }
 OPTIONS = {
     "head_trajectories": ["importance", "seeds", "over"],
     "head_effects": ["importance", "distribution"],
     "head_heatmap": ["importance"],
-    "lorenz": ["proportions", "importance"],
 }
 SCHEMAS = {
     "importance": HEAD_IMPORTANCE,
     "seeds": HEAD_SEEDS,
     "over": HEAD_OVER_SEEDS,
     "distribution": HEAD_DISTRIBUTION,
-    "proportions": PROPORTIONS,
 }
 
 
@@ -246,71 +224,6 @@ def test_heatmap_cells_are_the_effects(inputs):
     assert np.asarray(grid.get_array()) == pytest.approx(drawn)
 
 
-def test_lorenz_curves_have_the_gini_of_what_they_show(inputs):
-    t = inputs("mini")
-    figure = lorenz.draw(t.proportions, t.importance, about=REAL)
-    lines = {line.get_label(): line for line in figure.axes[1].lines}
-    n_checked = 0
-    for state, group in t.importance.groupby("state"):
-        line = lines[heads.title(state, "step")]
-        area = np.trapezoid(line.get_ydata(), line.get_xdata())
-        # Read off at 401 points instead of at the 48 corners: observed within 1e-5.
-        gini = concentration.gini(group["delta_loss_nats"].abs())
-        assert 1 - 2 * area == pytest.approx(gini, abs=1e-3)
-        n_checked += 1
-    assert n_checked == 8
-    floor = lines["noise alone"]
-    area = np.trapezoid(floor.get_ydata(), floor.get_xdata())
-    assert 1 - 2 * area == pytest.approx(2**0.5 - 1, abs=1e-3)
-
-
-def test_changes_of_lorenz_curves_have_the_change_of_gini_of_what_they_show():
-    table = proportions(4)
-    moved = lorenz.changes(table)
-    assert len(moved) == 4
-    n_checked = 0
-    for (cohort, platform, tissue), line in moved.items():
-        arm = (table["cohort"] == cohort) & (table["platform"] == platform)
-        of = table[arm & (table["tissue"] == tissue)]
-        curves = {
-            group: [
-                np.interp(lorenz.GRID, *concentration.lorenz_curve(n))
-                for _, n in rows.groupby("animal")["n_cells"]
-            ]
-            for group, rows in of.groupby("group")
-        }
-        expected = np.median(curves["compared"], axis=0) - np.median(curves["reference"], axis=0)
-        assert line == pytest.approx(expected)
-        n_checked += 1
-    assert n_checked == 4
-    # One animal each, of which only the types are told: the area is half the change of Gini.
-    young, old = [1.0, 1.0, 2.0], [1.0, 4.0, 5.0]
-    rows = [
-        (
-            "tms",
-            "facs",
-            "T",
-            group,
-            "male",
-            None,
-            3.0,
-            None,
-            group,
-            f"type {i}",
-            int(n),
-            n / sum(counts),
-        )
-        for group, counts in (("reference", young), ("compared", old))
-        for i, n in enumerate(counts)
-    ]
-    one = pd.DataFrame(rows, columns=list(PROPORTIONS.columns))
-    [line] = lorenz.changes(one).values()
-    change = concentration.gini(old) - concentration.gini(young)
-    # Read off at 401 points: observed within 1e-6.
-    assert -2 * np.trapezoid(line, lorenz.GRID) == pytest.approx(change, abs=1e-4)
-    assert lorenz.changes(one[one["group"] == "compared"]) == {}
-
-
 def test_steps_are_labelled_where_there_is_room(inputs, drawn_texts):
     t = inputs("many")
     boxes = drawn_texts(head_trajectories.draw(t.importance, t.seeds, t.over))
@@ -377,17 +290,9 @@ def test_tables_without_heads_are_refused_in_words(name, inputs):
         DRAW[name](without)
 
 
-def test_cells_of_one_group_are_told_in_words(inputs, legible):
-    table = proportions().assign(group="other")
-    figure = lorenz.draw(table, inputs("mini").importance, about=REAL)
-    assert style.NOTHING_COMPARED in [text.get_text() for text, _ in legible(figure, "")]
-
-
-def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
+def test_a_model_without_any_effect_is_drawn(inputs):
     t = inputs("mini")
     nothing = t.importance.assign(delta_loss_nats=0.0, standard_error_nats=0.0)
-    with pytest.raises(FigureError, match="no head has an effect in any state"):
-        lorenz.draw(t.proportions, nothing, about=REAL)
     head_heatmap.draw(nothing)
     head_trajectories.draw(nothing, t.seeds, t.over)
     head_effects.draw(nothing, t.distribution)
@@ -396,24 +301,15 @@ def test_a_model_without_any_effect_is_drawn_or_refused_in_words(inputs):
 @pytest.mark.parametrize("name", DRAW)
 def test_command_line_writes_the_same_bytes_twice_with_the_notice(name, inputs, tmp_path):
     t = inputs("mini")
-    module = importlib.import_module(
-        f"stages.{'plane' if name == 'lorenz' else 'heads'}.figures.{name}"
-    )
+    module = importlib.import_module(f"stages.heads.figures.{name}")
     for table in OPTIONS[name]:
         tables.write(getattr(t, table), SCHEMAS[table], tmp_path / f"{table}.csv")
     (tmp_path / "study.json").write_text(
         '{"name": "d", "source": "demo", "simulated": true, "notice": "Demo model: x"}'
     )
     options = [f"--{table}={tmp_path / table}.csv" for table in OPTIONS[name]]
-    if name == "lorenz":
-        # Of cells and heads: here the cells are real.
-        (tmp_path / "cells.json").write_text(
-            '{"name": "c", "source": "local", "simulated": false, "notice": ""}'
-        )
-        options.append(f"--study-heads={tmp_path}/study.json")
     for folder in ("a", "b"):
-        about = tmp_path / ("cells.json" if name == "lorenz" else "study.json")
-        words = [*options, f"--study={about}", f"--out={tmp_path / folder}"]
+        words = [*options, f"--study={tmp_path}/study.json", f"--out={tmp_path / folder}"]
         assert module.main(words) == 0
     for suffix in ("png", "svg"):
         one, other = (tmp_path / folder / f"fig_{name}.{suffix}" for folder in ("a", "b"))

@@ -1,105 +1,104 @@
-"""Draw what age changes in the Lorenz curves of cells, and the curves of heads.
+"""Draw every system side by side: its Lorenz curves, and the effective number over N as it matures.
 
 A Lorenz curve is the share of the whole that the smallest components hold together, against their
-share of all components. Twice the area between it and the diagonal is its Gini coefficient, so that
-twice the area under a change, turned about, is a change of Gini.
+share of all components; twice the area between it and the diagonal is the Gini coefficient. Below
+it stands, of the same system, the effective number over N by state: every training as a line, what
+noise alone would give as a band, and what exposure alone would give.
 """
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages.base.errors import FigureError
-from stages.base.study import Study
-from stages.cells import counts
-from stages.cells.tables.proportions import PROPORTIONS
-from stages.drawing import command, evidence, labels, style
+from stages.base import cli, study, tables
+from stages.drawing import style
 from stages.heads.figures import heads
-from stages.heads.tables.importance import HEAD_IMPORTANCE
-from stages.measurement.concentration import lorenz_curve
+from stages.measurement.tables import SERIES
+from stages.plane.tables import LORENZ, MATURING, MATURING_ANSWERS, NOISE_COUNTS
 
 NAME = "lorenz"
 Floats = NDArray[np.float64]
+KEY = list(SERIES)
+SHARE = "effective_share"
 
-PANEL_MM = 76
-LEFTS_MM = (13, 104)
-TOP_MM, FOOT_MM = 7, 10
-# Every curve is read off at these shares of its components; between them all are straight.
-GRID = np.linspace(0.0, 1.0, 401)
-MAX_STATES = 8
-NAMED = 2
-"""At each end: the tissues whose curves move most."""
+SHARES = np.linspace(0.0, 1.0, 101)
+COLUMNS = 5
+LEFT_MM, RIGHT_MM, BETWEEN_MM = 11, 2, 5
+NAME_MM, CURVE_MM, LABEL_MM, PATH_MM, FOOT_MM = 9, 30, 9, 23, 7
+LEGEND_MM = 9
+MOST_TICKS = 4
+EXPOSURE, NOISE = style.GREY, style.FAINT
+DASHES = (3, 2)
+"""Of the untrained state."""
 
 
 @style.styled
-def draw(proportions: pd.DataFrame, importance: pd.DataFrame, *, about: Study) -> Figure:
-    """Return cells on the left, compared minus reference, a line a tissue; heads on the right.
+def draw(
+    maturing: pd.DataFrame, answers: pd.DataFrame, curves: pd.DataFrame, *, about: study.Study
+) -> Figure:
+    """Return a column a system: Lorenz curves above, the effective number over N below.
 
     Parameters
     ----------
-    proportions
-        ``PROPORTIONS`` of the tissues to draw; samples of neither age group are left out.
-    importance
-        ``HEAD_IMPORTANCE``; zero ablation is drawn where there is one.
+    maturing, answers, curves
+        ``MATURING``, ``MATURING_ANSWERS`` and ``LORENZ``; series that are shown are drawn.
     about
-        What the cells rest on.
-
-    Raises
-    ------
-    FigureError
-        A table holds nothing to draw.
+        What the cells are.
     """
-    figure = style.figure(style.DOUBLE_MM, TOP_MM + PANEL_MM + FOOT_MM + style.STRIP_MM)
-    left, right = (
-        style.add_axes(figure, left=start, top=TOP_MM, width=PANEL_MM, height=PANEL_MM)
-        for start in LEFTS_MM
-    )
-    evidence.explain(figure, _cells(left, proportions, about), about)
-    _heads(right, heads.shown(importance))
-    right.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.6, zorder=1)
-    right.set_ylim(0, 1)
-    for axes, of in ((left, "cell types"), (right, "heads")):
-        axes.set_xlim(0, 1)
-        axes.set_xlabel(f"Share of {of}, smallest first")
-    if left.get_legend_handles_labels()[0]:
-        left.legend(loc="lower left", handlelength=2.2)
-    right.legend(loc="upper left", handlelength=2.2, labelspacing=0.3)
-    minus = about.groups(proportions).minus(style.MINUS)
-    left.set_ylabel(f"Change of the share of cells that they hold, {minus}")
-    right.set_ylabel("Share of the whole that they hold")
-    left.set_title("a  Cells", loc="left", weight="bold")
-    right.set_title(f"b  Heads, by |{heads.DELTA} loss|", loc="left", weight="bold")
+    systems = answers[answers["shown"]].drop_duplicates("system")
+    if systems.empty:
+        return style.message("No system was measured.")
+    n_rows = -(-len(systems) // COLUMNS)
+    height = NAME_MM + CURVE_MM + LABEL_MM + PATH_MM + FOOT_MM
+    figure = style.figure(style.DOUBLE_MM, n_rows * height + LEGEND_MM + style.STRIP_MM)
+    width = (style.DOUBLE_MM - LEFT_MM - RIGHT_MM - (COLUMNS - 1) * BETWEEN_MM) / COLUMNS
+    for i, system in enumerate(systems.to_dict("records")):
+        row, column = divmod(i, COLUMNS)
+        left, top = LEFT_MM + column * (width + BETWEEN_MM), row * height + NAME_MM
+        upper, lower = (
+            style.add_axes(figure, left=left, top=at, width=width, height=tall)
+            for at, tall in ((top, CURVE_MM), (top + CURVE_MM + LABEL_MM, PATH_MM))
+        )
+        for axes in (upper, lower):
+            axes.set_ylim(0, 1)
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if column == 0 else [""] * 3)
+        _curves(upper, curves[curves["system"] == system["system"]])
+        if system["system"] != "cells":
+            upper.plot(SHARES, half_normal(), color=style.GREY, linewidth=0.8, dashes=(1, 1))
+        if system["system"] == "cells":
+            _tissues(lower, maturing[maturing["system"] == "cells"], about)
+        else:
+            _path(lower, maturing[(maturing[KEY] == [system[name] for name in KEY]).all(axis=1)])
+        named = system["group"] if system["system"] != "cells" else about.groups().minus("after")
+        upper.set_title(
+            f"{chr(ord('a') + i)}  {system['components'].capitalize()}\n",
+            loc="left",
+            weight="bold",
+            pad=3,
+        )
+        upper.annotate(
+            style.shorten(named, width),
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 3),
+            textcoords="offset points",
+        )
+        upper.set_xlabel("Share of components" if column == 0 else "", labelpad=1)
+        if column == 0:
+            upper.set_ylabel("Share of the whole")
+            lower.set_ylabel("Effective number / N")
+    style.legend(figure, _legend(), columns=3)
     return figure
-
-
-def curve(weights: Floats) -> Floats:
-    """Return the Lorenz curve of one vector at the shares of ``GRID``.
-
-    Examples
-    --------
-    >>> curve(np.array([1.0, 3.0]))[[0, 200, 400]].tolist()
-    [0.0, 0.25, 1.0]
-    """
-    share, held = lorenz_curve(weights)
-    return np.interp(GRID, share, held)
-
-
-def changes(proportions: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
-    """Return compared minus reference of the median curves over animals, of tissues with both."""
-    curves: dict[tuple[str, str, str], dict[str, Floats]] = {}
-    for key, of in proportions.groupby([*counts.TISSUE, "group"], sort=True):
-        of_animals = [curve(n.to_numpy(float)) for _, n in of.groupby("animal")["n_cells"]]
-        curves.setdefault(key[:3], {})[key[3]] = np.median(of_animals, axis=0)
-    return {
-        arm: of["compared"] - of["reference"]
-        for arm, of in curves.items()
-        if {"compared", "reference"} <= of.keys()
-    }
 
 
 def half_normal() -> Floats:
@@ -107,76 +106,123 @@ def half_normal() -> Floats:
 
     Its Gini coefficient is :math:`\sqrt 2 - 1`.
     """
-    held: Floats = 1 - np.exp(-(stats.norm.ppf((1 + GRID) / 2) ** 2) / 2)
+    held: Floats = 1 - np.exp(-(stats.norm.ppf((1 + SHARES) / 2) ** 2) / 2)
     return held
 
 
-def _cells(axes: Axes, proportions: pd.DataFrame, about: Study) -> list[tuple[str, str, str]]:
-    """Draw the tissues and return their arms."""
-    moved = changes(proportions)
-    if not moved:
-        words = style.NOTHING_COMPARED
-        axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
-        axes.set_yticks([])
-        return []
-    for line in moved.values():
-        axes.plot(GRID, line, color=style.QUIET, linewidth=0.5, alpha=0.6, zorder=2)
-    axes.plot(
-        GRID,
-        np.median(list(moved.values()), axis=0),
-        color=style.INK,
-        linewidth=1.8,
-        zorder=3,
-        label=f"median of {len(moved)} tissues",
-    )
-    axes.axhline(0, color=style.QUIET, linewidth=0.6, zorder=1)
-    # Room for the names, above and below.
-    axes.margins(y=0.12)
-    ordered = sorted(moved, key=lambda key: float(moved[key].sum()))
-    ends = list(dict.fromkeys([*ordered[:NAMED], *ordered[-NAMED:]]))
-    at = [int(np.argmax(np.abs(moved[key]))) for key in ends]
-    y = np.array([moved[key][i] for key, i in zip(ends, at, strict=True)])
-    names = [f"{style.name(arm[1])} {evidence.label(arm[2], [arm], about)}" for arm in ends]
+def _curves(axes: Axes, curves: pd.DataFrame) -> None:
     axes.set_xlim(0, 1)
-    labels.place(axes, GRID[at], y, names)
-    return list(moved)
-
-
-def _heads(axes: Axes, rows: pd.DataFrame) -> None:
-    wide = heads.effects(rows).abs()
-    # A state in which no head has any effect has no curve.
-    states = heads.spread([name for name in wide.columns if wide[name].sum() > 0], MAX_STATES)
-    if not states:
-        msg = (
-            "no head has an effect in any state, so there is nothing to share out. Check the sweep."
-        )
-        raise FigureError(msg)
-    # From pale to dark, but never so pale that a line is lost on white.
-    shades = heads.SHADES(np.linspace(0.3, 0.95, len(states)) if len(states) > 1 else [0.6])
-    for state, colour in zip(states, shades, strict=True):
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.plot([0, 1], [0, 1], color=style.QUIET, linewidth=0.5, zorder=1)
+    for trained, of in curves.groupby("trained"):
+        looks: dict[str, Any] = {} if trained else {"dashes": DASHES}
         axes.plot(
-            GRID,
-            curve(wide[state].to_numpy(float)),
-            color=colour,
-            linewidth=1.1,
-            zorder=3,
-            label=heads.title(state, "step"),
+            of["share"],
+            of["held"],
+            color=style.INK,
+            linewidth=1.3 if trained else 1,
+            label="last state" if trained else "untrained",
+            **looks,
         )
-    axes.plot(
-        GRID,
-        half_normal(),
-        color=style.INK,
-        linewidth=1,
-        dashes=(1, 1),
-        zorder=4,
-        label="noise alone",
-    )
+
+
+def _path(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw every training of one series, ours thick, with what noise and exposure alone give."""
+    seeds = rows["seed"].astype("Float64").fillna(-1)
+    ours = rows[seeds == seeds.iloc[0]]
+    states = ours.sort_values("position")["state"].tolist()
+    at = {state: float(i) for i, state in enumerate(states)}
+    single = len(states) == 1
+    spread = [-0.3, 0.3] if single else [0.0, 0.0]
+
+    def line(of: pd.DataFrame, column: str) -> tuple[Floats, Floats]:
+        values = of.set_index("state")[column].reindex(states).to_numpy(float)
+        x = np.array([at[state] for state in states])
+        return (np.array(spread), np.repeat(values, 2)) if single else (x, values)
+
+    x, low = line(ours, f"{SHARE}_floor_low")
+    _, high = line(ours, f"{SHARE}_floor_high")
+    if ours["noise_share"].max() > NOISE_COUNTS:
+        axes.fill_between(x, low, high, color=NOISE, linewidth=0, zorder=1, label="noise")
+    every = [of for _, of in rows.groupby(seeds, sort=False)]
+    alone = np.stack([line(of, f"{SHARE}_exposure_alone")[1] for of in every])
+    known = np.isfinite(alone).any(axis=0)
+    if known.any():
+        least = np.where(np.isfinite(alone), alone, np.inf).min(axis=0)
+        most = np.where(np.isfinite(alone), alone, -np.inf).max(axis=0)
+        axes.fill_between(
+            x[known], least[known], most[known],
+            facecolor="none", edgecolor=EXPOSURE, hatch="/////", linewidth=0.8, zorder=2,
+            label="exposure",
+        )  # fmt: skip
+    for of in every[::-1]:
+        thick = of is every[0]
+        looks: dict[str, Any] = {"marker": ".", "markersize": 4} if thick else {}
+        values = of.set_index("state")[SHARE].reindex(states).to_numpy(float)
+        axes.plot(
+            [at[state] for state in states],
+            values,
+            color=style.INK,
+            linewidth=1.3 if thick else 0.5,
+            zorder=4 if thick else 3,
+            label="this run" if thick else "training",
+            **looks,
+        )
+    named = heads.spread(states, MOST_TICKS)
+    axes.set_xticks([at[state] for state in named], [heads.short(state) for state in named])
+    axes.set_xlim(-0.35, len(states) - 0.65)
+
+
+def _tissues(axes: Axes, rows: pd.DataFrame, about: study.Study) -> None:
+    """Draw every tissue of the real arms between the two groups, and their median."""
+    arm = rows["group"].astype("str").str.split(" ", n=1)
+    rows = rows.assign(cohort=arm.str[0], platform=arm.str[1], tissue=rows["series"])
+    rows = about.real(rows[rows["condition"] == "all"])
+    both = rows.pivot(index=["group", "series"], columns="state", values=SHARE)
+    both = both.reindex(columns=["reference", "compared"]).dropna()
+    axes.plot([0, 1], both.to_numpy(float).T, color=style.INK, linewidth=0.4, zorder=3)
+    axes.plot([0, 1], both.median(), color=style.INK, linewidth=1.5, marker=".", zorder=4)
+    groups = about.groups()
+    axes.set_xticks([0, 1], [groups.reference, groups.compared])
+    axes.set_xlim(-0.35, 1.35)
+
+
+def _legend() -> list[Line2D | Patch]:
+    ink = style.INK
+    return [
+        Line2D([], [], color=ink, linewidth=1.3, label="last state (old); this run"),
+        Line2D([], [], color=ink, linewidth=1, dashes=DASHES, label="untrained (young)"),
+        Line2D([], [], color=ink, linewidth=0.5, label="another training, or tissue"),
+        Line2D([], [], color=style.GREY, linewidth=0.8, dashes=(1, 1), label="normal noise"),
+        Patch(color=NOISE, linewidth=0, label="noise alone, 95%"),
+        Patch(facecolor="none", edgecolor=EXPOSURE, hatch="/////", label="exposure alone"),
+    ]  # fmt: skip
+
+
+def _run(args: argparse.Namespace) -> None:
+    about = study.read(args.study)
+    models = [study.read(path) for path in (args.study_heads, args.study_cellmodel)]
+    maturing = tables.read(args.maturing, MATURING)
+    answers, curves = tables.read(args.answers, MATURING_ANSWERS), tables.read(args.lorenz, LORENZ)
+    figure = draw(maturing, answers, curves, about=about)
+    cells = maturing[maturing["system"] == "cells"]
+    arm = cells["group"].astype("str").str.split(" ", n=1)
+    keys = zip(arm.str[0], arm.str[1], cells["series"], strict=True)
+    real = [key for key in keys if about.evidence(*key) != study.SIMULATED]
+    style.save(figure, args.out, NAME, study.joined(about.about(real) if real else about, *models))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    inputs = {"proportions": PROPORTIONS, "importance": HEAD_IMPORTANCE}
-    return command.run(__doc__, draw, NAME, argv, inputs=inputs, both=True, real=True)
+    parser = cli.parser(__doc__)
+    parser.add_argument("--maturing", type=Path, required=True)
+    parser.add_argument("--answers", type=Path, required=True)
+    parser.add_argument("--lorenz", type=Path, required=True)
+    parser.add_argument("--study", type=Path, required=True, help="what the inputs are")
+    parser.add_argument("--study-heads", type=Path, required=True, help="what the model is")
+    parser.add_argument("--study-cellmodel", type=Path, required=True, help="that of cells")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+    return cli.run(parser, _run, argv)
 
 
 if __name__ == "__main__":

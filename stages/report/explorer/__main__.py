@@ -22,7 +22,7 @@ from stages.cells.tables.metrics import METRICS
 from stages.cells.tables.proportions import PROPORTIONS
 from stages.drawing import style
 from stages.measurement import effects
-from stages.plane.tables import PLANE
+from stages.plane.tables import MATURING, MATURING_ANSWERS, PLANE
 from stages.report.explorer import charts, data
 from stages.report.explorer.data import Rows
 
@@ -31,6 +31,8 @@ TABLES = {
     "proportions": PROPORTIONS,
     "metrics": METRICS,
     "plane": PLANE,
+    "maturing": MATURING,
+    "maturing_answers": MATURING_ANSWERS,
     "granularity_curve": CLUSTER_CONTRAST,
 }
 CURVE = "granularity_curve"
@@ -84,11 +86,12 @@ def views(
     found
         The tables, by name.
     systems
-        By the name of its model, the effects of its heads (or of what else it names) in each state.
+        By the name of its model and of its components (of heads the model's alone), their effects
+        in each state.
     about
         The atlas.
     evidence
-        Of each model.
+        Of each system by this name, and of each model.
 
     Returns
     -------
@@ -97,7 +100,9 @@ def views(
         ``evidence`` of each.
     """
     tissues, animals = data.tissues(found["plane"], about), data.animals(found["metrics"], about)
-    states = data.states(systems, evidence)
+    # One state has nowhere to go.
+    states = data.states({name: of for name, of in systems.items() if len(of) > 1}, evidence)
+    maturing = data.maturing(found["maturing"], found["maturing_answers"], evidence)
     by_head = {name: parts for name, parts in systems.items() if data.are_heads(parts)}
     heads = data.heads(by_head, evidence)
     curve = data.resolutions(found[CURVE], about)
@@ -110,6 +115,8 @@ def views(
         made["plane"] = _chart(
             charts.plane(tissues, states), tissues=tissues, animals=animals, states=states
         )
+    if maturing:
+        made["maturing"] = _chart(charts.maturing(maturing), maturing=maturing)
     if heads:
         made["heads"] = _chart(charts.heatmap(heads, steps), heads=heads)
     if curve:
@@ -120,6 +127,7 @@ def views(
         "charts": made,
         "evidence": {
             "plane": _rests(tissues, "arm") | _rests(states, "model"),
+            "maturing": _rests(maturing, "system"),
             "heads": _rests(heads, "model"),
             "granularity": _rests(curve, "arm"),
         },
@@ -148,16 +156,18 @@ def _run(args: argparse.Namespace) -> None:
     systems, evidence = {}, {}
     about, *models = (study.read(path) for path in (args.cells, args.heads, args.cellmodel))
     made_here = {model.name for model in models if model.simulated}
-    for system in settings.systems.values():
+    for key, system in settings.systems.items():
+        kind = "simulated" if system.group in made_here else "effects"
+        evidence[system.group] = data.EVIDENCE[kind]
         # Systems of many kinds, such as directions by layer, are no vectors to play with.
         if not system.kinds:
             continue
         parts = data.shown_effects(effects.read_states(system.effects, system.states), system.kinds)
         # What else is measured of a model stands beside its heads.
-        name = system.group if data.are_heads(parts) else f"{system.group}, {parts[0].kind}"
+        components = settings.plane.components.get(key, parts[0].kind)
+        name = system.group if data.are_heads(parts) else f"{components} of {system.group}"
         systems[name] = parts
-        kind = "simulated" if system.group in made_here else "effects"
-        evidence[name] = data.EVIDENCE[kind]
+        evidence[name] = evidence[system.group]
     text = page(
         views(found, systems, about, evidence),
         notice=study.joined(about, *models).notice,

@@ -55,7 +55,7 @@ def plane(tissues: Rows, states: Rows) -> Spec:
     tissue = _select("tissue", [_ALL, *_unique(tissues, "tissue")])
     arm = _select("arm", [_ALL, *_unique(tissues, "arm")])
     scale = _radio("scale", _SCALES)
-    sign = _radio("sign", SIGNS, title="effects of heads")
+    sign = _radio("sign", SIGNS, title="effects of components")
     baselines = {
         model: _select(
             f"baseline_{i}",
@@ -74,7 +74,7 @@ def plane(tissues: Rows, states: Rows) -> Spec:
     )
     x = alt.X("d_gini:Q", title="Change of Gini")
     y = alt.Y("d_effective:Q", title="Change of N_eff (but for raw: over n)")
-    hues = {name: style.COLOURS[name] for name in style.MEANINGS} | {"heads": _HEADS}
+    hues = {name: style.COLOURS[name] for name in style.MEANINGS} | {"a model": _HEADS}
     colour = alt.Color(
         "direction:N",
         scale=alt.Scale(domain=list(hues), range=list(hues.values())),
@@ -168,7 +168,7 @@ def plane(tissues: Rows, states: Rows) -> Spec:
         .transform_calculate(
             d_gini="datum.gini - datum.base_gini",
             d_effective="datum.effective - datum.base_effective",
-            direction="'heads'",
+            direction="'a model'",
         )
         .encode(x, y, colour)
     )
@@ -193,6 +193,51 @@ def plane(tissues: Rows, states: Rows) -> Spec:
     return _finished(
         layers.add_params(cohorts, arm, tissue, scale, sign, *baselines.values()), height=440
     )
+
+
+def maturing(rows: Rows) -> Spec:
+    """Return the effective number over N of one system along its trainings, and what nulls give.
+
+    Parameters
+    ----------
+    rows
+        What is drawn.
+    """
+    system = _select("system", _unique(rows, "system"))
+    verdicts = {row["system"]: row["verdict"] for row in rows}
+    title = alt.TitleParams(
+        text=alt.ExprRef(f"'verdict: ' + {_literal(verdicts)}[system]"),
+        anchor="start",
+    )
+    whole = alt.Scale(domain=[0, 1])
+    labels = alt.Axis(labelAngle=0, labelOverlap=True, labelExpr="replace(datum.label, 'step', '')")
+    x = alt.X("state:N", sort=alt.SortField("place"), title="State", axis=labels)
+    y = alt.Y("share:Q", title="N_eff / N", scale=whole)
+    shown = alt.Chart(alt.NamedData("maturing")).transform_filter("datum.system == system")
+    ours = shown.transform_filter("datum.training == 'this run'")
+    band = ours.mark_area(color=_NEUTRAL, opacity=0.3).encode(
+        x, alt.Y("share_floor_low:Q"), alt.Y2("share_floor_high:Q")
+    )
+    alone = ours.mark_line(color=_NEUTRAL, strokeDash=[6, 3]).encode(
+        x, alt.Y("share_exposure_alone:Q")
+    )
+    others = shown.mark_line(color=_INK, strokeWidth=0.8, opacity=0.6).encode(
+        x, y, detail="training:N"
+    )
+    points = ours.mark_line(
+        color=_INK, strokeWidth=2.5, point=alt.OverlayMarkDef(size=45, color=_INK)
+    ).encode(
+        x,
+        y,
+        tooltip=[
+            alt.Tooltip("state:N"),
+            alt.Tooltip("share:Q", format=".3f", title="N_eff / N"),
+            alt.Tooltip("share_exposure_alone:Q", format=".3f", title="exposure alone"),
+            alt.Tooltip("share_exposure_removed:Q", format=".3f", title="left of it"),
+        ],
+    )
+    layers = alt.layer(band, alone, others, points).properties(title=title)
+    return _finished(layers.add_params(system), height=300)
 
 
 def heatmap(heads: Rows, steps: Mapping[str, Sequence[str]]) -> Spec:

@@ -13,11 +13,12 @@ from stages.heads.components import CONDITIONS, shown
 from stages.measurement import effects
 from stages.measurement.effects import Effects, Floats
 from stages.measurement.metrics import REGISTRY, lognormal_share, measure
+from stages.measurement.tables import SERIES
 from stages.plane.tables import SCALES
 
 Rows = list[dict[str, Any]]
 Systems = Mapping[str, Sequence[Effects]]
-"""By the name of its model, the effects of its heads in each state."""
+"""By the name of its model and of its components, their effects in each state."""
 
 EVIDENCE = {
     "annotation": "published annotation",
@@ -32,6 +33,7 @@ SIGNS: dict[str, Callable[[Floats], Floats]] = {
     "positive": lambda mean: np.maximum(mean, 0.0),
 }
 """Which effects of heads count: of either sign, or only those that raise the loss."""
+_ENDS = ("", "_floor_low", "_floor_high", "_exposure_alone", "_exposure_removed")
 _SAMPLE = ["arm", "tissue", "evidence", "animal", "sex", "age_months", "condition"]
 
 
@@ -183,7 +185,7 @@ def heads(systems: Systems, evidence: Mapping[str, str]) -> Rows:
 
 
 def states(systems: Systems, evidence: Mapping[str, str]) -> Rows:
-    """Return the concentration of heads in every state, on every scale and by both signs.
+    """Return the concentration of components in every state, on every scale and by both signs.
 
     Parameters
     ----------
@@ -210,6 +212,36 @@ def states(systems: Systems, evidence: Mapping[str, str]) -> Rows:
                         }
                     )
     return [row for row in rows if np.isfinite([row["gini"], row["effective"]]).all()]
+
+
+def maturing(table: pd.DataFrame, answers: pd.DataFrame, evidence: Mapping[str, str]) -> Rows:
+    """Return the effective number over N of every model's components, along every training.
+
+    Parameters
+    ----------
+    table, answers
+        ``MATURING``, and ``MATURING_ANSWERS``, whose shown series are returned.
+    evidence
+        Of each model.
+    """
+    rows: Rows = []
+    known = answers[answers["shown"] & (answers["system"] != "cells")].drop_duplicates("system")
+    for one in known.to_dict("records"):
+        of = table[(table[list(SERIES)] == [one[name] for name in SERIES]).all(axis=1)]
+        order = of.drop_duplicates("state").sort_values("position")["state"].tolist()
+        seeds = of["seed"].astype("Float64").fillna(-1.0)
+        kept = of.assign(
+            label=f"{one['components']} of {one['group']}",
+            verdict=one["verdict"],
+            evidence=evidence[one["group"]],
+            place=[order.index(state) for state in of["state"]],
+            training=["this run" if ours else f"seed {int(seed)}"
+                      for seed, ours in zip(seeds, seeds == seeds.iloc[0], strict=True)],
+        ).rename(columns={f"effective_share{end}": f"share{end}" for end in _ENDS})  # fmt: skip
+        columns = ["label", "verdict", "evidence", "place", "state", "training"]
+        kept = kept[[*columns, *(f"share{end}" for end in _ENDS)]]
+        rows += _plain(kept.rename(columns={"label": "system"}))
+    return rows
 
 
 def resolutions(curve: pd.DataFrame, about: Study) -> Rows:

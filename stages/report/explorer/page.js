@@ -117,7 +117,7 @@ const views = (window.views = {});
 
 async function all() {
   if (at("samples")) views.lorenz = await composition();
-  for (const name of ["plane", "heads", "granularity"]) {
+  for (const name of ["plane", "maturing", "heads", "granularity"]) {
     if (at(name)) views[name] = await draw(name);
   }
   document.documentElement.dataset.drawn = "";
