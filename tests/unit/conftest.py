@@ -557,7 +557,8 @@ def study_folder(
             words += [f"{folder}/axes.csv", "--proportions", f"{folder}/proportions.csv"]
             assert axes.main(words) == 0
         words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
-        words += ["--cells", "cells.json", "--heads", "heads.json"]
+        words += ["--cells", "cells.json", "--heads", "heads.json", "--cellmodel", "cellmodel.json"]
+        words += ["--results", str(repository / "data/embedded/published_results.csv")]
         assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0
         return made
 
