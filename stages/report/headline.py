@@ -22,7 +22,10 @@ from stages.report import tables as schemas
 from stages.report.comparisons import Row, all_cells, directions, records, spread
 from stages.report.reading import Tables, along_training
 
-_SHORT = ("reproduced", "differ", "agree_reconstructed", "disagree_reconstructed", "not_testable")
+_SHORT = (
+    *("reproduced", "differ", "agree_reconstructed", "disagree_reconstructed"),
+    *("agree_results", "disagree_results", "not_testable"),
+)
 VERDICTS = dict(zip(_SHORT, schemas.VERDICTS, strict=True))
 
 # What the plots say of themselves where an input is simulated.

@@ -9,13 +9,10 @@ from stages.pairs.components import CONDITIONS
 from stages.report.comparisons import Row, records
 from stages.report.reading import Tables
 
-PUBLISHED = MappingProxyType(
-    {"tier_ratio": 35.8, "product": 44.7, "share_positive": 0.78, "fitted": 7.6}
-)
-"""Of Pythia-410M at its last step (mool32/epistasis-transformer-heads): the median absolute effect
-of pairs among the thirty heads of the largest effects over that of random pairs, and the share
-above 0 of those told from 0, as published; the same ratio of the median products of the heads'
-effects, and of these to the power that fits best, from its table of pairs."""
+PUBLISHED = MappingProxyType({"product": 44.7, "fitted": 7.6})
+"""Of Pythia-410M at its last step, from the table of pairs of mool32/epistasis-transformer-heads:
+the ratio between the pairs of the strongest heads and random ones, of the median products of the
+heads' effects, and of these to the power that fits best."""
 NAMED = 3
 """Heads that the text names."""
 
@@ -39,7 +36,11 @@ def context(found: Tables, settings: Settings) -> Row:
             | {"name": settings.cellmodel.name, "demo": settings.cellmodel.source == "mini"}
             | {"read": "cell", "figure": "cell_pairs"}
         )
-    return {"models": models, "published": dict(PUBLISHED)} if models else {}
+    if not models:
+        return {}
+    stated = found.claims[found.claims["id"].isin(("pairs-ratio", "pairs-positive"))]
+    claimed = dict(zip(stated["quantity"], stated["published"], strict=True))
+    return {"models": models, "published": claimed | PUBLISHED}
 
 
 def of_model(table: pd.DataFrame, heads: pd.DataFrame, sets: pd.DataFrame) -> Row:

@@ -20,7 +20,7 @@ def context(found: Tables, *, of_genes: bool) -> Row:
     of_genes
         Whether there is a model of cells.
     """
-    published = found.claims[found.claims["id"].str.startswith("spectra-")]
+    published = found.claims[found.claims["id"] == "spectra-rank"]
     made: Row = {
         "tokens": _ranks(found.spectrum, found.token_spectra),
         "published": dict(zip(published["quantity"], published["published"], strict=True)),

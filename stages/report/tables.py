@@ -1,4 +1,4 @@
-"""Schema of the ledger of published claims."""
+"""Schemas of the ledger of published claims and of the published figures that judge some."""
 
 from stages.base.columns import number, schema, text
 
@@ -7,6 +7,8 @@ VERDICTS = (
     "differs",
     "agrees on reconstructed animals",
     "does not agree on reconstructed animals",
+    "agrees with its published results",
+    "does not agree with its published results",
     "not testable on these inputs",
 )
 
@@ -35,3 +37,19 @@ arm, a resolution, a set of heads). `compared`: the value within `tolerance`; it
 -1 as `published`; or that it is `published` + `tolerance` at most. `agrees`: of this number alone;
 "noted" is shown and not judged. `verdict`, `reason`: of the claim, the same in all its rows.
 `table` and `figure` show the evidence, `stage` and its `file` compute it."""
+
+RESULTS = schema(
+    "results",
+    {
+        "source": text(),
+        "name": text(),
+        "at": text(nullable=True),
+        "value": number(),
+        "file": text(),
+        "key": text(),
+    },
+    ["source", "name", "at"],
+)
+"""Figures of the result files that a study published beside its claims. `source`: as in the
+references; `at`: the layer, group or set of features of each of several; `file`, `key`: where in
+the files of its repository a figure stands. They judge claims and enter no other number."""

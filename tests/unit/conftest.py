@@ -566,7 +566,8 @@ def study_folder(
             words += ["--answers", f"{folder}/maturing_answers.csv"]
             assert maturing.main(words) == 0
         words = ["--claims", str(repository / "reports/claims.yaml"), "--tables", str(folder)]
-        words += ["--cells", "cells.json", "--heads", "heads.json"]
+        words += ["--cells", "cells.json", "--heads", "heads.json", "--cellmodel", "cellmodel.json"]
+        words += ["--results", str(repository / "data/embedded/published_results.csv")]
         assert claims.main([*words, "--out", f"{folder}/claims.csv"]) == 0
         return made
 

@@ -429,12 +429,15 @@ def test_both_systems_lie_in_one_plane(project, cluster_tables):
 
 def test_the_ledger_reproduces_nothing_on_simulated_cells(project):
     paper = project(["facs"], simulated=True)
-    rows = paper.tables["tbl-claims"][2:]
+    # But for the rows that name a study.
+    rows = [row for row in paper.tables["tbl-claims"][2:] if row[3]]
     verdict = {row[0]: row[3] for row in rows}
     pythia = "The heads of Pythia-410M crystallize from step 512 to step 143,000"
     # From its published effects, which are real.
     assert verdict.pop(pythia) == "reproduced"
-    assert set(verdict.values()) == {"not testable"}
+    of_results = [of for of in verdict.values() if "published results" in of]
+    assert set(verdict.values()) - set(of_results) == {"not testable"}
+    assert len(of_results) > 10
     assert f"Of {len(rows)}, 1 is reproduced and 0 differ;" in paper.sections["sec-claims"]
     assert f"Reproduced: {pythia} (2 of 2 numbers agree" in paper.sections["sec-claims"]
 

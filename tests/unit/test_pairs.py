@@ -3,6 +3,7 @@
 import itertools
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from stages.base import tables
 from stages.base.errors import AblationError
+from stages.base.study import Study
 from stages.measurement import effects
 from stages.measurement.effects import Effects, State
 from stages.measurement.interaction import interaction
@@ -32,8 +34,10 @@ from stages.pairs.tables.epistasis import (
     EPISTASIS_PAIRS,
     EPISTASIS_SETS,
 )
+from stages.report import claims
 from stages.report import pairs as report
 from stages.report.reading import Tables
+from stages.report.tables import CLAIMS
 from stages.report.writing import Templates
 
 SCHEMAS = (EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS, EPISTASIS_PAIRS)
@@ -438,6 +442,11 @@ class TestText:
         for folder in ("pairs", "cell_model"):
             for table, schema in zip(made_, SCHEMAS, strict=True):
                 tables.write(table, schema, tmp_path / folder / f"{schema.name}.csv")
+        none = Study("none", "none", simulated=False, notice="")
+        listed = claims.read(Path(__file__).parents[2] / "reports" / "claims.yaml")
+        of_pairs_ = [claim for claim in listed if claim.source == "mool2026"]
+        ledger = claims.evaluate(of_pairs_, {}, cells=none, models={"model": none})
+        tables.write(ledger, CLAIMS, tmp_path / "claims.csv")
         return Tables(tmp_path)
 
     def test_the_section_stands_and_keeps_to_its_length(self, found, settings):

@@ -2,22 +2,25 @@
 
 from math import nan
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from stages.base.errors import StageError
 from stages.base.sections import Section
 
 PLANE = ("gini", "effective_number")
+_SIGNS, _VALUES = "signs", "values"
 SIGNS = {"crystallize": (1, -1), "disperse": (-1, 1)}
 """Of the change of Gini and of the effective number."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Tolerance = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Direction = Literal["crystallize", "disperse"]
-Metric = Literal["gini", "effective_number"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+MODELS = ("model", "cellmodel")
+"""Which model of a run a claim may be about: of language, or of cells."""
 
 
 class ClaimError(StageError):
@@ -54,12 +57,6 @@ class Tissue(Section):
     tissue: str
 
 
-class Arm(Tissue):
-    """A tissue of a cohort on one platform."""
-
-    platform: str
-
-
 class Resolutions(Tissue):
     """A tissue over annotated types, or over the clusters of so many resolutions."""
 
@@ -80,14 +77,6 @@ class CellType(Tissue):
     significant: Literal["both", "one"]
 
 
-class Libraries(Tissue):
-    """One metric over the clusters of a tissue's libraries."""
-
-    metric: Metric
-    resolution: Number
-    libraries: Literal["mean", "pooled", "male", "female"]
-
-
 class Heads(Section):
     """Heads of every layer of a model, `n_heads` in all, at two steps."""
 
@@ -96,16 +85,6 @@ class Heads(Section):
     step_last: int
     heads: list[int]
     n_heads: Annotated[int, Field(ge=2)]
-
-
-class Layers(Section):
-    """The first and the last layer of a model.
-
-    `caveat`: what its own later results say of the number.
-    """
-
-    model: str
-    caveat: str
 
 
 class FlipDirections(Section):
@@ -128,18 +107,28 @@ class SubstatesTolerance(Section):
     p: Tolerance
 
 
-class RescueResult(Section):
-    """Rescue over drift, and the probability that there is one."""
+class Computed(Section):
+    """How a number follows from the figures of a study: one of these, of figures by name."""
 
-    fraction: Number
-    probability: Annotated[Number, Field(ge=0, le=1)]
+    value: str | None = None
+    """The only one of that name."""
+    ends: str | None = None
+    """The first and the last."""
+    sum: str | None = None
+    mean: str | None = None
+    median: str | None = None
+    largest: str | None = None
+    trend: str | None = None
+    """Rank correlation with their order."""
+    ratio: tuple[str, str] | None = None
+    """The sum of the first over the sum of the second."""
 
-
-class RescueTolerance(Section):
-    """How far each may be off."""
-
-    fraction: Tolerance
-    probability: Tolerance
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            msg = f"it needs one of {', '.join(type(self).model_fields)}"
+            raise ValueError(msg)
+        return self
 
 
 class Quantity(NamedTuple):
@@ -162,42 +151,45 @@ class _Claim(Section):
     """Tables that the rule reads beside the claim's own."""
 
 
-class _Change(_Claim):
-    """A claim of how far both metrics change."""
+class _OfTissue(_Claim):
+    """A claim on the cells of a tissue."""
 
-    published: Plane
-    tolerance: PlaneTolerance
+    where: Tissue
 
     @property
-    def quantities(self) -> list[Quantity]:
-        """The numbers that the claim states."""
-        stated, allowed = vars(self.published), vars(self.tolerance)
-        return [Quantity(f"{name}_change", "value", stated[name], allowed[name]) for name in PLANE]
+    def tissue(self) -> Tissue | None:
+        """The tissue that the claim is about."""
+        return self.where
 
 
-class ChangeClaim(_Change):
-    """The change of both metrics of a tissue on an arm."""
+class ChangeClaim(_OfTissue):
+    """The changes of both metrics of a tissue, or their signs alone, over types or clusters."""
 
     rule: Literal["change"]
-    table: Literal["contrast.csv"]
-    where: Arm
-
-
-class DirectionClaim(_Claim):
-    """The signs of both changes of a tissue, over types or over clusters."""
-
-    rule: Literal["direction"]
     table: Literal["contrast.csv", "granularity_replication.csv"]
     where: Resolutions
-    published: Direction
+    published: Annotated[
+        Annotated[Direction, Tag(_SIGNS)] | Annotated[Plane, Tag(_VALUES)],
+        Discriminator(lambda stated: _VALUES if isinstance(stated, dict | Plane) else _SIGNS),
+    ]
+    tolerance: PlaneTolerance | None = None
+
+    @model_validator(mode="after")
+    def _values_have_tolerances(self) -> Self:
+        if isinstance(self.published, Plane) != (self.tolerance is not None):
+            msg = "values need a tolerance and signs have none"
+            raise ValueError(msg)
+        return self
 
     @property
     def quantities(self) -> list[Quantity]:
         """The numbers that the claim states."""
-        return _signs(self.published)
+        if isinstance(self.published, str):
+            return _signs(self.published)
+        return _changes(self.published, self.tolerance)
 
 
-class FlipClaim(_Claim):
+class FlipClaim(_OfTissue):
     """The signs over annotated types and the other signs over fine clusters."""
 
     rule: Literal["flip"]
@@ -217,7 +209,7 @@ class FlipClaim(_Claim):
         ]
 
 
-class SubstatesClaim(_Claim):
+class SubstatesClaim(_OfTissue):
     """The signs within a cell type, and how small p is."""
 
     rule: Literal["substates"]
@@ -236,63 +228,101 @@ class SubstatesClaim(_Claim):
         return [*_signs(self.published.direction), *limits]
 
 
-class RescueClaim(_Claim):
-    """The rescue fraction of one metric, and its probability."""
-
-    rule: Literal["rescue"]
-    table: Literal["restriction.csv"]
-    where: Libraries
-    published: RescueResult
-    tolerance: RescueTolerance
-
-    @property
-    def quantities(self) -> list[Quantity]:
-        """The numbers that the claim states."""
-        stated, allowed = self.published, self.tolerance
-        return [
-            Quantity("rescue_fraction", "value", stated.fraction, allowed.fraction),
-            Quantity("rescue_probability", "value", stated.probability, allowed.probability),
-        ]
-
-
-class HeadsClaim(_Change):
+class HeadsClaim(_Claim):
     """The change of both metrics over heads along training."""
 
     rule: Literal["heads"]
     table: Literal["head_importance.csv"]
     where: Heads
+    published: Plane
+    tolerance: PlaneTolerance
+    tissue: ClassVar[None] = None
     beside = ("changes/heads.csv", "changes/companion.csv")
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """The numbers that the claim states."""
+        return _changes(self.published, self.tolerance)
 
-class SpectrumClaim(_Claim):
-    """Numbers of the spectrum of a model's items, in its first layer and its last."""
 
-    rule: Literal["spectrum"]
-    table: Literal["spectrum.csv"]
-    where: Layers
-    published: dict[Literal["effective_rank", "two_nn"], tuple[Number, Number]]
-    tolerance: Tolerance
+class ValueClaim(_Claim):
+    """Numbers of a measured system: of this run if it measures that, else as its study has them.
+
+    `where` names the model (``model`` of language, ``cellmodel`` of cells), or the cohort and
+    tissue, and the values of columns of `table` that choose the row; a pair of published numbers
+    is of the first and the last of the rows.
+    """
+
+    rule: Literal["value"]
+    table: Literal["restriction.csv", "pairs/epistasis.csv", "cell_model/spectrum.csv"] | None = (
+        None
+    )
+    where: dict[Name, Number | str]
+    published: Annotated[dict[Name, Number | tuple[Number, Number]], Field(min_length=1)]
+    tolerance: dict[Name, Tolerance]
+    results: dict[Name, Computed] = Field(default_factory=dict)
+    """How figures of the study's own result files (``RESULTS``) give each number."""
+    note: str = ""
+    """What must be said with the verdict, or why there is none."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        of = {name for name in ("cohort", "tissue", *MODELS) if name in self.where}
+        if of not in ({"model"}, {"cellmodel"}, {"cohort", "tissue"}):
+            msg = f"where needs one of {', '.join(MODELS)}, or cohort and tissue"
+            raise ValueError(msg)
+        for key, named in (("tolerance", self.tolerance), ("results", self.results)):
+            if named and set(named) != set(self.published):
+                msg = f"{key} names {', '.join(named)}, published {', '.join(self.published)}"
+                raise ValueError(msg)
+        if not self.table and (self.tissue or not (self.results or self.note)):
+            msg = "without table it needs results, or a note of why it cannot be tested"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def model(self) -> tuple[str, str] | None:
+        """The kind and the name of the model that the claim is about, if it is about one."""
+        named = [(kind, str(self.where[kind])) for kind in MODELS if kind in self.where]
+        return named[0] if named else None
+
+    @property
+    def case(self) -> str:
+        """Where numbers of the claim stand, but for the arms of a tissue."""
+        return self.model[1] if self.model else ""
+
+    @property
+    def tissue(self) -> Tissue | None:
+        """The tissue that the claim is about, if it is about one."""
+        at = {name: of for name, of in self.where.items() if name in Tissue.model_fields}
+        return Tissue.model_validate(at) if at else None
 
     @property
     def quantities(self) -> list[Quantity]:
         """The numbers that the claim states."""
         return [
-            Quantity(f"{name}_{end}", "value", value, self.tolerance)
-            for name, values in self.published.items()
-            for end, value in zip(("first", "last"), values, strict=True)
+            Quantity(key, "value", value, self.tolerance[name])
+            for name, stated in self.published.items()
+            for key, value in ends(name, stated).items()
         ]
 
 
-Claim = (
-    ChangeClaim
-    | DirectionClaim
-    | FlipClaim
-    | SubstatesClaim
-    | RescueClaim
-    | HeadsClaim
-    | SpectrumClaim
-)
+def ends(name: str, values: float | tuple[float, ...]) -> dict[str, float]:
+    """Return a number by its name, or two by its name with the end that each is of."""
+    if isinstance(values, tuple):
+        return {f"{name}_{end}": of for end, of in zip(("first", "last"), values, strict=True)}
+    return {name: values}
+
+
+Claim = ChangeClaim | FlipClaim | SubstatesClaim | HeadsClaim | ValueClaim
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Annotated[Claim, Field(discriminator="rule")])
+
+
+def _changes(stated: Plane, allowed: PlaneTolerance | None) -> list[Quantity]:
+    return [
+        Quantity(f"{name}_change", "value", getattr(stated, name), getattr(allowed, name))
+        for name in PLANE
+    ]
 
 
 def _signs(direction: str) -> list[Quantity]:
@@ -340,8 +370,8 @@ def read(path: Path) -> list[Claim]:
 def _fault(error: ValidationError, name: object, path: Path) -> str:
     """Say the first fault as one line."""
     first = error.errors(include_url=False)[0]
-    # The first part names the rule once that is known; it is no key of the file.
-    key = ".".join(str(part) for part in first["loc"][1:])
+    # The first part names the rule once that is known, and others a kind: no keys of the file.
+    key = ".".join(str(part) for part in first["loc"][1:] if part not in {_SIGNS, _VALUES})
     value = first["input"]
     match first["type"]:
         case "union_tag_invalid":
@@ -355,5 +385,7 @@ def _fault(error: ValidationError, name: object, path: Path) -> str:
             what = f"the key {key} is missing"
         case _:
             reason = first["msg"].removeprefix("Value error, ")
-            what = f"{key} = {value!r}: {reason[0].lower()}{reason[1:]}"
+            reason = f"{reason[0].lower()}{reason[1:]}"
+            # Of a claim as a whole, what it holds would fill the line.
+            what = f"{key} = {value!r}: {reason}" if key else reason
     return f"{path}, claim {name}: {what}. Mend it."

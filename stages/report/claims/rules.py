@@ -4,14 +4,14 @@
 cells.
 
 ========== ===========================================================================
-change     ``contrast.csv``: the change of both metrics in a tissue on an arm, within tolerance.
-direction  ``contrast.csv`` (types) or ``granularity_replication.csv`` (each resolution): signs.
+change     ``contrast.csv`` (types) or ``granularity_replication.csv`` (each resolution): the change
+           of both metrics in a tissue, within tolerance, or its signs.
 flip       Coarse signs in ``contrast.csv``, fine in ``granularity_curve.csv`` at one resolution.
 substates  ``substates.csv``: the signs within a cell type, and its Mann-Whitney p at most as given.
-rescue     ``restriction.csv``: the fraction of the drift, and the probability of a rescue.
-spectrum   ``spectrum.csv``: the first and the last layer of the last state, of items as they are.
 heads      ``head_importance.csv``: both metrics over the named heads, last step minus first; of
            ``changes/companion.csv`` where the model of this run is another.
+value      Columns of a table where this run measures what the claim is about; else what follows
+           from the figures of its study's own result files (``RESULTS``), if it has any.
 ========== ===========================================================================
 
 What was published, and what is our reading of it:
@@ -38,19 +38,22 @@ from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from stages.base import tables
 from stages.base.study import Study
 from stages.measurement.metrics import REGISTRY, measure
 from stages.report import reading, text
 from stages.report.claims import published as claimed
-from stages.report.claims.published import PLANE, Claim, ClaimError, Tissue
+from stages.report.claims.published import MODELS, PLANE, Claim, ClaimError, Tissue, ValueClaim
+from stages.report.tables import RESULTS
 
 _CHANGE = ("change", "change_low", "change_high")
 
 _OF_CELLS = ("contrast", "kimmel", "kidney", "substates", "restriction")
-_OF_HEADS = ("head_importance", "head_change", "companion_change", "spectrum")
+_OF_HEADS = ("head_importance", "head_change", "companion_change", "epistasis", "cell_spectrum")
 SCHEMAS = {
     reading.FILES.get(name, f"{name}.csv"): reading.SCHEMAS[name]
     for name in (*_OF_CELLS, *_OF_HEADS)
@@ -70,6 +73,10 @@ Numbers = dict[str, Ours]
 """By name of a quantity."""
 Tables = Mapping[str, pd.DataFrame]
 """By file name."""
+Models = Mapping[str, Study]
+"""The models of this run, by ``MODELS``."""
+RESULTS_FILE = "published_results.csv"
+"""The figures of published result files, among the tables of all claims."""
 
 
 @dataclass
@@ -85,10 +92,26 @@ class Found:
     """What must be said where everything agrees."""
     table: str = ""
     """Where the numbers stand, if not in the claim's own table."""
+    of_results: bool = False
+    """Whether the numbers are what the study itself published beside the claim."""
 
 
-def read_tables(claims: Iterable[Claim], folder: Path) -> dict[str, pd.DataFrame]:
+def read_tables(
+    claims: Iterable[Claim], folder: Path, results: Path, models: Models
+) -> dict[str, pd.DataFrame]:
     """Read and check the tables that the claims rest on.
+
+    Parameters
+    ----------
+    claims
+        See :func:`stages.report.claims.published.read`.
+    folder
+        Of this run's tables; one that could only speak of a model that is not of this run is left
+        alone.
+    results
+        ``RESULTS``.
+    models
+        Of this run.
 
     Raises
     ------
@@ -97,9 +120,10 @@ def read_tables(claims: Iterable[Claim], folder: Path) -> dict[str, pd.DataFrame
     TableError
         One does not follow its schema.
     """
-    found: dict[str, pd.DataFrame] = {}
+    found = {RESULTS_FILE: tables.read(results, RESULTS)}
     for claim in claims:
-        for name in (claim.table, *claim.beside):
+        own = [claim.table] if claim.table and _of_run(claim, models) else []
+        for name in (*own, *claim.beside):
             path = folder / name
             if not path.exists():
                 msg = (
@@ -144,11 +168,6 @@ def _nothing(claim: Claim, where: Tissue, *, what: str = "comparison") -> str:
 
 
 def _change(claim: claimed.ChangeClaim, of: Tables) -> Found:
-    rows = _of_tissue(of[claim.table], claim.where)
-    return Found({arm: _changes(part) for arm, part in _by_platform(rows, claim.where)})
-
-
-def _direction(claim: claimed.DirectionClaim, of: Tables) -> Found:
     where, expected = claim.where, claim.where.n_resolutions
     found = Found()
     for arm, part in _by_platform(_of_tissue(of[claim.table], where), where):
@@ -204,25 +223,6 @@ def _substates(claim: claimed.SubstatesClaim, of: Tables) -> Found:
     return found
 
 
-def _rescue(claim: claimed.RescueClaim, of: Tables) -> Found:
-    where = claim.where
-    rows = _of_tissue(of[claim.table], where)
-    rows = rows[
-        (rows["metric"] == where.metric)
-        & (rows["resolution"] == where.resolution)
-        & (rows["libraries"] == where.libraries)
-    ]
-    found = Found()
-    for arm, part in _by_platform(rows, where):
-        row = part.iloc[0]
-        ends = ("rescue_fraction", "rescue_fraction_low", "rescue_fraction_high")
-        found.cases[arm] = {
-            "rescue_fraction": Ours(*(float(row[end]) for end in ends)),
-            "rescue_probability": Ours(float(row["rescue_probability"])),
-        }
-    return found
-
-
 def _heads(claim: claimed.HeadsClaim, of: Tables, heads: Study) -> Found:
     where = claim.where
     if heads.name != where.model:
@@ -255,18 +255,113 @@ def _heads(claim: claimed.HeadsClaim, of: Tables, heads: Study) -> Found:
     return found
 
 
-def _spectrum(claim: claimed.SpectrumClaim, of: Tables, model: Study) -> Found:
-    where = claim.where
-    if model.name != where.model:
-        return Found(missing=f"{claim.table} is not of {where.model}; {where.caveat}")
+def _of_run(claim: Claim, models: Models) -> bool:
+    """Return whether this run measures what a claim is about, or could."""
+    if not isinstance(claim, ValueClaim) or claim.model is None:
+        return True
+    kind, name = claim.model
+    return models[kind].name == name
+
+
+def _value(claim: ValueClaim, of: Tables, models: Models) -> Found:
+    note = f"; {claim.note}" if claim.note else ""
+    of_run = _of_run(claim, models)
+    if claim.results and not (claim.table and of_run):
+        return _results(claim, of[RESULTS_FILE], note)
+    if claim.table is None:
+        return Found(missing=claim.note)
+    if not of_run:
+        return Found(missing=f"{claim.table} is not of {claim.case}{note}")
     rows = of[claim.table]
-    rows = rows[(rows["matrix"] == "items") & (rows["state"] == rows["state"].iloc[-1])]
-    numbers = {
-        f"{name}_{end}": Ours(float(row[name]))
-        for name in claim.published
-        for end, row in (("first", rows.iloc[0]), ("last", rows.iloc[-1]))
+    for column, value in claim.where.items():
+        if column in rows:
+            rows = rows[rows[column] == value]
+        elif column not in MODELS:
+            msg = (
+                f"claim {claim.id}: where names {column}, which is no column of {claim.table}. "
+                f"Name one of {', '.join(rows.columns)}."
+            )
+            raise ClaimError(msg)
+    tissue = claim.tissue
+    found = Found(remark=note)
+    for case, part in [(claim.case, rows)] if tissue is None else _by_platform(rows, tissue):
+        numbers = found.cases.setdefault(case, {})
+        for name in claim.published:
+            numbers |= _in_rows(claim, name, part)
+    return found
+
+
+def _in_rows(claim: ValueClaim, name: str, rows: pd.DataFrame) -> Numbers:
+    """Return a number of a claim, or both, from a column, or where a quantity bears its name."""
+    stated, around = claim.published[name], (name, f"{name}_low", f"{name}_high")
+    if "quantity" in rows:
+        rows, around = rows[rows["quantity"] == name], ("value", "low", "high")
+    if not isinstance(stated, tuple) and len(rows) > 1:
+        msg = (
+            f"claim {claim.id}: where chooses {len(rows)} rows of {claim.table} for {name}. "
+            "Name the columns that tell them apart."
+        )
+        raise ClaimError(msg)
+    return {
+        key: Ours(*(float(rows[column].iloc[at]) for column in around if column in rows))
+        for key, at in zip(claimed.ends(name, stated), (0, -1), strict=False)
+        if len(rows)
     }
-    return Found({where.model: numbers}, remark=f"; {where.caveat}")
+
+
+def _results(claim: ValueClaim, results: pd.DataFrame, note: str) -> Found:
+    """Compute the numbers of a claim from the figures that its study published."""
+    rows = results[results["source"] == claim.source]
+    numbers: Numbers = {}
+    for name, how in claim.results.items():
+        values = computed(how, rows, claim.id)
+        keys = claimed.ends(name, claim.published[name])
+        if len(keys) != len(values):
+            msg = (
+                f"claim {claim.id}: {name} is {len(keys)} and results give {len(values)} numbers. "
+                "Only ends gives two."
+            )
+            raise ClaimError(msg)
+        numbers |= {key: Ours(value) for key, value in zip(keys, values, strict=True)}
+    remark = f"; computed from what its study published{note}"
+    return Found({claim.case: numbers}, remark=remark, table=RESULTS_FILE, of_results=True)
+
+
+def computed(how: claimed.Computed, rows: pd.DataFrame, claim: str) -> list[float]:
+    """Return what follows from the figures of a study: one number, or the first and the last.
+
+    Raises
+    ------
+    ClaimError
+        The study has no figure of a name that the claim gives, or several where it needs one.
+    """
+    (statistic,) = how.model_fields_set
+    named = getattr(how, statistic)
+    values = []
+    for name in named if isinstance(named, tuple) else (named,):
+        values.append(rows.loc[rows["name"] == name, "value"].to_numpy(float))
+        if not len(values[-1]) or (statistic == "value" and len(values[-1]) > 1):
+            msg = (
+                f"claim {claim}: the published results have {len(values[-1])} figures {name}. "
+                f"Known are {', '.join(rows['name'].unique()) or 'none of its source'}."
+            )
+            raise ClaimError(msg)
+    first = values[0]
+    match statistic:
+        case "ends":
+            return [float(first[0]), float(first[-1])]
+        case "mean":
+            return [float(first.mean())]
+        case "median":
+            return [float(np.median(first))]
+        case "largest":
+            return [float(first.max())]
+        case "trend":
+            return [float(stats.spearmanr(range(len(first)), first)[0])]
+        case "ratio":
+            return [float(first.sum() / values[1].sum())]
+        case _:
+            return [float(first.sum())]
 
 
 def _between(changes: pd.DataFrame, claim: claimed.HeadsClaim, *, over: str) -> Numbers:
@@ -297,28 +392,33 @@ def _published_heads(claim: claimed.HeadsClaim, of: Tables) -> Found:
 
 _RULES: dict[str, Callable[[Any, Tables], Found]] = {
     "change": _change,
-    "direction": _direction,
     "flip": _flip,
     "substates": _substates,
-    "rescue": _rescue,
 }
 
 
-def look_up(claim: Claim, of: Tables, heads: Study) -> Found:
+def look_up(claim: Claim, of: Tables, models: Models) -> Found:
     """Return what the tables hold on a claim, by its rule.
 
     Parameters
     ----------
     of
         The tables of all claims; see :func:`read_tables`.
-    heads
-        The model of this run.
+    models
+        Of this run.
+
+    Raises
+    ------
+    ClaimError
+        A claim names a column or a figure that its table lacks, or more than one.
     """
     if isinstance(claim, claimed.HeadsClaim):
-        return _heads(claim, of, heads)
-    if isinstance(claim, claimed.SpectrumClaim):
-        return _spectrum(claim, of, heads)
-    found = _RULES[claim.rule](claim, of)
-    if not found.cases and isinstance(claim.where, Tissue):
-        found.missing = found.missing or _nothing(claim, claim.where)
+        return _heads(claim, of, models["model"])
+    found = (
+        _value(claim, of, models)
+        if isinstance(claim, ValueClaim)
+        else _RULES[claim.rule](claim, of)
+    )
+    if not found.cases and claim.tissue is not None:
+        found.missing = found.missing or _nothing(claim, claim.tissue)
     return found

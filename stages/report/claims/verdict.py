@@ -3,7 +3,9 @@
 A claim is *reproduced* if everything that it states agrees, *differs* if one number does not, and
 is *not testable on these inputs* if they are simulated, are not those that it is about, or lack a
 part of it. Where the animals of an arm were not named but reconstructed, it only *agrees* or *does
-not agree on reconstructed animals*: a wrong reconstruction can do either. A statement about several
+not agree on reconstructed animals*: a wrong reconstruction can do either. Where this run does not
+measure the system, and figures of the study's own result files are at hand, it *agrees* or *does
+not agree with its published results*: that a study says the same twice. A statement about several
 cases (all resolutions, coarse and fine) is refuted by one of them and upheld only by all. Each
 claim is judged by itself: partial inputs leave the others untouched.
 """
@@ -17,19 +19,20 @@ import pandas as pd
 from stages.base.study import RECONSTRUCTED, SIMULATED, Study
 from stages.report import text
 from stages.report.claims import printed
-from stages.report.claims.published import Claim, Quantity, Tissue
-from stages.report.claims.rules import Found, Ours, Tables, look_up
+from stages.report.claims.published import Claim, Quantity
+from stages.report.claims.rules import RESULTS_FILE, Found, Models, Ours, Tables, look_up
 from stages.report.tables import CLAIMS, VERDICTS
 
-REPRODUCED, DIFFERS, AGREES, DISAGREES, NOT_TESTABLE = VERDICTS
-ON_RECONSTRUCTED = {REPRODUCED: AGREES, DIFFERS: DISAGREES}
+REPRODUCED, DIFFERS, NOT_TESTABLE = VERDICTS[0], VERDICTS[1], VERDICTS[-1]
+ON_RECONSTRUCTED = dict(zip((REPRODUCED, DIFFERS), VERDICTS[2:4], strict=True))
+OF_RESULTS = dict(zip((REPRODUCED, DIFFERS), VERDICTS[4:6], strict=True))
 # Numbers that a reason names; the table has them all.
 _N_SHOWN = 2
 NOWHERE = "(none)"
 """The case of a claim that could be looked at nowhere."""
 
 
-def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study) -> pd.DataFrame:
+def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, models: Models) -> pd.DataFrame:
     """Return the ledger.
 
     Parameters
@@ -38,8 +41,11 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
         See :func:`stages.report.claims.published.read`.
     of
         Their tables; see :func:`stages.report.claims.rules.read_tables`.
-    cells, heads
-        What the atlas and the model are. Simulated ones judge nothing.
+    cells
+        What the atlas is. Simulated cells judge nothing.
+    models
+        What the models of language (``model``) and of cells (``cellmodel``) are. A claim is judged
+        by the one that it names.
 
     Returns
     -------
@@ -48,14 +54,12 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
     """
     rows: list[dict[str, object]] = []
     for claim in claims:
-        where = claim.where
-        arms = []
-        if isinstance(where, Tissue):
-            arms = cells.arms_of(where.cohort, where.platform, where.tissue)
+        where = claim.tissue
+        arms = [] if where is None else cells.arms_of(where.cohort, where.platform, where.tissue)
         if any(arm.evidence == SIMULATED for arm in arms):
             found = Found(missing=f"the {text.cohort_name(arms[0].cohort)} cells are simulated")
         else:
-            found = look_up(claim, of, heads)
+            found = look_up(claim, of, models)
         judged = _judged(claim.quantities, found)
         verdict, reason = _verdict(judged, found)
         inferred = [arm for arm in arms if arm.evidence == RECONSTRUCTED]
@@ -67,17 +71,26 @@ def evaluate(claims: Iterable[Claim], of: Tables, *, cells: Study, heads: Study)
                 if arm.basis
             ]
             reason += "".join(bases)
+        if found.of_results:
+            verdict = OF_RESULTS.get(verdict, verdict)
         known = {"id": claim.id, "claim": claim.text, "source": claim.source}
         evidence = {
             "verdict": verdict,
             "reason": reason,
-            "table": f"reports/tables/{found.table or claim.table}",
+            "table": _path(found.table or claim.table),
             "figure": claim.evidence.figure,
             "stage": claim.evidence.stage,
             "file": claim.evidence.file,
         }
         rows += [known | row | evidence for row in judged]
     return pd.DataFrame(rows, columns=list(CLAIMS.columns))
+
+
+def _path(table: str | None) -> str:
+    """Return where a table lies; a claim that nothing could judge has none but the results'."""
+    if table in {None, RESULTS_FILE}:
+        return f"data/embedded/{RESULTS_FILE}"
+    return f"reports/tables/{table}"
 
 
 def _judged(quantities: Sequence[Quantity], found: Found) -> list[dict[str, Any]]:
@@ -119,9 +132,7 @@ def _verdict(judged: list[dict[str, Any]], found: Found) -> tuple[str, str]:
     stated = [row for row in judged if row["agrees"] != "noted"]
     missing = found.missing
     if open_ and not missing:
-        names = text.listed(
-            [f"{printed.NAMES[row['quantity']].name} on {row['case']}" for row in open_]
-        )
+        names = text.listed([f"{printed.named(row).name} on {row['case']}" for row in open_])
         missing = f"there is no {names}"
     if wrong:
         shown = "; ".join(f"{printed.ours(row)} on {row['case']}" for row in wrong[:_N_SHOWN])
