@@ -28,8 +28,7 @@ from stages.operators.adaptors import Ridge
 from stages.operators.candidates import Candidate
 from stages.operators.endpoints import Endpoints, donor_groups
 from stages.operators.maps import THIRDS, Kind, Maps, factors
-from stages.operators.panel import Inputs
-from stages.operators.prepared import Prepared, ends, maps_in, prepare
+from stages.operators.panel import Inputs, Prepared, add_arguments, maps_of, prepare
 from stages.operators.settings import OperatorReadouts
 from stages.operators.tables.readouts import OPERATOR_READOUTS
 
@@ -321,15 +320,14 @@ def _table(by: Readouts, found: list[_Found]) -> pd.DataFrame:
 
 def _run(args: argparse.Namespace) -> None:
     settings: Settings = load(args.params)
-    untrained, last = ends(settings)
-    maps_of = {state: maps_in(args.maps, state) for state in (untrained, last) if state}
-    prepared = prepare(settings, args.cells, args.checkpoints / last, maps_of[last])
+    of = maps_of(args, settings)
+    prepared = prepare(args, settings, next(iter(of.values())))
     table = tables.empty(OPERATOR_READOUTS)
     if prepared is not None:
         table = readouts(
             prepared,
             prepared.inputs(args.maps),
-            maps_of,
+            of,
             settings.operator_readouts,
             dimensions=settings.operator_gates.dimensions[-1],
             components=settings.operator_gates.components,
@@ -340,10 +338,7 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
-    parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

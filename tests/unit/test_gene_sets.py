@@ -6,8 +6,8 @@ import pytest
 
 from stages.base.errors import AtlasError
 from stages.inputs import gene_sets
+from stages.inputs.known import gene_sets_of
 from stages.inputs.settings import GeneSets
-from stages.spectra.known import gene_sets_of
 
 GAF = "!gaf-version: 2.2\n!generated-by: GOC\n"
 
