@@ -4,6 +4,7 @@ Expected values come from transformers, from loops and refits written by hand, a
 that were planted.
 """
 
+import sys
 from types import SimpleNamespace
 
 import anndata as ad
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.linear_model import Ridge as Reference
 from transformers import (
     BertConfig,
@@ -26,7 +27,7 @@ from transformers import (
 )
 
 from stages.base import tables
-from stages.base.errors import AtlasError, RepresentationError
+from stages.base.errors import AtlasError, RepresentationError, SettingsError
 from stages.inputs.encode import encode_file
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.settings import Encoding
@@ -430,6 +431,21 @@ def test_readouts_and_what_compression_loses(planted, settings, few, tmp_path):
     assert sizes["rank 2"].iloc[0] == 4 * 2 * 2 * N_ITEMS
     depth = found[(found["name"] == "diffusion pseudotime")]
     assert list(depth["endpoint"]) == ["depth"]
+
+
+def test_palantir_is_in_the_order_of_a_line_of_cells():
+    pytest.importorskip("palantir", reason="palantir is an extra: pip install palantir")
+    rng = np.random.default_rng(1)
+    along = np.sort(rng.random(300))
+    cells = np.stack([np.cos(3 * along), np.sin(3 * along), along], axis=1)
+    found = operator_readouts._palantir(cells + 0.02 * rng.standard_normal(cells.shape), 0)
+    assert stats.spearmanr(found, along).statistic > 0.95
+
+
+def test_palantir_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "palantir", None)
+    with pytest.raises(SettingsError, match=r"extras names palantir.*pip install palantir"):
+        operator_readouts._palantir(np.zeros((3, 2)), 0)
 
 
 class TestFactors:
