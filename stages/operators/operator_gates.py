@@ -4,6 +4,8 @@ Anchors are led onto the ruler from the features of each candidate, and judged w
 out: at random, by donor, by branch of the tree. The published gates are passed by a ruler that is
 wrong in all donors alike, since what tells kinds apart can be led onto any points; a branch that
 was held out cannot. So both are shown, for the right ruler, wrong ones and shuffled labels.
+
+The gates are for cells alone: tokens have no ruler that was known before they were looked at.
 """
 
 import argparse
