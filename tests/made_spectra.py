@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from stages.base import tables
+from stages.inputs.known import Known
 from stages.measurement import effects, measured
 from stages.measurement.effects import State
 from stages.measurement.states import step_of
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.representations import arrays
 from stages.spectra import matrices, separation, spectrum, structures
-from stages.spectra.known import Known
 from stages.spectra.structures import Questions
 from stages.spectra.tables.separation import SEPARATION
 from stages.spectra.tables.spectrum import SPECTRUM

@@ -4,13 +4,15 @@
 gmt         Term, description and genes, separated by tabs. A weight behind a gene ("GATA1,1.0") is
             left out.
 gaf         GO annotations, GAF 2: 17 columns, comments with ``!``; annotations with ``NOT`` are
-            dropped, those that rest on computation alone on demand. Terms are as they are
-            annotated, not carried to what lies above them.
+            dropped, those that rest on computation alone on demand. With `ontology`
+            (``go-basic.obo``) a gene of a term is one of all terms that it is a kind or a
+            part of; else terms are as they are annotated.
 trrust      Regulator, target, mode, references; no header. A pair that stands there with several
             modes has none that is known.
 string      ``protein.links``: both directions of a pair are listed, and one is kept; scores are
             whole numbers of up to 1,000, those of the API are not. Proteins get the names of
-            ``protein.info``; pairs of one gene are dropped.
+            ``protein.info``, or those of one source of ``protein.aliases``, where a protein
+            with several has none; pairs of one gene are dropped.
 panglaodb   Markers: the species ``Mm Hs`` is both.
 =========== ========================================================================================
 """
@@ -120,7 +122,54 @@ def _gaf(of: GeneSets) -> Found:
         else:
             sets.setdefault(fields[4], set()).add(fields[2])
     said = f"{n_read} annotations of {len(sets)} terms; left out: {n_not} with NOT"
-    return Found(f"{said}, {n_computed} by computation alone", sets=sets)
+    said = f"{said}, {n_computed} by computation alone"
+    if of.ontology is not None:
+        sets, unknown = _carried(sets, of.ontology)
+        said = f"{said}; with what lies above {len(sets)} terms, {unknown} not in the ontology"
+    return Found(said, sets=sets)
+
+
+def _carried(sets: dict[str, set[str]], path: Path) -> tuple[dict[str, set[str]], int]:
+    """Return sets with the genes of all terms below, and how many terms the ontology lacks."""
+    above, other = _ontology(path)
+    found: dict[str, set[str]] = {}
+    for term, genes in sets.items():
+        todo, reached = [other.get(term, term)], set()
+        while todo:
+            one = todo.pop()
+            if one not in reached:
+                reached.add(one)
+                todo += above.get(one, ())
+        for one in reached:
+            found.setdefault(one, set()).update(genes)
+    return found, sum(other.get(term, term) not in above for term in sets)
+
+
+def _ontology(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return of each term what it is a kind or a part of, and the terms that others now go by."""
+    above: dict[str, list[str]] = {}
+    other: dict[str, str] = {}
+    stanza = term = ""
+    for _, (line,) in _lines(path, "\n"):
+        key, _, value = line.partition(": ")
+        words = value.split()
+        if line.startswith("["):
+            stanza, term = line, ""
+        elif stanza != "[Term]" or not words:
+            continue
+        elif key == "id":
+            term = words[0]
+            above[term] = []
+        elif key == "alt_id":
+            other[words[0]] = term
+        elif key == "is_a":
+            above.setdefault(term, []).append(words[0])
+        elif key == "relationship" and words[0] == "part_of" and len(words) > 1:
+            above.setdefault(term, []).append(words[1])
+    if not above:
+        msg = f"{path} has no terms of an ontology. Give go-basic.obo to gene_sets as ontology."
+        raise AtlasError(msg)
+    return above, other
 
 
 def _trrust(of: GeneSets) -> Found:
@@ -180,18 +229,23 @@ def _names(of: GeneSets) -> dict[str, str]:
     """Return the gene of each protein of STRING."""
     if of.names is None:
         msg = (
-            f"{of.path} names proteins; gene_sets needs names, the file protein.info of "
-            "the same version. Give it."
+            f"{of.path} names proteins; gene_sets needs names, the file protein.info or "
+            "protein.aliases of the same version. Give it."
         )
         raise AtlasError(msg)
-    found = {}
+    found: dict[str, set[str]] = {}
+    of_source = False
     for line, fields in _lines(of.names):
         if line == 1:
-            if fields[:2] != ["#string_protein_id", "preferred_name"]:
+            of_source = fields == ["#string_protein_id", "alias", "source"]
+            if not of_source and fields[:2] != ["#string_protein_id", "preferred_name"]:
                 raise _wrong(of, line, f"{of.names.name} has the header {fields[:2]}")
-            continue
-        found[fields[0]] = fields[1]
-    return found
+        elif not of_source or fields[2] == of.alias_source:
+            found.setdefault(fields[0], set()).add(fields[1])
+    if not found:
+        msg = f"{of.names} has no names of {of.alias_source}. Correct alias_source of gene_sets."
+        raise AtlasError(msg)
+    return {protein: next(iter(names)) for protein, names in found.items() if len(names) == 1}
 
 
 def _panglaodb(of: GeneSets) -> Found:

@@ -654,7 +654,11 @@ class GeneSets(Section):
     path: Path
     format: Literal["gmt", "gaf", "trrust", "string", "panglaodb"]
     names: Path | None = None
-    """Of STRING: the file of names (``protein.info``)."""
+    """Of STRING: the file of names (``protein.info`` or ``protein.aliases``)."""
+    alias_source: str = "Ensembl_HGNC_symbol"
+    """Of aliases of STRING; ``Ensembl_gene`` gives Ensembl ids."""
+    ontology: Path | None = None
+    """Of GAF: the file of the ontology (``go-basic.obo``), by which genes are carried up."""
     species: Literal["Hs", "Mm"] = "Hs"
     """Of PanglaoDB."""
     experimental: bool = False

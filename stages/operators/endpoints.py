@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from stages.measurement.ranks import auroc
 from stages.operators.panel import Cells
 
 Floats = NDArray[np.float64]
@@ -98,22 +99,14 @@ class Endpoints:
         hits = np.bincount(place, weights=right, minlength=n_kinds)
         found.append(np.mean(hits[of_kind > 0] / of_kind[of_kind > 0]))
         for number, (one, other) in enumerate(self.pairs):
-            found.append(area(mine[:, at + number], place == one, place == other))
+            both = np.isin(place, (one, other))
+            found.append(auroc(mine[both, at + number], place[both] == other))
         return np.array(found)
 
     @property
     def n_scores(self) -> int:
         """Return how many scores there are."""
         return len(self.kinds) + (self.order is not None) + len(self.pairs)
-
-
-def area(scores: Floats, low: Mask, high: Mask) -> float:
-    """Return the area under the curve: how often a `high` one scores above a `low` one."""
-    if not low.any() or not high.any():
-        return np.nan
-    ranks = rankdata(np.concatenate([scores[low], scores[high]]))
-    n_low, n_high = int(low.sum()), int(high.sum())
-    return float((ranks[n_low:].sum() - n_high * (n_high + 1) / 2) / (n_low * n_high))
 
 
 def probe(features: Floats, targets: Floats, fitted: Mask) -> tuple[Floats, Floats]:

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from stages.base import cli, tables
 from stages.base.settings import Settings, load
-from stages.inputs.encoders import encoded, vocabulary
+from stages.inputs import known
+from stages.inputs.encoders import vocabulary
+from stages.inputs.known import REPRESSES, Known
 from stages.measurement import resampling
+from stages.measurement.ranks import auroc
 from stages.measurement.streams import stream
-from stages.operators.endpoints import area
 from stages.operators.maps import Kind, Maps
-from stages.operators.panel import expression, unit
-from stages.operators.prepared import ends, judged, maps_in
+from stages.operators.panel import add_arguments, logs, maps_of, unit
 from stages.operators.settings import OperatorEdges
 from stages.operators.tables.edges import OPERATOR_EDGES
 
 Floats = NDArray[np.float64]
-GENES_FILE, EDGES_FILE = "genes.csv", "edges.csv"
 FEWEST = 3
 """Targets, and other genes, that a factor needs."""
 
@@ -45,26 +45,21 @@ class Programme:
     """Which genes each factor activates: (factors, genes)."""
 
 
-def programmes(genes: pd.DataFrame, edges: pd.DataFrame, names: Sequence[str]) -> list[Programme]:
-    """Return the programmes that have factors with enough targets among the items.
+def programmes(of: Known, names: Sequence[str]) -> list[Programme]:
+    """Return the programmes that have factors with enough targets among the items, in their order.
 
-    Parameters
-    ----------
-    genes
-        ``gene``, ``programme``, ``is_factor``
-    edges
-        ``factor``, ``target``, ``sign`` (``activates`` or another)
-    names
-        Of the items.
+    Where it is not known whether a factor activates or represses a gene, it counts as activated.
     """
     place = {name: at for at, name in enumerate(names)}
-    known = genes[genes["gene"].isin(names) & (genes["programme"] != "")]
-    active = edges[edges["sign"] == "activates"]
-    pairs = set(zip(active["factor"], active["target"], strict=True))
+    there = of.edges[of.edges["sign"] != REPRESSES]
+    pairs = set(zip(there["factor"], there["target"], strict=True))
     found = []
-    for _, of in known.groupby("programme", sort=True):
-        is_factor = of["is_factor"].astype(str).str.lower() == "true"
-        factors, others = of.loc[is_factor, "gene"], of.loc[~is_factor, "gene"]
+    for genes in of.near.values():
+        inside = sorted(genes & set(place))
+        factors, others = (
+            [one for one in inside if (one in of.factors) == is_factor]
+            for is_factor in (True, False)
+        )
         matrix = np.array([[(one, other) in pairs for other in others] for one in factors])
         matrix = matrix.reshape(len(factors), len(others))
         enough = (matrix.sum(axis=1) >= FEWEST) & ((~matrix).sum(axis=1) >= FEWEST)
@@ -81,7 +76,7 @@ def programmes(genes: pd.DataFrame, edges: pd.DataFrame, names: Sequence[str]) -
 
 def told(scores: Floats, edges: NDArray[np.bool_]) -> float:
     """Return the mean over factors of the area under the curve; both (factors, genes)."""
-    return float(np.mean([area(row, ~of, of) for row, of in zip(scores, edges, strict=True)]))
+    return float(np.mean([auroc(row, of) for row, of in zip(scores, edges, strict=True)]))
 
 
 def of_head(
@@ -98,7 +93,7 @@ def of_head(
     return {"factor to target": there, "target to factor": back, "direction": there - back}
 
 
-def of_maps(maps: Maps, kind: Kind, of: Sequence[Programme]) -> Iterator[tuple[str, str, Floats]]:
+def of_heads(maps: Maps, kind: Kind, of: Sequence[Programme]) -> Iterator[tuple[str, str, Floats]]:
     """Yield name, way and value by programme, of the mean head and of the one chosen elsewhere."""
     each = [
         [of_head(maps, kind, layer, head, programme) for layer, head in maps.heads]
@@ -123,8 +118,8 @@ def of_maps(maps: Maps, kind: Kind, of: Sequence[Programme]) -> Iterator[tuple[s
 
 
 def edges_table(
-    maps_of: Mapping[str, Maps],
-    logs: Floats,
+    states: Mapping[str, Maps],
+    expressed: Floats,
     of: Sequence[Programme],
     params: OperatorEdges,
 ) -> pd.DataFrame:
@@ -132,9 +127,9 @@ def edges_table(
 
     Parameters
     ----------
-    maps_of
+    states
         Of the untrained state, if there is one, and of the last.
-    logs
+    expressed
         Expression of cells over the items: (n_cells, n_items).
     """
     weights = resampling.group_weights(len(of), params.draws, stream(params.seed, "programmes"))
@@ -161,44 +156,33 @@ def edges_table(
         long = unit(vectors)
         return np.array([told(long[one.factors] @ long[one.genes].T, one.edges) for one in of])
 
-    centred = (logs - logs.mean(axis=0)).T
+    centred = (expressed - expressed.mean(axis=0)).T
     add("expression", "correlation", None, "both", alike(centred))
-    for state, maps in maps_of.items():
+    for state, maps in states.items():
         embedding = alike(maps.embedding.astype(float))
         add("embedding", "gene embedding", state, "both", embedding)
         for kind in maps.kinds:
-            for name, way, values in of_maps(maps, kind, of):
+            for name, way, values in of_heads(maps, kind, of):
                 add(kind, name, state, way, values)
     return pd.DataFrame(rows, columns=list(OPERATOR_EDGES.columns))
 
 
 def _run(args: argparse.Namespace) -> None:
     settings: Settings = load(args.params)
-    asked = settings.cellmodel.cells
-    folder = Path(str(asked.h5ad)).parent
-    untrained, last = ends(settings)
+    of = maps_of(args, settings)
+    last, some = list(of.items())[-1]
+    synonyms = vocabulary.read(args.checkpoints / last).synonyms
+    found = programmes(known.read(args.known, settings.gene_sets, synonyms), some.names)
     table = tables.empty(OPERATOR_EDGES)
-    if (folder / GENES_FILE).exists() and (folder / EDGES_FILE).exists():
-        genes = pd.read_csv(folder / GENES_FILE, keep_default_na=False, dtype=str)
-        edges = pd.read_csv(folder / EDGES_FILE, keep_default_na=False, dtype=str)
-        maps_of = {state: maps_in(args.maps, state) for state in (untrained, last) if state}
-        found = programmes(genes, edges, maps_of[last].names)
-        if len(found) > 1:
-            cells = encoded.read(args.cells)
-            rows = judged(len(cells), settings.operator_maps)
-            known = vocabulary.read(args.checkpoints / last)
-            logs = expression(asked, cells, rows, known)[:, maps_of[last].items]
-            table = edges_table(maps_of, logs, found, settings.operator_edges)
+    if len(found) > 1:
+        table = edges_table(of, logs(args, settings, some), found, settings.operator_edges)
     tables.write(table, OPERATOR_EDGES, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
-    parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -21,16 +21,16 @@ from scipy.stats import hypergeom
 from stages.base import cli, tables
 from stages.base.files import atomic_folder
 from stages.base.settings import Settings, load
-from stages.inputs.encoders import encoded, vocabulary
+from stages.inputs import known
+from stages.inputs.encoders import vocabulary
 from stages.measurement import effects, resampling
 from stages.measurement.effects import Effects, State
 from stages.measurement.streams import stream
 from stages.operators import candidates, rulers
 from stages.operators.adaptors import Ridge
 from stages.operators.endpoints import Endpoints, donor_groups
-from stages.operators.maps import Maps, factors
-from stages.operators.panel import Inputs, expression, unit
-from stages.operators.prepared import Prepared, judged, maps_in, prepare
+from stages.operators.maps import Maps, factors, read
+from stages.operators.panel import Inputs, Prepared, add_arguments, logs, prepare, unit
 from stages.operators.settings import OperatorFactors
 from stages.operators.tables.factors import (
     CONDITIONS,
@@ -42,8 +42,6 @@ from stages.operators.tables.factors import (
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 SYSTEM = "operators"
-GENES_FILE = "genes.csv"
-"""Beside the file of cells, where programmes were planted: columns ``gene``, ``programme``."""
 
 
 @dataclass(frozen=True)
@@ -312,36 +310,29 @@ def unlabelled(x: Floats, factored: Factored, blocks: int) -> dict[str, Floats]:
     return {"fixed": np.stack([square[part].sum(axis=0) / square[part].sum() for part in parts])}
 
 
-def _programme_of(h5ad: Path, names: Sequence[str]) -> NDArray[np.str_] | None:
-    path = h5ad.parent / GENES_FILE
-    if not path.exists():
-        return None
-    table = pd.read_csv(path, keep_default_na=False, dtype=str).set_index("gene")
-    return np.asarray(table["programme"].reindex(names, fill_value=""), dtype=str)
-
-
 def _run(args: argparse.Namespace) -> None:
     settings: Settings = load(args.params)
     params: OperatorFactors = settings.operator_factors
-    model, states = settings.cellmodel, settings.cellmodel.checkpoints
-    checkpoint = args.checkpoints / states[-1]
-    maps = maps_in(args.maps, states[-1])
-    prepared = prepare(settings, args.cells, checkpoint, maps)
+    states = settings.cellmodel.checkpoints
+    prepared = prepare(args, settings, read(args.maps / f"{states[-1]}.safetensors"))
+    synonyms = vocabulary.read(args.checkpoints / states[-1]).synonyms
+    near = known.read(args.known, settings.gene_sets, synonyms).near
     rows: dict[str, list[dict[str, object]]] = {"factors": [], "core": []}
     found = tables.empty(OPERATOR_PROGRAMMES)
     with atomic_folder(args.effects) as folder:
         for name in states:
-            maps = maps_in(args.maps, name)
+            of = read(args.maps / f"{name}.safetensors")
             if prepared is None:
-                parts = _without_labels(settings, args, name, maps)
+                parts = _without_labels(settings, args, name, of)
             else:
-                parts, last = _of_state(prepared, maps, settings, name, rows)
-                named = _programme_of(Path(str(model.cells.h5ad)), maps.names)
-                if named is not None and name == states[-1]:
+                parts, last = _of_state(prepared, of, settings, name, rows)
+                if near and name == states[-1]:
+                    of_gene = {gene: one for one, genes in near.items() for gene in genes}
+                    named = np.array([of_gene.get(gene, "") for gene in of.names])
                     found = programmes(last, named, params.top_genes, name)
             effects.write(folder / f"{name}.parquet", parts)
-    for schema, of in ((OPERATOR_FACTORS, rows["factors"]), (OPERATOR_CORE, rows["core"])):
-        table = pd.DataFrame(of, columns=list(schema.columns)) if of else tables.empty(schema)
+    for schema, made in ((OPERATOR_FACTORS, rows["factors"]), (OPERATOR_CORE, rows["core"])):
+        table = pd.DataFrame(made, columns=list(schema.columns)) if made else tables.empty(schema)
         tables.write(table, schema, args.out / f"{schema.name}.csv")
     tables.write(found, OPERATOR_PROGRAMMES, args.out / f"{OPERATOR_PROGRAMMES.name}.csv")
 
@@ -386,10 +377,7 @@ def _without_labels(
 ) -> list[Effects]:
     """Return effects on the head's own output: of the head that writes most."""
     params: OperatorFactors = settings.operator_factors
-    cells = encoded.read(args.cells)
-    known = vocabulary.read(args.checkpoints / name)
-    rows = judged(len(cells), settings.operator_maps)
-    x = unit(expression(settings.cellmodel.cells, cells, rows, known)[:, maps.items])
+    x = unit(logs(args, settings, maps))
     every = [Factored.of(maps, *head, params.rank) for head in maps.heads]
     factored = max(every, key=lambda one: float((one.sigma**2).sum()))
     position = settings.cellmodel.position(name)
@@ -400,10 +388,7 @@ def _without_labels(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
-    parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+    add_arguments(parser)
     parser.add_argument("--effects", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     return cli.run(parser, _run, argv)

@@ -4,6 +4,8 @@ Anchors are led onto the ruler from the features of each candidate, and judged w
 out: at random, by donor, by branch of the tree. The published gates are passed by a ruler that is
 wrong in all donors alike, since what tells kinds apart can be led onto any points; a branch that
 was held out cannot. So both are shown, for the right ruler, wrong ones and shuffled labels.
+
+The gates are for cells alone: tokens have no ruler that was known before they were looked at.
 """
 
 import argparse
@@ -21,12 +23,11 @@ from stages.base import cli, tables
 from stages.base.settings import Settings, load
 from stages.measurement import resampling
 from stages.measurement.streams import stream
-from stages.operators import arccos, candidates, rulers
-from stages.operators.adaptors import Ridge
+from stages.operators import candidates, rulers
+from stages.operators.adaptors import Ridge, search
 from stages.operators.candidates import Candidate
 from stages.operators.maps import THIRDS, Maps
-from stages.operators.panel import Inputs, Panel
-from stages.operators.prepared import Prepared, ends, maps_in, prepare
+from stages.operators.panel import Inputs, Panel, Prepared, add_arguments, maps_of, prepare
 from stages.operators.settings import OperatorGates
 from stages.operators.tables.gates import OPERATOR_GATES
 
@@ -305,7 +306,7 @@ def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
             continue
         kinds = by.panel.kind[fold.fitted]
         apart = by.right.distances[0][np.ix_(kinds, kinds)]
-        points = arccos.search(features, fold.fitted, apart, by.params.arccos, dimensions=most)
+        points = search(features, fold.fitted, apart, by.params.arccos, dimensions=most)
         if fold.holdout == "donor":
             latent[fold.test] = points[fold.test]
         scores += agreement(by.panel, fold, points[np.newaxis], by.right)
@@ -439,8 +440,6 @@ def gates(
     inputs: Inputs,
     maps_of: Mapping[str, Maps],
     params: OperatorGates,
-    *,
-    untrained: str | None,
 ) -> pd.DataFrame:
     """Return the table of all candidates.
 
@@ -449,8 +448,9 @@ def gates(
     inputs
         Of all labelled cells.
     maps_of
-        Of the states that are judged, the untrained one first.
+        Of the untrained state, if there is one, and of the last.
     """
+    untrained = next(iter(maps_of)) if len(maps_of) > 1 else None
     by = Judge(prepared.panel, prepared.ruler, params)
     anchors = prepared.panel.inputs(inputs)
     rows, drifted = _Rows(by, anchors, untrained), None
@@ -487,26 +487,18 @@ def _kernels(of: Iterable[Candidate], anchors: Inputs) -> list[Floats]:
 
 def _run(args: argparse.Namespace) -> None:
     settings: Settings = load(args.params)
-    untrained, last = ends(settings)
-    states = [state for state in (untrained, last) if state is not None]
-    maps_of = {state: maps_in(args.maps, state) for state in states}
-    prepared = prepare(settings, args.cells, args.checkpoints / last, maps_of[last])
-    if prepared is None:
-        tables.write(tables.empty(OPERATOR_GATES), OPERATOR_GATES, args.out)
-        return
-    table = gates(
-        prepared, prepared.inputs(args.maps), maps_of, settings.operator_gates, untrained=untrained
-    )
+    of = maps_of(args, settings)
+    prepared = prepare(args, settings, next(iter(of.values())))
+    table = tables.empty(OPERATOR_GATES)
+    if prepared is not None:
+        table = gates(prepared, prepared.inputs(args.maps), of, settings.operator_gates)
     tables.write(table, OPERATOR_GATES, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
-    parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

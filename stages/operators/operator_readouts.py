@@ -1,12 +1,16 @@
 """Read place and kind off operators and their baselines, and make operators small, step by step.
 
 Anchors of the donors of the fit lead features onto the ruler; linear probes of the coordinates read
-the cells of donors that were held out. Beside them a small network on frozen embeddings, and
-diffusion pseudotime. Maps and probes are fitted anew at every step of the compression; differences
-are tested over donors, who are few, and not over cells or splits, which are many.
+the cells of donors that were held out. Beside them a small network on frozen embeddings,
+diffusion pseudotime and, where it is asked for, Palantir. Maps and probes are fitted anew at every
+step of the compression; differences are tested over donors, who are few, and not over cells or
+splits, which are many.
 """
 
 import argparse
+import contextlib
+import importlib
+import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from stages.base import cli, tables
+from stages.base.errors import SettingsError
 from stages.base.settings import Settings, load
 from stages.measurement import resampling
 from stages.measurement.streams import stream
@@ -28,8 +33,7 @@ from stages.operators.adaptors import Ridge
 from stages.operators.candidates import Candidate
 from stages.operators.endpoints import Endpoints, donor_groups
 from stages.operators.maps import THIRDS, Kind, Maps, factors
-from stages.operators.panel import Inputs
-from stages.operators.prepared import Prepared, ends, maps_in, prepare
+from stages.operators.panel import Inputs, Prepared, add_arguments, maps_of, prepare
 from stages.operators.settings import OperatorReadouts
 from stages.operators.tables.readouts import OPERATOR_READOUTS
 
@@ -37,6 +41,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 EPOCHS = 40
 NEIGHBOURS = 15
+COMPONENTS = 50
 SPANNED = 1e-9
 """Of the largest variance of the anchors: directions with less are none."""
 
@@ -147,7 +152,7 @@ def readouts(
     if inputs.residual is not None:
         found.append(_network(by, inputs.residual, last))
     if by.endpoints.order is not None:
-        found.append(_diffusion(by))
+        found += _pseudotimes(by)
     return _table(by, found)
 
 
@@ -239,34 +244,62 @@ def _network(by: Readouts, residual: Floats, state: str) -> _Found:
     return one
 
 
-def _diffusion(by: Readouts) -> _Found:
-    """Return diffusion pseudotime (Haghverdi et al. 2016) from the middle of the root's cells.
+def _pseudotimes(by: Readouts) -> Iterator[_Found]:
+    """Yield pseudotimes from the middle of the root's cells, which need no donor to fit on.
 
-    It needs no donor to fit on, and the root's label.
+    By diffusion (Haghverdi et al. 2016) and, if it is asked for, Palantir (Setty et al. 2019), with
+    the settings of their authors.
     """
+    logs = by.prepared.logs - by.prepared.logs.mean(axis=0)
+    values, vectors = np.linalg.eigh(logs.T @ logs)
+    components = logs @ vectors[:, np.argsort(-values, kind="stable")[:COMPONENTS]]
+    root = np.flatnonzero(by.cells.kind == by.cells.kind.min())
+    middle = components[root].mean(axis=0)
+    start = int(root[((components[root] - middle) ** 2).sum(axis=1).argmin()])
+    times = {"diffusion pseudotime": _diffusion}
+    times |= {"Palantir": _palantir} if "palantir" in by.params.extras else {}
+    for name, of in times.items():
+        scores = np.zeros((len(logs), by.endpoints.n_scores))
+        scores[:, len(by.endpoints.kinds)] = of(components, start)
+        one = _Found("expression", name, "", 0)
+        for group in by.groups:
+            by.keep(one, "features", scores, group)
+            for donor in group:
+                one.by_donor["features"][donor][1:] = np.nan
+        yield one
+
+
+def _diffusion(components: Floats, start: int) -> Floats:
     import scanpy as sc
     from anndata import AnnData
 
-    logs = by.prepared.logs - by.prepared.logs.mean(axis=0)
-    values, vectors = np.linalg.eigh(logs.T @ logs)
-    data = AnnData(logs @ vectors[:, np.argsort(-values, kind="stable")[:50]])
+    data = AnnData(components)
     sc.pp.neighbors(data, n_neighbors=NEIGHBOURS, use_rep="X", method="gauss")
     sc.tl.diffmap(data, n_comps=15, random_state=0)
-    kind = by.cells.kind.min()
-    root = np.flatnonzero(by.cells.kind == kind)
-    middle = data.X[root].mean(axis=0)
-    data.uns["iroot"] = int(root[((data.X[root] - middle) ** 2).sum(axis=1).argmin()])
+    data.uns["iroot"] = start
     sc.tl.dpt(data)
-    scores = np.zeros((len(logs), by.endpoints.n_scores))
-    scores[:, len(by.endpoints.kinds)] = np.nan_to_num(
-        data.obs["dpt_pseudotime"].to_numpy(), posinf=1.0
-    )
-    one = _Found("expression", "diffusion pseudotime", "", 0)
-    for group in by.groups:
-        by.keep(one, "features", scores, group)
-        for donor in group:
-            one.by_donor["features"][donor][1:] = np.nan
-    return one
+    return np.asarray(np.nan_to_num(data.obs["dpt_pseudotime"].to_numpy(), posinf=1.0))
+
+
+def _palantir(components: Floats, start: int) -> Floats:
+    try:
+        # Its types are not known, and it is not among the requirements.
+        palantir = importlib.import_module("palantir")
+    except ImportError:
+        msg = (
+            "operator_readouts.extras names palantir, which is not installed. "
+            "pip install palantir, or take it out."
+        )
+        raise SettingsError(msg) from None
+    table = pd.DataFrame(components, index=[str(cell) for cell in range(len(components))])
+    # It prints what it does.
+    with contextlib.redirect_stdout(io.StringIO()):
+        maps = palantir.utils.run_diffusion_maps(table, seed=0)
+        space = palantir.utils.determine_multiscale_space(maps)
+        found = palantir.core.run_palantir(
+            space, str(start), use_early_cell_as_start=True, n_jobs=1, seed=0
+        )
+    return np.asarray(found.pseudotime.reindex(table.index), dtype=float)
 
 
 def _table(by: Readouts, found: list[_Found]) -> pd.DataFrame:
@@ -321,15 +354,14 @@ def _table(by: Readouts, found: list[_Found]) -> pd.DataFrame:
 
 def _run(args: argparse.Namespace) -> None:
     settings: Settings = load(args.params)
-    untrained, last = ends(settings)
-    maps_of = {state: maps_in(args.maps, state) for state in (untrained, last) if state}
-    prepared = prepare(settings, args.cells, args.checkpoints / last, maps_of[last])
+    of = maps_of(args, settings)
+    prepared = prepare(args, settings, next(iter(of.values())))
     table = tables.empty(OPERATOR_READOUTS)
     if prepared is not None:
         table = readouts(
             prepared,
             prepared.inputs(args.maps),
-            maps_of,
+            of,
             settings.operator_readouts,
             dimensions=settings.operator_gates.dimensions[-1],
             components=settings.operator_gates.components,
@@ -340,10 +372,7 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
-    parser.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

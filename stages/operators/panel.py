@@ -1,5 +1,9 @@
-"""Cells and anchors: the mean over the cells of one kind in one donor (and tissue)."""
+"""What the stages on operators share: labelled cells, their anchors, their features, their maps.
 
+An anchor is the mean over the cells of one kind in one donor (and tissue).
+"""
+
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +12,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stages.base import cli
-from stages.inputs.encoders import matrix, naming
-from stages.inputs.encoders.encoded import Encoded
-from stages.inputs.encoders.presets import PRESETS
-from stages.inputs.encoders.vocabulary import Vocabulary
-from stages.inputs.settings import CellInput
+from stages.base.settings import Settings
+from stages.inputs.encoders import encoded, expression, vocabulary
+from stages.measurement.streams import stream
+from stages.operators import maps, rulers
+from stages.operators.maps import Maps
 from stages.operators.rulers import Ruler
-from stages.operators.settings import Labels
+from stages.operators.settings import Labels, OperatorGates, OperatorMaps
 
 Floats = NDArray[np.float64]
 Names = NDArray[np.str_]
+
+RESIDUAL_FILE = "residual.npy"
+"""Of the judged cells the stream behind the last block of the last state, mean over its genes,
+float32: (n_cells, width)."""
 
 
 @dataclass(frozen=True)
@@ -116,29 +124,80 @@ def anchors(cells: Cells, *, fewest: int) -> Panel:
     )
 
 
-def expression(
-    asked: CellInput, cells: Encoded, rows: NDArray[np.int64], known: Vocabulary
-) -> Floats:
-    """Return ln(1 + counts per 10,000) of encoded cells by id of the vocabulary, (rows, n_ids).
+@dataclass(frozen=True)
+class Prepared:
+    """Cells that the ruler knows, as anchors, over the items of the maps."""
 
-    Counts of ids that the file has under several names are summed, as when cells are encoded.
+    ruler: Ruler
+    cells: Cells
+    panel: Panel
+    logs: Floats
+    """ln(1 + counts per 10,000), (n_cells, n_items)."""
+
+    @property
+    def x(self) -> Floats:
+        """The same as unit vectors."""
+        return unit(self.logs)
+
+    def inputs(self, folder: Path) -> Inputs:
+        """Return what candidates read, of every cell, with the stream in a folder of maps."""
+        residual = np.load(folder / RESIDUAL_FILE, allow_pickle=False)
+        return Inputs(self.x, residual[self.cells.rows].astype(float))
+
+
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add what every stage that judges maps reads."""
+    cli.add_params(arguments)
+    arguments.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
+    arguments.add_argument("--cells", type=Path, required=True, help="folder of encoded cells")
+    arguments.add_argument("--known", type=Path, required=True, help="folder of what was planted")
+    arguments.add_argument("--maps", type=Path, required=True, help="folder of <state>.safetensors")
+
+
+def maps_of(args: argparse.Namespace, settings: Settings) -> dict[str, Maps]:
+    """Return the maps of the untrained state, if the first is, and of the last."""
+    states = settings.cellmodel.checkpoints
+    first = states[:1] if settings.cellmodel.position(states[0]) == 0 else []
+    return {state: maps.read(args.maps / f"{state}.safetensors") for state in (*first, states[-1])}
+
+
+def prepare(args: argparse.Namespace, settings: Settings, of: Maps) -> Prepared | None:
+    """Return it; None where cells have no labels, or anchors are of fewer than three kinds.
+
+    Parameters
+    ----------
+    of
+        Maps of any state: all are over the same items.
     """
-    encoding, path = asked.encoding, Path(str(asked.h5ad))
-    preset = PRESETS[encoding.preset]
-    found = []
-    with matrix.opened(path, counts=encoding.counts, gene_column=encoding.gene_column) as source:
-        genes = naming.match(
-            source.genes,
-            known,
-            given=encoding.genes or preset.genes,
-            wanted=preset.genes,
-            source=str(path),
-        )
-        for chunk in source.chunks(cells.cells["row"].to_numpy()[rows], whole=preset.counts):
-            dense = genes.only(chunk.counts).toarray()
-            totals = np.maximum(chunk.totals[:, np.newaxis], 1.0)
-            found.append(np.log1p(dense / totals * 1e4))
-    return np.concatenate(found)
+    params: OperatorGates = settings.operator_gates
+    table = encoded.read(args.cells).cells
+    ruler = rulers.of_cells(args.known)
+    rows = judged(len(table), settings.operator_maps)
+    found = labelled(table.iloc[rows], params.labels, ruler)
+    if found is None:
+        return None
+    panel = anchors(found, fewest=params.fewest_cells)
+    if len(np.unique(panel.kind)) < 3 or len(np.unique(panel.donor)) < 2:
+        return None
+    return Prepared(ruler, found, panel, logs(args, settings, of, rows[found.rows]))
+
+
+def judged(n_cells: int, params: OperatorMaps) -> NDArray[np.int64]:
+    """Return which of the encoded cells maps are judged on, ascending."""
+    drawn = stream(params.seed, "judged").permutation(n_cells)[: params.cells]
+    return np.sort(drawn)
+
+
+def logs(
+    args: argparse.Namespace, settings: Settings, of: Maps, rows: NDArray[np.int64] | None = None
+) -> Floats:
+    """Return ln(1 + counts per 10,000) of encoded cells, the judged ones: (rows, n_items)."""
+    cells, asked = encoded.read(args.cells).cells, settings.cellmodel.cells
+    rows = judged(len(cells), settings.operator_maps) if rows is None else rows
+    words = vocabulary.read(args.checkpoints / settings.cellmodel.checkpoints[-1])
+    in_file = cells["row"].to_numpy()[rows]
+    chunks = expression.logs(Path(str(asked.h5ad)), asked.encoding, in_file, words, of.items)
+    return np.concatenate(list(chunks))
 
 
 def unit(values: Floats) -> Floats:

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 GRAPH_FILE = Path(__file__).with_name("haematopoiesis.csv")
 PLANTED_FILE = "nodes.csv"
-"""Beside the file of cells, where their tree was planted."""
+"""In the folder of what is known, where a tree of cells was planted."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def _circles(parents: Mapping[str, str]) -> bool:
     return False
 
 
-def of_cells(h5ad: Path) -> Ruler:
-    """Return the tree that was planted in some cells, or that of human haematopoiesis."""
-    planted = h5ad.parent / PLANTED_FILE
+def of_cells(known: Path) -> Ruler:
+    """Return the tree that was planted, by the folder of it, or that of human haematopoiesis."""
+    planted = known / PLANTED_FILE
     return read(planted if planted.exists() else GRAPH_FILE)
 
 

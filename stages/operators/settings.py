@@ -1,6 +1,6 @@
 """Settings of the maps that heads are taken out as, and of what they are held against."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -96,6 +96,8 @@ class OperatorReadouts(Section):
     sparse_factors: Count
     hidden: Count
     """Units of the network that reads frozen embeddings."""
+    extras: list[Literal["palantir"]] = []
+    """Baselines that need packages of their own: ``pip install palantir``."""
     confidence: Confidence
     draws: Annotated[int, Field(ge=20)]
     seed: Seed

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from stages.base import cli, tables
 from stages.base.settings import load
-from stages.inputs.encoders import encoded, matrix, vocabulary
+from stages.inputs.encoders import encoded, expression, vocabulary
 from stages.inputs.encoders.encoded import Encoded
 from stages.inputs.encoders.measured import chosen, held_out, text
 from stages.inputs.settings import CellInput, MiniCellModel
@@ -93,18 +93,6 @@ def means(cells: Encoded, checkpoint: Path, device: str) -> dict[int, Floats]:
         genes = ordinary(vocabulary.read(checkpoint))[ids]
         found = gather.means(batches, inside & genes, layers, width_of(architecture))
     return dict(zip(layers, found, strict=True))
-
-
-def expression(h5ad: Path, cells: Encoded, asked: CellInput) -> Floats:
-    """Return ln(1 + counts per 10,000) of encoded cells, (n_cells, n_genes)."""
-    rows = cells.cells["row"].to_numpy()
-    encoding = asked.encoding
-    found = []
-    with matrix.opened(h5ad, counts=encoding.counts, gene_column=encoding.gene_column) as source:
-        for chunk in source.chunks(rows):
-            dense = chunk.counts.toarray()
-            found.append(np.log1p(dense / chunk.totals[:, np.newaxis] * 1e4).astype(np.float32))
-    return np.concatenate(found)
 
 
 class _Rows:
@@ -178,7 +166,9 @@ def _run(args: argparse.Namespace) -> None:
             rows.add("loss", _of_model(model, state), baseline)
     for name, guessed in _guesses(cells, args.checkpoints / model.checkpoints[-1], asked, test):
         rows.add("loss", {"source": "frequency", "name": name}, guessed)
-    logs = expression(Path(str(asked.h5ad)), cells, asked)
+    in_file = cells.cells["row"].to_numpy()
+    chunks = expression.logs(Path(str(asked.h5ad)), asked.encoding, in_file)
+    logs = np.concatenate([chunk.astype(np.float32) for chunk in chunks])
     # No more of them than there are.
     most = min(*logs.shape, int((~test).sum()))
     for count in sorted({min(count, most) for count in params.components}):

@@ -17,17 +17,18 @@ from scipy import stats
 
 from stages.base import cli, tables
 from stages.base.settings import load
+from stages.inputs import known
 from stages.inputs.encoders import vocabulary
+from stages.inputs.known import REGULATOR, Known
 from stages.measurement import resampling
+from stages.measurement.ranks import auroc_of_ranks
 from stages.measurement.streams import stream
 from stages.representations.arrays import layer_name
-from stages.spectra import known, matrices
-from stages.spectra.known import REGULATOR, Known
+from stages.spectra import matrices
 from stages.spectra.matrices import Items
 from stages.spectra.settings import Separation
 from stages.spectra.spectrum import directions
 from stages.spectra.statistics import (
-    auroc_of_ranks,
     permutation_p,
     rank_correlation,
     residual,

@@ -10,7 +10,7 @@ regulator beside a target of its own frequency.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +22,19 @@ from scipy.optimize import linear_sum_assignment
 
 from stages.base import cli, tables
 from stages.base.settings import load
-from stages.inputs.encoders import encoded, vocabulary
+from stages.inputs import known
+from stages.inputs.encoders import encoded, expression, vocabulary
+from stages.inputs.known import REPRESSES, Known
 from stages.measurement import resampling
+from stages.measurement.ranks import auroc_of_ranks
 from stages.measurement.streams import stream
 from stages.representations.arrays import layer_name
-from stages.spectra import known, matrices
-from stages.spectra.coexpression import correlations
-from stages.spectra.known import REPRESSES, Known
+from stages.spectra import matrices
 from stages.spectra.matrices import Items
 from stages.spectra.sampling import drawn
 from stages.spectra.settings import Structures
 from stages.spectra.spectrum import directions
 from stages.spectra.statistics import (
-    auroc_of_ranks,
     permutation_p,
     residual,
     shuffled_within,
@@ -440,6 +440,32 @@ class _Rows:
         return {f"{prefix}low": low, f"{prefix}high": high}
 
 
+def correlations(cells: Iterable[Floats]) -> Floats:
+    """Return the correlations of genes over cells, of which only sums are held.
+
+    Parameters
+    ----------
+    cells
+        Some at a time: (n, n_genes) each.
+
+    Returns
+    -------
+    ndarray
+        (n_genes, n_genes); nan for a gene that does not vary.
+    """
+    first, second, n_cells = np.zeros(()), np.zeros(()), 0
+    for logs in cells:
+        first = first + logs.sum(axis=0)
+        second = second + logs.T @ logs
+        n_cells += len(logs)
+    mean = first / n_cells
+    covariance = second / n_cells - np.outer(mean, mean)
+    spread = np.sqrt(np.diag(covariance).clip(0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = covariance / np.outer(spread, spread)
+    return found
+
+
 def chosen_genes(of: Known, names: Sequence[str], params: Structures) -> Numbers:
     """Return the numbers of genes of which something is known, ascending; some, if too many."""
     mentioned = set(of.edges["factor"]) | set(of.edges["target"])
@@ -491,7 +517,10 @@ def _run(args: argparse.Namespace) -> None:
     questions = Questions(of, [last.names[number] for number in chosen], params).all(log_frequency)
     cells = encoded.read(args.cells).cells
     read = cells["row"].to_numpy()[drawn(len(cells), settings.items)]
-    together = correlations(Path(str(asked.h5ad)), read, last.tokens[chosen], words, asked.encoding)
+    logs = expression.logs(
+        Path(str(asked.h5ad)), asked.encoding, read, words, tokens=last.tokens[chosen]
+    )
+    together = correlations(logs)
 
     def sources() -> Iterator[Source]:
         yield of_coexpression(together, params)

@@ -6,8 +6,8 @@ import pytest
 
 from stages.base.errors import AtlasError
 from stages.inputs import gene_sets
+from stages.inputs.known import gene_sets_of
 from stages.inputs.settings import GeneSets
-from stages.spectra.known import gene_sets_of
 
 GAF = "!gaf-version: 2.2\n!generated-by: GOC\n"
 
@@ -124,13 +124,81 @@ def test_string_lists_both_directions_and_proteins_of_one_gene(tmp_path):
     [
         (LINKS + "9606.A 9606.B 0.9\n", True, r"line 2: the score '0\.9', where 0 to 1000 is read"),
         ("a b c\n", True, r"line 1: the header 'a b c'"),
-        (LINKS, False, r"needs names, the file protein\.info of the same version\. Give it\."),
+        (LINKS, False, r"protein\.info or protein\.aliases of the same version\. Give it\."),
     ],
 )
 def test_string_that_is_none(tmp_path, text, names, fault):
     info = written(tmp_path, INFO, "info.txt") if names else None
     with pytest.raises(AtlasError, match=fault):
         gene_sets.read(of(written(tmp_path, text), "string", names=info))
+
+
+OBO = """format-version: 1.2
+data-version: releases/2026-01-01
+
+[Term]
+id: GO:0000001
+name: root
+
+[Term]
+id: GO:0000002
+alt_id: GO:0000009
+is_a: GO:0000001 ! root
+
+[Term]
+id: GO:0000003
+is_a: GO:0000002 {source="x"} ! middle
+relationship: part_of GO:0000004 ! whole
+relationship: regulates GO:0000005 ! other
+
+[Term]
+id: GO:0000004
+
+[Term]
+id: GO:0000005
+
+[Typedef]
+id: part_of
+is_a: overlaps
+"""
+
+
+def test_genes_are_carried_to_what_a_term_is_a_kind_or_a_part_of(tmp_path):
+    rows = [
+        annotation("GATA1", "involved_in", "GO:0000003", "IDA"),
+        annotation("TAL1", "NOT|involved_in", "GO:0000003", "IDA"),
+        annotation("KLF1", "involved_in", "GO:0000009", "IDA"),
+        annotation("HBB", "involved_in", "GO:0000099", "IDA"),
+    ]
+    path = written(tmp_path, GAF + "".join(rows), "goa.gaf")
+    ontology = written(tmp_path, OBO, "go-basic.obo")
+    found = gene_sets.read(of(path, "gaf", ontology=ontology))
+    assert found.sets == {
+        "GO:0000001": {"GATA1", "KLF1"},
+        "GO:0000002": {"GATA1", "KLF1"},
+        "GO:0000003": {"GATA1"},
+        "GO:0000004": {"GATA1"},
+        "GO:0000099": {"HBB"},
+    }
+    assert found.said.endswith("with what lies above 5 terms, 1 not in the ontology")
+    with pytest.raises(AtlasError, match=r"has no terms of an ontology\. Give go-basic\.obo"):
+        gene_sets.read(of(path, "gaf", ontology=path))
+
+
+def test_aliases_of_one_source_where_a_protein_has_one(tmp_path):
+    rows = ["#string_protein_id\talias\tsource"]
+    rows += [f"9606.ENSP{n}\t{name}\tEnsembl_HGNC_symbol" for n, name in enumerate("ABCC")]
+    rows += ["9606.ENSP1\tD\tEnsembl_HGNC_symbol", "9606.ENSP0\tE\tUniProt_GN_Synonyms"]
+    names = written(tmp_path, "\n".join(rows) + "\n", "aliases.txt.gz")
+    text = (
+        LINKS + "9606.ENSP0 9606.ENSP2 900\n9606.ENSP0 9606.ENSP1 800\n9606.ENSP3 9606.ENSP0 950\n"
+    )
+    path = written(tmp_path, text)
+    found = gene_sets.read(of(path, "string", names=names))
+    assert found.graded.values.tolist() == [["A", "C", 950.0]]
+    assert "1 proteins without a name" in found.said
+    with pytest.raises(AtlasError, match=r"has no names of none\. Correct alias_source"):
+        gene_sets.read(of(path, "string", names=names, alias_source="none"))
 
 
 PANGLAO = (

@@ -4,6 +4,7 @@ Expected values come from transformers, from loops and refits written by hand, a
 that were planted.
 """
 
+import sys
 from types import SimpleNamespace
 
 import anndata as ad
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.linear_model import Ridge as Reference
 from transformers import (
     BertConfig,
@@ -26,12 +27,13 @@ from transformers import (
 )
 
 from stages.base import tables
-from stages.base.errors import AtlasError, RepresentationError
+from stages.base.errors import AtlasError, RepresentationError, SettingsError
 from stages.inputs.encode import encode_file
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.settings import Encoding
 from stages.inputs.haematopoiesis import __main__ as haematopoiesis
 from stages.inputs.haematopoiesis import tree
+from stages.inputs.known import Known
 from stages.measurement import effects, measured
 from stages.measurement.effects import State
 from stages.models.architectures import architecture_of
@@ -47,13 +49,12 @@ from stages.operators import (
     rulers,
 )
 from stages.operators.adaptors import RIDGE, Ridge
-from stages.operators.endpoints import Endpoints, area
+from stages.operators.endpoints import Endpoints
 from stages.operators.figures import operators as figure
 from stages.operators.maps import Maps
 from stages.operators.operator_edges import Programme
 from stages.operators.operator_factors import Drops, Factored
-from stages.operators.panel import Cells, Inputs, anchors
-from stages.operators.prepared import Prepared
+from stages.operators.panel import Cells, Inputs, Prepared, anchors
 from stages.operators.tables.edges import OPERATOR_EDGES
 from stages.operators.tables.factors import OPERATOR_CORE, OPERATOR_FACTORS, OPERATOR_PROGRAMMES
 from stages.operators.tables.gates import OPERATOR_GATES
@@ -234,7 +235,7 @@ class TestMaps:
 class TestRulers:
     def test_the_planted_tree_has_its_own_hops_and_branches(self, tmp_path):
         haematopoiesis.nodes().to_csv(tmp_path / "nodes.csv", index=False)
-        ruler = rulers.of_cells(tmp_path / "cells.h5ad")
+        ruler = rulers.of_cells(tmp_path)
         assert ruler.kinds == list(tree.NODES)
         assert (ruler.hops() == tree.hops()).all()
         branches = ruler.branches(set(tree.NODES), 3)
@@ -243,7 +244,7 @@ class TestRulers:
         }  # fmt: skip
 
     def test_human_haematopoiesis_by_hand(self, tmp_path):
-        ruler = rulers.of_cells(tmp_path / "cells.h5ad")
+        ruler = rulers.of_cells(tmp_path)
         at, hops = ruler.kinds.index, ruler.hops()
         assert hops[at("HSC"), at("naive CD4 T cell")] == 5
         assert hops[at("memory CD4 T cell"), at("effector CD8 T cell")] == 4
@@ -316,7 +317,7 @@ def planted(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("planted")
     haematopoiesis.nodes().to_csv(folder / "nodes.csv", index=False)
-    ruler = rulers.of_cells(folder / "cells.h5ad")
+    ruler = rulers.of_cells(folder)
     rng = np.random.default_rng(3)
     basis, _ = np.linalg.qr(rng.standard_normal((N_ITEMS, N_ITEMS)))
     places = rulers.coordinates(ruler.hops(), 6)
@@ -351,7 +352,7 @@ def table(planted, few):
     prepared, inputs, right = planted
     random, _ = np.linalg.qr(np.random.default_rng(9).standard_normal(right.shape))
     states = {"step0": _maps(random), "step9": _maps(right)}
-    found = operator_gates.gates(prepared, inputs, states, few, untrained="step0")
+    found = operator_gates.gates(prepared, inputs, states, few)
     return found[found["dimensions"] == 10]
 
 
@@ -430,6 +431,21 @@ def test_readouts_and_what_compression_loses(planted, settings, few, tmp_path):
     assert sizes["rank 2"].iloc[0] == 4 * 2 * 2 * N_ITEMS
     depth = found[(found["name"] == "diffusion pseudotime")]
     assert list(depth["endpoint"]) == ["depth"]
+
+
+def test_palantir_is_in_the_order_of_a_line_of_cells():
+    pytest.importorskip("palantir", reason="palantir is an extra: pip install palantir")
+    rng = np.random.default_rng(1)
+    along = np.sort(rng.random(300))
+    cells = np.stack([np.cos(3 * along), np.sin(3 * along), along], axis=1)
+    found = operator_readouts._palantir(cells + 0.02 * rng.standard_normal(cells.shape), 0)
+    assert stats.spearmanr(found, along).statistic > 0.95
+
+
+def test_palantir_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "palantir", None)
+    with pytest.raises(SettingsError, match=r"extras names palantir.*pip install palantir"):
+        operator_readouts._palantir(np.zeros((3, 2)), 0)
 
 
 class TestFactors:
@@ -554,27 +570,19 @@ class TestEdges:
         assert found[found["source"] == "expression"].iloc[0]["value"] > 0.95
 
     def test_only_factors_with_enough_of_both_are_asked(self):
-        genes = pd.DataFrame(
-            {
-                "gene": list("fghabcdexyz"),
-                "programme": ["p"] * 8 + [""] * 3,
-                "is_factor": ["True"] * 3 + ["False"] * 8,
-            }
-        )
         edges = pd.DataFrame(
             [("f", target, "activates") for target in "ab"]
-            + [("g", target, "activates") for target in "abcx"]
+            + [("g", target, "") for target in "abcx"]
             + [("h", target, "represses") for target in "abcd"],
             columns=["factor", "target", "sign"],
         )
-        (one,) = operator_edges.programmes(genes, edges, list("zyxhgfedcba")) or [None]
-        assert one is None or one.factors.tolist() == []
-
-    def test_an_area_by_hand(self):
-        scores = np.array([0.1, 0.4, 0.35, 0.8])
-        low, high = np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool)
-        assert area(scores, low, high) == pytest.approx(3 / 4)
-        assert np.isnan(area(scores, low, np.zeros(4, bool)))
+        names, of = list("zyxhgfedcba"), Known({}, edges, near={"p": frozenset("fghabcde")})
+        assert operator_edges.programmes(of, names) == []
+        of = Known({}, edges, near={"p": frozenset("fghabcdei")})
+        (one,) = operator_edges.programmes(of, ["i", *names])
+        assert one.factors.tolist() == [6]
+        assert one.genes.tolist() == [11, 10, 9, 8, 7, 0]
+        assert one.edges.tolist() == [[True] * 3 + [False] * 3]
 
 
 @pytest.mark.parametrize("kind", ["geneformer", "scgpt"])
@@ -601,7 +609,7 @@ def test_any_model_of_cells_without_labels(kind, params, tmp_path, monkeypatch):
     encode_file(tmp_path / "cells.h5ad", of, how, tmp_path / "cells")
     words = ["--checkpoints", "models", "--cells", "cells"]
     assert operator_maps.main([*words, "--out", "maps"]) == 0
-    words += ["--maps", "maps"]
+    words += ["--maps", "maps", "--known", "known"]
     for stage, schema in (
         (operator_gates, OPERATOR_GATES),
         (operator_readouts, OPERATOR_READOUTS),

@@ -9,12 +9,12 @@ import pytest
 from scipy import linalg, stats
 
 from stages.base.errors import RepresentationError
+from stages.inputs.known import Known
 from stages.measurement import concentration, effects, measured
 from stages.measurement.effects import State
 from stages.measurement.settings import Measured, System
 from stages.spectra import matrices, separation, spectrum
 from stages.spectra.dimension import two_nn
-from stages.spectra.known import Known
 from stages.spectra.metrics import METRICS
 from stages.spectra.settings import Separation, Spectrum
 from stages.spectra.tables.spectrum import SPECTRUM

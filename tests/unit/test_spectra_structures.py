@@ -6,12 +6,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from stages.inputs.known import ACTIVATES, REPRESSES, Known, planted
+from stages.measurement.ranks import auroc, auroc_of_ranks
 from stages.spectra import structures
-from stages.spectra.known import ACTIVATES, REPRESSES, Known, planted
 from stages.spectra.settings import Structures
 from stages.spectra.statistics import (
-    auroc,
-    auroc_of_ranks,
     permutation_p,
     residual,
     shuffled_within,
