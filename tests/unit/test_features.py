@@ -35,7 +35,7 @@ from stages.features.tables.steer import STEERING
 from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.features.tail import Tail, along, sparse, summed
 from stages.inputs.settings import GeneSets
-from stages.measurement import effects, measured
+from stages.measurement import effects, enrichment, measured
 from stages.measurement.concentration import effective_number, gini
 from stages.measurement.effects import State
 from stages.measurement.settings import Measured, System
@@ -516,13 +516,14 @@ def test_enrichment_is_the_tail_of_the_hypergeometric_distribution():
     chosen[0, :10] = True
     sets[:8, 0] = True
     sets[20:40, 1] = True
-    p = annotate.enrichment(chosen, sets)
+    overlap, p = enrichment.enrichment(chosen, sets)
     ways = [math.comb(10, i) * math.comb(40, 8 - i) for i in range(9)]
+    assert overlap.tolist() == [[8, 0]]
     assert p[0, 0] == pytest.approx(ways[8] / math.comb(50, 8))
     assert p[0, 1] == 1
-    at, _, q, named = annotate.best(chosen, sets, 0.05)
-    assert (at[0], named[0]) == (0, True)
-    assert q[0] == pytest.approx(2 * p[0, 0])
+    found = enrichment.nearest(chosen, sets)
+    assert (found.at[0], found.overlap[0], found.size[0]) == (0, 8, 8)
+    assert found.q[0] == pytest.approx(2 * p[0, 0])
 
 
 def test_gene_sets_are_read_from_both_layouts_and_bad_ones_are_one_line(tmp_path):
