@@ -14,7 +14,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Nearest:
-    """The set of which a group has most beyond chance; the first of equal ones: (n_groups,) each."""
+    """Of each group the set it has most of beyond chance, the first of equals: (n_groups,)."""
 
     at: Integers
     """Its place among the sets."""
