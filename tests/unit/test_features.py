@@ -251,11 +251,17 @@ class Toy:
     def enter(self, text: Text) -> torch.Tensor:
         return self.stream[text.inputs[:, 0] if text.inputs.ndim == 2 else text.inputs]
 
-    def run(self, block, hidden, attended=None):
-        return hidden + block(hidden)
+    def heads(self, block, hidden, attended=None):
+        return torch.nn.functional.scaled_dot_product_attention(*[hidden[:, None]] * 3)[:, 0]
 
-    def projection(self, block):
-        return torch.zeros(WIDTH, WIDTH), None
+    def project(self, block, heads):
+        return torch.zeros_like(heads)
+
+    def finish(self, block, hidden, attention):
+        return hidden + block(hidden) + attention
+
+    def run(self, block, hidden, attended=None):
+        return self.finish(block, hidden, self.project(block, self.heads(block, hidden)))
 
 
 def _identity(k: int) -> Autoencoder:
