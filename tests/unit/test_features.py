@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +162,44 @@ def test_slopes_are_those_of_the_loss_by_automatic_differentiation():
     loss.backward()
     for name, slope in slopes.items():
         np.testing.assert_allclose(slope.numpy(), leaves[name].grad.numpy(), atol=1e-12)
+
+
+SAE_LENS = os.environ.get("SAE_LENS_PYTHON", "")
+
+
+@pytest.mark.skipif(
+    not SAE_LENS,
+    reason="sae-lens pins other versions: SAE_LENS_PYTHON names the Python of an environment of it",
+)
+def test_codes_loss_and_slopes_are_those_of_sae_lens(tmp_path):
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(64, 10, generator=generator, dtype=torch.float64)
+    values = {
+        "encoder": torch.randn(80, 10, generator=generator, dtype=torch.float64),
+        "encoder_bias": torch.randn(80, generator=generator, dtype=torch.float64),
+        "decoder": torch.randn(10, 80, generator=generator, dtype=torch.float64),
+        "centre": torch.randn(10, generator=generator, dtype=torch.float64),
+    }
+    # It lets half as many dead features fire as there are dimensions, below 0 too: among so many,
+    # none of these is.
+    dead = torch.arange(80) % 2 == 0
+    params = TRAINING.model_copy(update={"features": 80, "k": 3, "dead_k": 5})
+    given = {"x": x, "dead": dead} | values
+    arrays = {name: value.numpy() for name, value in given.items()}
+    np.savez(tmp_path / "in.npz", k=3, auxiliary=params.auxiliary, **arrays)
+    script = Path(__file__).parents[1] / "sae_lens_slopes.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [SAE_LENS, script, tmp_path / "in.npz", tmp_path / "out.npz"], check=True, env=environment
+    )
+    theirs = dict(np.load(tmp_path / "out.npz"))
+    slopes, _ = autoencoder._slopes(x, *values.values(), params, dead)
+    ours = Autoencoder(*list(values.values())[:3], values["centre"], values["centre"], 3)
+    found = slopes | {"codes": ours.encode(x), "explained": autoencoder.explained(ours, x)}
+    assert set(theirs) == set(found)
+    for name, value in theirs.items():
+        # The largest seen, with sae-lens 6.54.12.
+        np.testing.assert_allclose(np.asarray(found[name]), value, atol=1e-12, err_msg=name)
 
 
 def test_the_same_seed_makes_the_same_weights_and_another_seed_similar_ones(known, made):
