@@ -29,7 +29,7 @@ from stages.inputs import gene_sets
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.material import Cells
 from stages.inputs.settings import GeneSets
-from stages.measurement import resampling
+from stages.measurement.enrichment import nearest
 from stages.measurement.streams import stream
 from stages.models.devices import devices, matmul_precision
 from stages.representations.streams import streams
@@ -41,38 +41,6 @@ Row = dict[str, object]
 PERMUTATIONS = 20
 SET_SIZES = (5, 500)
 """Sets of fewer or more genes of the background are left out."""
-
-
-def enrichment(chosen: Mask, sets: Mask) -> Floats:
-    """Return p of the overlap of each chosen group with each set.
-
-    The upper tail of the hypergeometric distribution: at least that many of a set in a group that
-    is drawn from all.
-
-    Parameters
-    ----------
-    chosen
-        (n_groups, n)
-    sets
-        (n, n_sets)
-
-    Returns
-    -------
-    array of shape (n_groups, n_sets)
-    """
-    overlap = chosen.astype(np.int64) @ sets.astype(np.int64)
-    drawn, size = chosen.sum(axis=1)[:, np.newaxis], sets.sum(axis=0)
-    p: Floats = stats.hypergeom.sf(overlap - 1, len(sets), size, drawn)
-    return p
-
-
-def best(chosen: Mask, sets: Mask, max_q: float) -> tuple[NDArray[np.int64], Floats, Floats, Mask]:
-    """Return of each group its nearest set, p and q of that, and whether q is below `max_q`."""
-    p = enrichment(chosen, sets)
-    q = resampling.benjamini_hochberg(p.ravel()).reshape(p.shape)
-    at = p.argmin(axis=1)
-    rows = np.arange(len(p))
-    return at, p[rows, at], q[rows, at], q[rows, at] < max_q
 
 
 def top(values: Floats, n: int) -> Mask:
@@ -187,23 +155,23 @@ def rows_of(
         Their names, and which of the background are in each.
     """
     names, inside = sets
-    at, p, q, named = best(chosen, inside, params.max_q)
-    overlap = (chosen[:, :] & inside.T[at]).sum(axis=1)
+    found = nearest(chosen, inside)
+    named = found.q < params.max_q
     rows: list[Row] = [
         {
             "feature": feature,
             "collection": collection,
-            "set": names[at[i]],
-            "overlap": int(overlap[i]),
-            "set_size": int(inside[:, at[i]].sum()),
-            "p": p[i],
-            "q": q[i],
+            "set": names[found.at[i]],
+            "overlap": int(found.overlap[i]),
+            "set_size": int(found.size[i]),
+            "p": found.p[i],
+            "q": found.q[i],
         }
         for i, feature in enumerate(traced["feature"])
     ]
     rng = stream(params.seed, "permuted", collection)
     permuted = [
-        best(chosen, inside[rng.permutation(len(inside))], params.max_q)[3].sum()
+        (nearest(chosen, inside[rng.permutation(len(inside))]).q < params.max_q).sum()
         for _ in range(PERMUTATIONS)
     ]
     order = traced["edges"].rank(method="first", ascending=False).to_numpy()

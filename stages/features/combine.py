@@ -11,6 +11,7 @@ import argparse
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,10 +176,8 @@ def effects_of(
                 added = -_written(made[one.layers[0]], one.features[0], rows, ids)
             changes.append(Change(number, at, added))
 
-    def off(layer: int, hidden: Tensor, part: slice) -> Tensor:
-        if layer not in one.layers:
-            return hidden
-        place = one.layers.index(layer)
+    def off(place: int, hidden: Tensor, part: slice) -> Tensor:
+        layer = one.layers[place]
         for i, index in enumerate(range(part.start, part.stop)):
             if place in which[index // len(numbers)]:
                 change = changes[index]
@@ -188,7 +187,8 @@ def effects_of(
                 hidden[i, change.positions] = rows - written
         return hidden
 
-    moved, _ = tail.run(changes, each=off)
+    later = {layer: partial(off, i) for i, layer in enumerate(one.layers) if i}
+    moved, _ = tail.run(changes, each=later)
     last = moved[max(moved)].double().cpu().numpy()
     return {some: last[i * len(numbers) : (i + 1) * len(numbers)] for i, some in enumerate(which)}
 

@@ -241,13 +241,12 @@ def readings(tail: Tail, readouts: Readouts, changes: Sequence[Change]) -> Float
     last = tail.subject.architecture.n_layers - 1
     found: list[Tensor] = []
 
-    def read(layer: int, hidden: Tensor, part: slice) -> Tensor:
-        if layer == last:
-            numbers = torch.tensor([change.sequence for change in changes[part]])
-            found.append(_read(tail.subject, readouts, hidden, tail.sequences[numbers]))
+    def read(hidden: Tensor, part: slice) -> Tensor:
+        numbers = torch.tensor([change.sequence for change in changes[part]])
+        found.append(_read(tail.subject, readouts, hidden, tail.sequences[numbers]))
         return hidden
 
-    tail.run(changes, each=read)
+    tail.run(changes, each={last: read})
     return np.asarray(torch.cat(found))
 
 

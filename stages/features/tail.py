@@ -12,6 +12,7 @@ change which sequence it works on; a feature's code depends on what is read at e
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from stages.features.autoencoder import Autoencoder
 from stages.features.subject import Sequences, Subject
 from stages.models.losses import SequenceLoss
 from stages.models.passes import CPU_POSITIONS, GPU_POSITIONS
+from stages.models.positions import run_at
 
 NOISE = 1e-5
 """Changes of a code below this share of its usual size are rounding and count as none."""
@@ -141,6 +143,14 @@ class Tail:
         attended = self.sequences.text.attended
         return None if attended is None else attended[numbers].to(self.subject.device)
 
+    def _read(self, numbers: Tensor) -> Tensor:
+        """Return where the last block is read, whatever is changed: (b, seq)."""
+        text = self.sequences.text
+        shape, device = (len(numbers), text.n_positions), self.subject.device
+        if self.losses and text.scored is not None:
+            return text.scored[numbers].to(device)
+        return torch.full(shape, self.losses, device=device)
+
     def _losses(self, hidden: Tensor, numbers: Tensor) -> Tensor:
         text = self.sequences.text[numbers]
         observe = SequenceLoss(self.subject.architecture, text, self.subject.device)
@@ -151,7 +161,7 @@ class Tail:
         self,
         changes: Sequence[Change],
         *,
-        each: Callable[[int, Tensor, slice], Tensor] | None = None,
+        each: Mapping[int, Callable[[Tensor, slice], Tensor]] = MappingProxyType({}),
         states: Tensor | None = None,
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Run every change.
@@ -161,8 +171,8 @@ class Tail:
         changes
             What is added where.
         each
-            Called behind every later block with the layer, the stream of some changes, (b, seq,
-            width), and which they are; what it returns goes on: a change of a later layer.
+            By later layer, called behind its block with the stream of some changes, (b, seq,
+            width), and which they are; what it returns goes on: a change of that layer.
         states
             The stream behind the block, one for each change, (n_changes, seq, width); none: the
             intact one of its sequence.
@@ -190,9 +200,14 @@ class Tail:
             ids = self.sequences.ids[of, at].to(self.subject.device)
             n_positions = torch.bincount(groups, minlength=len(some))[:, None]
             for layer in range(self.layer + 1, self.last + 1):
-                hidden = model.run(model.blocks[layer], hidden, attended)
-                if each is not None:
-                    hidden = each(layer, hidden, part)
+                if layer == self.last and layer not in each:
+                    wanted = self._read(numbers)
+                    wanted[groups, at] = True
+                    hidden = run_at(model, model.blocks[layer], hidden, wanted, attended)
+                else:
+                    hidden = model.run(model.blocks[layer], hidden, attended)
+                if layer in each:
+                    hidden = each[layer](hidden, part)
                 if layer in self.dictionaries:
                     dictionary = self.dictionaries[layer]
                     now = sparse(dictionary, hidden[groups, at], ids)

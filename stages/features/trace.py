@@ -47,7 +47,7 @@ from stages.models.load import fingerprint
 Floats = NDArray[np.float64]
 Row = dict[str, object]
 
-VERSION = 2
+VERSION = 3
 """Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 BLOCK = 48
 """Features in a shard."""

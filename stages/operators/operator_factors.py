@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
 
 from stages.base import cli, tables
 from stages.base.files import atomic_folder
@@ -25,6 +24,7 @@ from stages.inputs import known
 from stages.inputs.encoders import vocabulary
 from stages.measurement import effects, resampling
 from stages.measurement.effects import Effects, State
+from stages.measurement.enrichment import nearest
 from stages.measurement.streams import stream
 from stages.operators import candidates, rulers
 from stages.operators.adaptors import Ridge
@@ -234,33 +234,34 @@ def programmes(
     of_items
         Programme of each item, empty for none: (n_items,). All items are the background.
     """
-    named, sizes = np.unique(of_items[of_items != ""], return_counts=True)
-    rows = []
-    n, count = len(of_items), min(count, len(of_items))
-    for side, entries in (("read", factored.reads), ("write", factored.writes)):
-        for at, factor in enumerate(factored.names):
-            top = np.argsort(-np.abs(entries[:, at]), kind="stable")[:count]
-            for programme, size in zip(named, sizes, strict=True):
-                overlap = int((of_items[top] == programme).sum())
-                rows.append(
-                    {
-                        "state": state,
-                        "factor": factor,
-                        "side": side,
-                        "programme": programme,
-                        "n_top": count,
-                        "n_programme": int(size),
-                        "n_background": n,
-                        "overlap": overlap,
-                        "expected": count * size / n,
-                        "p": float(hypergeom.sf(overlap - 1, n, size, count)),
-                    }
-                )
-    table = pd.DataFrame(rows, columns=[c for c in OPERATOR_PROGRAMMES.columns if c != "q"])
-    table["q"] = resampling.benjamini_hochberg(table["p"].to_numpy(float))
-    # The first of equal ones, by name.
-    best = table.sort_values("p", kind="stable").drop_duplicates(["factor", "side"])
-    return best.sort_index()[list(OPERATOR_PROGRAMMES.columns)].reset_index(drop=True)
+    count = min(count, len(of_items))
+    named = np.unique(of_items[of_items != ""])
+    if not len(named):
+        return tables.empty(OPERATOR_PROGRAMMES)
+    rows = [
+        (factor, side, np.argsort(-np.abs(entries[:, at]), kind="stable")[:count])
+        for side, entries in (("read", factored.reads), ("write", factored.writes))
+        for at, factor in enumerate(factored.names)
+    ]
+    items = np.arange(len(of_items))
+    chosen = np.stack([np.isin(items, top) for _, _, top in rows])
+    found = nearest(chosen, of_items[:, np.newaxis] == named)
+    table = pd.DataFrame(
+        {
+            "state": state,
+            "factor": [factor for factor, _, _ in rows],
+            "side": [side for _, side, _ in rows],
+            "programme": named[found.at],
+            "n_top": count,
+            "n_programme": found.size,
+            "n_background": len(of_items),
+            "overlap": found.overlap,
+            "expected": count * found.size / len(of_items),
+            "p": found.p,
+            "q": found.q,
+        }
+    )
+    return table[list(OPERATOR_PROGRAMMES.columns)]
 
 
 def best_head(maps: Maps, prepared: Prepared, anchors: Inputs, dimensions: int) -> tuple[int, int]:

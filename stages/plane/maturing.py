@@ -18,8 +18,8 @@ effects in the first or the last state, the concentration is that of noise, and 
 more. The same is then asked from the first state on that is not mostly noise, a start that was
 chosen after the effects were seen.
 
-Further trainings lie in ``<seeds>/<model>/seed<N>/measured/<system>.csv``; those that were measured
-in other states are left out. Of heads of a language model they stand in the table ``head_seeds``,
+Further trainings lie in ``<seeds>/<model>/seed<N>/measured/<system>.csv``
+(:mod:`stages.plane.room_seeds`); those of another recipe are left out. Of heads of a language model they stand in the table ``head_seeds``,
 which has the same estimator but no exposure.
 """
 
@@ -49,6 +49,8 @@ from stages.measurement.metrics import REGISTRY, measure
 from stages.measurement.settings import Measured, System
 from stages.measurement.streams import stream
 from stages.measurement.tables import MEASURED, SERIES
+from stages.plane.room_seeds import MEASURED as MEASURED_FOLDER
+from stages.plane.room_seeds import room_seeds
 from stages.plane.tables import LORENZ, MATURING, MATURING_ANSWERS, MOSTLY_NOISE, STARTS, TOLD
 
 Floats = NDArray[np.float64]
@@ -140,28 +142,27 @@ def of_heads(trainings: pd.DataFrame, ours: pd.DataFrame, untrained: str | None)
     return joined(found)
 
 
-def further(folder: Path, name: str, ours: pd.DataFrame, system: System) -> pd.DataFrame:
+def further(
+    folders: Mapping[tuple[str, int], Path], name: str, ours: pd.DataFrame, system: System
+) -> pd.DataFrame:
     """Return the rows of the one table of a system in further trainings of its model.
 
     Parameters
     ----------
-    folder
-        Of all further trainings.
+    folders
+        Of further trainings, by model and seed.
     name
         Of the system.
     ours
         The rows of our training.
     """
     found = []
-    for path in sorted((folder / system.group).glob(f"seed*/measured/{name}.csv")):
-        number = path.parts[-3].removeprefix("seed")
-        table = tables.read(path, MEASURED)
-        if not number.isdigit() or set(table["state"]) != set(ours["state"]):
-            cli.log.info("%s is of no seed or of other states, and is left out: make seeds", path)
-            continue
-        found.append(wide(table, seed=int(number), untrained=system.untrained))
-    every = joined(found)
-    return every[~every["seed"].isin(ours["seed"].dropna())]
+    for (model, seed), folder in folders.items():
+        path = folder / MEASURED_FOLDER / f"{name}.csv"
+        if model == system.group and seed not in set(ours["seed"]) and path.exists():
+            table = tables.read(path, MEASURED)
+            found.append(wide(table, seed=seed, untrained=system.untrained))
+    return joined(found)
 
 
 def shown(ours: pd.DataFrame, system: System) -> pd.Series:
@@ -218,21 +219,26 @@ def resampled(first: Effects, last: Effects, params: Measured) -> dict[str, tupl
         return ends
     rng = stream(params.seed, "maturing", first.kind, first.condition)
     weights = resampling.group_weights(first.n_replicates, params.draws, rng)
-    both = [(one, np.abs(weights @ one.values), one.exposure) for one in (first, last)]
-    estimate = {"": _log_ratio([np.abs(one.values.mean(axis=0)) for one, _, _ in both])}
-    drawn = {"": _log_ratio([sizes for _, sizes, _ in both])}
-    if first.exposure is not None and last.exposure is not None:
+    both = [(one.values.mean(axis=0), np.abs(weights @ one.values)) for one in (first, last)]
+    estimate = {"": _log_ratio([np.abs(mean) for mean, _ in both])}
+    drawn = {"": _log_ratio([sizes for _, sizes in both])}
+    at_first, at_last = first.exposure, last.exposure
+    if at_first is not None and at_last is not None:
+        exposed = list(zip(both, (at_first, at_last), strict=True))
         estimate["left_"] = _log_ratio(
-            [nulls.by_exposure(one.values.mean(axis=0), at)[1] for one, _, at in both]
+            [nulls.by_exposure(mean, at)[1] for (mean, _), at in exposed]
         )
         drawn["left_"] = _log_ratio(
-            [np.stack([nulls.by_exposure(size, at)[1] for size in sizes]) for _, sizes, at in both]
+            [
+                np.stack([nulls.by_exposure(size, at)[1] for size in sizes])
+                for (_, sizes), at in exposed
+            ]
         )
     for what, draws in drawn.items():
         known = draws[np.isfinite(draws)]
         if len(known) < (1 + params.confidence) / 2 * len(draws) or not np.isfinite(estimate[what]):
             continue
-        low, high = resampling.percentile_interval(known, confidence=params.confidence)
+        low, high = map(float, resampling.percentile_interval(known, confidence=params.confidence))
         # The hull with its mirror image: stages.measurement.measured says why.
         middle = float(estimate[what])
         ends[what] = (min(low, 2 * middle - high), max(high, 2 * middle - low))
@@ -285,10 +291,10 @@ def answers(
     for start, first in starts.items():
         if start == STARTS[1] and first == names[0]:
             continue
-        ends = [states[names.index(first)], states[-1]]
+        begun, ended = states[names.index(first)], states[-1]
         row: dict[str, object] = ours.iloc[0][KEY].to_dict() | {"start": start}
         row |= {"n_components": ours["n_components"].iloc[0], "p_first": p_first.get(first)}
-        for end, part in zip(("first", "last"), ends, strict=True):
+        for end, part in (("first", begun), ("last", ended)):
             row[f"state_{end}"] = part.state.name
             row[f"share_{end}"] = ours.loc[part.state.name, SHARE]
             row[f"noise_{end}"] = ours.loc[part.state.name, "noise_share"]
@@ -296,8 +302,9 @@ def answers(
             changes = dict.fromkeys(WHAT, np.zeros(0))
             alone = dict.fromkeys(WHAT, (math.nan, math.nan))
         else:
+            ends = (begun, ended)
             changes = {what: _changes(rows, column, ends) for what, column in WHAT.items()}
-            alone = resampled(*ends, params)
+            alone = resampled(begun, ended, params)
         yield _answer(row, changes, alone, "trainings", params.confidence)
 
 
@@ -416,6 +423,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     about, params = study.read(args.study), settings.measured
     trainings = None if args.trainings is None else tables.read(args.trainings, HEAD_SEEDS)
+    folders = room_seeds(settings, args.seeds)
     every, asked, drawn = [], [], []
     for name in settings.plane.beside:
         table = tables.read(args.measured / f"{name}.csv", MEASURED)
@@ -424,13 +432,15 @@ def _run(args: argparse.Namespace) -> None:
         every.append(found)
         asked += list(of_cells(found, about, params.confidence))
     for group, held in curves_of_cells(tables.read(args.proportions, PROPORTIONS), about).items():
-        row = dict(zip(KEY, ("cells", "all arms", "tissues", "all"), strict=True))
+        row: dict[str, object] = dict(
+            zip(KEY, ("cells", "all arms", "tissues", "all"), strict=True)
+        )
         row |= {"state": group, "trained": group == "compared"}
         drawn.append(pd.DataFrame(row | {"share": GRID, "held": held}))
     for name, system in settings.systems.items():
         table = tables.read(args.measured / f"{name}.csv", MEASURED)
         ours = wide(table, seed=_seed(system.group, settings), untrained=system.untrained)
-        others = further(args.seeds, name, ours, system)
+        others = further(folders, name, ours, system)
         is_shown = shown(ours, system)
         if trainings is not None and name == settings.plane.references[0]:
             more = of_heads(trainings, ours[is_shown], system.untrained)
@@ -446,8 +456,8 @@ def _run(args: argparse.Namespace) -> None:
             states = sorted(states, key=lambda part: part.state.name != system.untrained)
             of = rows[(rows["series"] == kind) & (rows["condition"] == condition)]
             here = (kind, condition) == (first["series"], first["condition"])
-            for row in answers(of, states, p.loc[kind, condition].to_dict(), params):
-                asked.append(row | {"shown": here})
+            told = answers(of, states, p.loc[kind, condition].to_dict(), params)
+            asked += [answer | {"shown": here} for answer in told]
             if here:
                 drawn.append(_curves(states, of.iloc[0][KEY].to_dict(), system))
     for found, schema, path in (

@@ -30,6 +30,7 @@ from stages.models.interventions import (
 )
 from stages.models.load import load_model, shape_of
 from stages.models.passes import Passes
+from stages.models.positions import run_at
 from stages.models.text import Text, masked_tokens, next_tokens, text_of
 
 N_LAYERS, N_HEADS, HIDDEN, VOCABULARY, SEQ, MASK = 3, 4, 48, 97, 20, 96
@@ -277,6 +278,22 @@ def test_any_list_of_changes_in_several_layers(case):
     (noisy,) = case.passes().run([(Noise(0, 0.5, 9), Heads(1, (1,)))])
     case.block(0).load_state_dict(noise.state_dict())
     assert (noisy - case.hooked(case.without(1, 1))).abs().max() < case.tolerance
+
+
+@pytest.mark.parametrize("wanted", ["some", "one", "all"])
+def test_a_block_can_be_run_where_it_is_wanted(case, wanted):
+    architecture, text = architecture_of(case.model), case.text
+    hidden = architecture.enter(text)
+    at = torch.rand(hidden.shape[:2], generator=torch.Generator().manual_seed(2)) < 0.3
+    if wanted != "some":
+        at = torch.full_like(at, fill_value=wanted == "all")
+        at[1, 3] = True
+    block = architecture.blocks[1]
+    with torch.inference_mode():
+        whole = architecture.run(block, hidden, text.attended)
+        found = run_at(architecture, block, hidden, at, text.attended)
+    assert found.shape == whole.shape
+    assert (found - whole)[at].abs().max() < case.tolerance
 
 
 def test_what_may_be_downloaded_can_be_taken_apart():

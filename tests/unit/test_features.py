@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from stages.features.tables.steer import STEERING
 from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.features.tail import Tail, along, sparse, summed
 from stages.inputs.settings import GeneSets
-from stages.measurement import effects, measured
+from stages.measurement import effects, enrichment, measured
 from stages.measurement.concentration import effective_number, gini
 from stages.measurement.effects import State
 from stages.measurement.settings import Measured, System
@@ -162,6 +164,44 @@ def test_slopes_are_those_of_the_loss_by_automatic_differentiation():
         np.testing.assert_allclose(slope.numpy(), leaves[name].grad.numpy(), atol=1e-12)
 
 
+SAE_LENS = os.environ.get("SAE_LENS_PYTHON", "")
+
+
+@pytest.mark.skipif(
+    not SAE_LENS,
+    reason="sae-lens pins other versions: SAE_LENS_PYTHON names the Python of an environment of it",
+)
+def test_codes_loss_and_slopes_are_those_of_sae_lens(tmp_path):
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(64, 10, generator=generator, dtype=torch.float64)
+    values = {
+        "encoder": torch.randn(80, 10, generator=generator, dtype=torch.float64),
+        "encoder_bias": torch.randn(80, generator=generator, dtype=torch.float64),
+        "decoder": torch.randn(10, 80, generator=generator, dtype=torch.float64),
+        "centre": torch.randn(10, generator=generator, dtype=torch.float64),
+    }
+    # It lets half as many dead features fire as there are dimensions, below 0 too: among so many,
+    # none of these is.
+    dead = torch.arange(80) % 2 == 0
+    params = TRAINING.model_copy(update={"features": 80, "k": 3, "dead_k": 5})
+    given = {"x": x, "dead": dead} | values
+    arrays = {name: value.numpy() for name, value in given.items()}
+    np.savez(tmp_path / "in.npz", k=3, auxiliary=params.auxiliary, **arrays)
+    script = Path(__file__).parents[1] / "sae_lens_slopes.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [SAE_LENS, script, tmp_path / "in.npz", tmp_path / "out.npz"], check=True, env=environment
+    )
+    theirs = dict(np.load(tmp_path / "out.npz"))
+    slopes, _ = autoencoder._slopes(x, *values.values(), params, dead)
+    ours = Autoencoder(*list(values.values())[:3], values["centre"], values["centre"], 3)
+    found = slopes | {"codes": ours.encode(x), "explained": autoencoder.explained(ours, x)}
+    assert set(theirs) == set(found)
+    for name, value in theirs.items():
+        # The largest seen, with sae-lens 6.54.12.
+        np.testing.assert_allclose(np.asarray(found[name]), value, atol=1e-12, err_msg=name)
+
+
 def test_the_same_seed_makes_the_same_weights_and_another_seed_similar_ones(known, made):
     again = autoencoder.train(known[0], TRAINING, seed=3)
     assert torch.equal(again.decoder, made["trained"].decoder)
@@ -251,11 +291,17 @@ class Toy:
     def enter(self, text: Text) -> torch.Tensor:
         return self.stream[text.inputs[:, 0] if text.inputs.ndim == 2 else text.inputs]
 
-    def run(self, block, hidden, attended=None):
-        return hidden + block(hidden)
+    def heads(self, block, hidden, attended=None):
+        return torch.nn.functional.scaled_dot_product_attention(*[hidden[:, None]] * 3)[:, 0]
 
-    def projection(self, block):
-        return torch.zeros(WIDTH, WIDTH), None
+    def project(self, block, heads):
+        return torch.zeros_like(heads)
+
+    def finish(self, block, hidden, attention):
+        return hidden + block(hidden) + attention
+
+    def run(self, block, hidden, attended=None):
+        return self.finish(block, hidden, self.project(block, self.heads(block, hidden)))
 
 
 def _identity(k: int) -> Autoencoder:
@@ -516,13 +562,14 @@ def test_enrichment_is_the_tail_of_the_hypergeometric_distribution():
     chosen[0, :10] = True
     sets[:8, 0] = True
     sets[20:40, 1] = True
-    p = annotate.enrichment(chosen, sets)
+    overlap, p = enrichment.enrichment(chosen, sets)
     ways = [math.comb(10, i) * math.comb(40, 8 - i) for i in range(9)]
+    assert overlap.tolist() == [[8, 0]]
     assert p[0, 0] == pytest.approx(ways[8] / math.comb(50, 8))
     assert p[0, 1] == 1
-    at, _, q, named = annotate.best(chosen, sets, 0.05)
-    assert (at[0], named[0]) == (0, True)
-    assert q[0] == pytest.approx(2 * p[0, 0])
+    found = enrichment.nearest(chosen, sets)
+    assert (found.at[0], found.overlap[0], found.size[0]) == (0, 8, 8)
+    assert found.q[0] == pytest.approx(2 * p[0, 0])
 
 
 def test_gene_sets_are_read_from_both_layouts_and_bad_ones_are_one_line(tmp_path):
