@@ -26,7 +26,7 @@ from stages.base import cli, shards, tables, workers
 from stages.base.errors import FeatureError
 from stages.base.files import file_hash, only_one
 from stages.base.settings import load
-from stages.features import autoencoder, subject, tails
+from stages.features import autoencoder, heavy_tails, subject
 from stages.features.autoencoders import (
     chosen_sequences,
     layers_of,
@@ -425,12 +425,12 @@ def statistics(table: pd.DataFrame, params: Trace) -> pd.DataFrame:
             {"what": label, "value": value, "low": low, "high": high, "n": int(whole.sum())}
         )
     edges = columns["edges"]
-    tail = tails.power_law(edges)
+    tail = heavy_tails.power_law(edges)
     if tail is not None:
-        p = tails.fit_p(edges, tail, min(params.draws, 200), stream(params.seed, "tail"))
+        p = heavy_tails.fit_p(edges, tail, min(params.draws, 200), stream(params.seed, "tail"))
         rows.append({"what": "power law exponent", "value": tail.alpha, "p": p, "n": tail.n})
         for shape in ("lognormal", "exponential"):
-            z, p = tails.against(edges, tail, shape)
+            z, p = heavy_tails.against(edges, tail, shape)
             rows.append({"what": f"power law over {shape}", "value": z, "p": p, "n": tail.n})
     return pd.DataFrame(rows).reindex(columns=list(STATISTICS.columns))
 

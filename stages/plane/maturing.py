@@ -19,8 +19,8 @@ more. The same is then asked from the first state on that is not mostly noise, a
 chosen after the effects were seen.
 
 Further trainings lie in ``<seeds>/<model>/seed<N>/measured/<system>.csv``
-(:mod:`stages.plane.room_seeds`); those of another recipe are left out. Of heads of a language model they stand in the table ``head_seeds``,
-which has the same estimator but no exposure.
+(:mod:`stages.plane.room_seeds`); those of another recipe are left out. Of heads of a language model
+they stand in the table ``head_seeds``, which has the same estimator but no exposure.
 """
 
 import argparse

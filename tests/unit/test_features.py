@@ -19,10 +19,10 @@ from stages.features import (
     autoencoder,
     combine,
     edges,
+    heavy_tails,
     metrics,
     published,
     steer,
-    tails,
     trace,
 )
 from stages.features.autoencoder import KINDS, Autoencoder
@@ -468,20 +468,20 @@ def test_flipped_signs_call_few_edges_where_there_is_no_effect():
 def test_a_power_law_is_told_from_an_exponential():
     rng = np.random.default_rng(2)
     power = np.rint(9.5 * (1 - rng.random(2000)) ** (-1 / 1.5))
-    found = tails.power_law(power)
+    found = heavy_tails.power_law(power)
     assert found is not None
     assert found.alpha == pytest.approx(2.5, abs=0.25)
-    z, p = tails.against(power, found, "exponential")
+    z, p = heavy_tails.against(power, found, "exponential")
     assert z > 2
     assert p < 0.05
     fading = np.rint(rng.exponential(20, size=2000)) + 1
-    other = tails.power_law(fading)
+    other = heavy_tails.power_law(fading)
     assert other is not None
-    z, _ = tails.against(
+    z, _ = heavy_tails.against(
         fading, tails.Tail(2.5, 10.0, int((fading >= 10).sum()), 0.1), "exponential"
     )
     assert z < -2
-    assert tails.power_law(np.array([1.0, 2.0])) is None
+    assert heavy_tails.power_law(np.array([1.0, 2.0])) is None
 
 
 def test_features_fire_by_sequence_as_their_codes_say(bench):
@@ -767,8 +767,8 @@ def test_the_published_tail_is_found_again_in_the_calibrated_features():
     # As computed from the file by hand: Gini 0.39, effective number 470.
     assert gini(observed) == pytest.approx(0.39, abs=0.005)
     assert effective_number(observed) == pytest.approx(470, abs=1)
-    tail = tails.power_law(observed)
+    tail = heavy_tails.power_law(observed)
     assert tail is not None
-    _, p = tails.against(observed, tail, "lognormal")
+    _, p = heavy_tails.against(observed, tail, "lognormal")
     # Inconclusive, as published of all features.
     assert p > 0.05
