@@ -478,7 +478,7 @@ def test_a_power_law_is_told_from_an_exponential():
     other = heavy_tails.power_law(fading)
     assert other is not None
     z, _ = heavy_tails.against(
-        fading, tails.Tail(2.5, 10.0, int((fading >= 10).sum()), 0.1), "exponential"
+        fading, heavy_tails.Tail(2.5, 10.0, int((fading >= 10).sum()), 0.1), "exponential"
     )
     assert z < -2
     assert heavy_tails.power_law(np.array([1.0, 2.0])) is None

@@ -12,11 +12,12 @@ import yaml
 from scipy import stats
 
 from stages.base import study, tables
+from stages.base.settings import parse
 from stages.measurement import effects, measured
 from stages.measurement.effects import Effects, State
 from stages.measurement.settings import Measured, System
 from stages.measurement.tables import MEASURED
-from stages.plane import maturing
+from stages.plane import maturing, room_seeds
 from stages.plane.figures import lorenz
 from stages.plane.tables import LORENZ, MATURING, MATURING_ANSWERS, MOSTLY_NOISE
 from stages.report import maturing as report
@@ -232,6 +233,9 @@ def folder(tmp_path, params, monkeypatch):
     tables.write(tables.empty(MEASURED), MEASURED, tmp_path / "measured/cells.csv")
     changed = params | {"systems": {"toy": of.model_dump(mode="json")}}
     changed["measured"] = PARAMS.model_dump()
+    changed["model"] = changed["model"] | {"name": "m"}
+    changed["room_seeds"] = {"model": [1, 2, 3], "cellmodel": []}
+    recipe = room_seeds.rooms_recipe(parse(changed), "model")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
     about = dataclasses.asdict(ABOUT) | {"arms": []}
     (tmp_path / "study.json").write_text(json.dumps(about), encoding="utf-8")
@@ -244,6 +248,8 @@ def folder(tmp_path, params, monkeypatch):
                 made("falls", seed), of, measured.metrics_of("heads"), PARAMS
             )
             tables.write(other, MEASURED, tmp_path / f"seeds/m/seed{seed}/measured/toy.csv")
+            made_by = json.dumps({"recipe": recipe})
+            (tmp_path / f"seeds/m/seed{seed}/made_by.json").write_text(made_by, encoding="utf-8")
         words = ["--measured", "measured", "--proportions", "proportions.csv", "--seeds", "seeds"]
         words += ["--study", "study.json", "--out", "maturing.csv"]
         words += ["--answers", "maturing_answers.csv", "--lorenz", "lorenz_curves.csv"]
@@ -257,13 +263,13 @@ def test_the_stage_goes_without_further_seeds_and_takes_those_that_fit(folder, t
     [row] = folder().to_dict("records")
     assert (row["n"], row["over"], row["components"]) == (1, "replicates", "toy")
     [row] = folder(seeds=(1, 2, 3)).to_dict("records")
-    # Ours was not trained here and has no seed.
     assert (row["n"], row["over"], row["verdict"]) == (4, "trainings", "yes")
-    assert tables.read(tmp_path / "maturing.csv", MATURING)["seed"].nunique() == 3
-    path = tmp_path / "seeds/m/seed2/measured/toy.csv"
-    other = tables.read(path, MEASURED)
-    tables.write(other[other["state"] == "step9"], MEASURED, path)
-    shutil.copytree(path.parents[1], tmp_path / "seeds/m/seedling")
+    assert tables.read(tmp_path / "maturing.csv", MATURING)["seed"].nunique() == 4
+    path = tmp_path / "seeds/m/seed2/made_by.json"
+    made_by = json.loads(path.read_text(encoding="utf-8"))
+    made_by["recipe"]["rooms"]["pairs"]["seed"] += 1
+    path.write_text(json.dumps(made_by), encoding="utf-8")
+    shutil.copytree(path.parent, tmp_path / "seeds/m/seedling")
     [row] = folder().to_dict("records")
     assert row["n"] == 3
 
