@@ -145,7 +145,7 @@ def _client(described: str) -> Any:
         )
     try:
         if chosen.address:
-            client = distributed.Client(chosen.address, security=security, timeout="20s")
+            client = distributed.Client(chosen.address, security=security, timeout="10s")
         else:
             client = distributed.Client(_started(chosen, distributed))
         _say(client)

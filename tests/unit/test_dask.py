@@ -6,15 +6,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from stages.base.errors import StageError
 from stages.base.files import write_text
+from stages.compute import cluster as cluster_room
+from stages.compute.settings import Compute
 from stages.heads import ablate
 from tests.unit import slow_sweep
 
@@ -201,3 +209,76 @@ def test_a_scheduler_that_is_killed_is_one_line_and_another_goes_on(
     assert "Traceback" not in said
     assert sweep.here(monkeypatch) == whole
     assert len(sweep.done_twice()) <= 1
+
+
+ASK = (
+    "import math\n"
+    "from stages.base import cli\n"
+    "from stages.compute import run\n"
+    "raise SystemExit(cli.run(cli.parser(''), lambda _: print(run.run(math.sqrt, [(9,)])), []))\n"
+)
+
+
+def test_a_tls_scheduler_refuses_a_client_of_another_authority(sweep, cluster, tmp_path):
+    ours, theirs = (certified(tmp_path / name) for name in ("ours", "theirs"))
+    files = [f"--{name}={path}" for name, path in zip(TLS, ours, strict=True)]
+    address, _ = cluster(*files)
+    assert address.startswith("tls://")
+    answers = {}
+    for whose, paths in (("ours", ours), ("theirs", theirs)):
+        tls = dict(zip(("ca_file", "cert", "key"), map(str, paths), strict=True))
+        content = {"scheduler": "dask", "cluster": "address", "address": address, "tls": tls}
+        write_text(sweep.folder / "compute.yaml", yaml.safe_dump(content))
+        command = [sys.executable, "-c", ASK]
+        answers[whose] = subprocess.run(
+            command,
+            env=sweep.environment(0),
+            cwd=sweep.repository,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert answers["ours"].stdout.strip() == "[3.0]", answers["ours"].stderr
+    assert answers["theirs"].returncode == 1
+    assert f"error: the Dask scheduler {address} cannot be had" in answers["theirs"].stderr
+    assert answers["theirs"].stdout == ""
+
+
+TLS = ("tls-ca-file", "tls-cert", "tls-key")
+
+
+def certified(folder: Path) -> list[Path]:
+    """Make an authority and what it certifies; return its file, the certificate and the key."""
+    now = datetime.now(UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, of)]) for of in ("ca", "dask")]
+    folder.mkdir()
+    paths = [folder / name for name in ("ca.pem", "cert.pem", "key.pem")]
+    for number, path in enumerate(paths[:2]):
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(names[number])
+            .issuer_name(names[0])
+            .public_key(keys[number].public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+            .sign(keys[0], hashes.SHA256())
+        )
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[2].write_bytes(
+        keys[1].private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_what_a_cluster_needs_and_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    chosen = Compute(scheduler="dask", cluster="slurm", workers=2)
+    with pytest.raises(StageError, match=r"need the package dask-jobqueue, which is not installed"):
+        cluster_room.run(chosen, abs, [(1,)], device=None, told=print)
