@@ -8,6 +8,7 @@ a scheduler may run any code on its workers: over a network that others use, tak
 import asyncio
 import hashlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -180,4 +181,6 @@ def _started(chosen: Compute, distributed: Any) -> Any:
 def _say(client: Any) -> None:
     from stages.base import cli
 
+    # It tells of every worker that comes, goes or is slow; what matters is raised.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     cli.log.info("Dask: %s, dashboard %s", client.scheduler.address, client.dashboard_link)
