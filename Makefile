@@ -8,6 +8,7 @@ VENV ?= .venv
 ATLAS ?=
 MODEL ?=
 CELLMODEL ?=
+COMPUTE ?=
 SET ?=
 RECOMPUTED ?=
 AGAINST ?=
@@ -25,9 +26,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## Show this help
-	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [CELLMODEL=cell-mini|none|...] [SET='KEY=VALUE ...']"
+	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [CELLMODEL=cell-mini|none|...] [COMPUTE=local|dask|...] [SET='KEY=VALUE ...']"
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv from the pinned requirements, if it is missing or stale
@@ -53,7 +54,7 @@ endif
 
 # Brackets and quotes of SET are for compose, not for the shell.
 export SET
-COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(CELLMODEL),--cellmodel $(CELLMODEL))
+COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(CELLMODEL),--cellmodel $(CELLMODEL)) $(if $(COMPUTE),--compute $(COMPUTE))
 # Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
 PULL_WEIGHTS = python -m stages.base.repro --weights || echo "note: the demo's weights could not be fetched, and are trained again" >&2
 
@@ -130,6 +131,10 @@ bench: setup ## Measure obs of a large atlas against loading it (8 GB of disk), 
 	python -m benchmarks.ablation_routes --threads 1
 	python -m benchmarks.pairs --threads 1
 	python -m benchmarks.control_variate --threads 1
+
+.PHONY: bench-gpu
+bench-gpu: setup ## Measure heads, pairs and features on the GPUs here, 8 minutes at most; goes on where it stopped
+	python -m benchmarks.gpu
 
 .PHONY: clean
 clean: ## Remove what make made here, but not the downloads and not DVC's cache

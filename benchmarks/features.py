@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.base import cli, workers
+from stages.base import cli
+from stages.base.record import n_processors
 from stages.base.settings import load
+from stages.compute.run import run
 from stages.features import trace
 from stages.features.tail import along
 from stages.models.load import load_model
@@ -49,7 +51,7 @@ def side_by_side(where: trace.Where, features: Sequence[int], n: int) -> list[Te
     """Return what ours gives, by `n` processes."""
     if n == 1:
         return _in_process(where, features)
-    found = workers.each(_in_process, [(where, features[i::n]) for i in range(n)])
+    found = run(_in_process, [(where, features[i::n]) for i in range(n)])
     return [found[i % n][i // n] for i in range(len(features))]
 
 
@@ -120,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_params(parser)
     parser.add_argument("--features", type=int, default=16, help="spread over all that are traced")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=workers.n_processors())
+    parser.add_argument("--threads", type=int, default=n_processors())
     return cli.run(parser, _run, argv)
 
 

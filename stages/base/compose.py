@@ -22,18 +22,25 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.base import cli
 from stages.base.errors import SettingsError
 from stages.base.files import write_text
-from stages.base.settings import PARAMS_FILE, parse, short_keys
+from stages.base.settings import PARAMS_FILE, check_machine, parse, short_keys
 
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
 # The groups of conf/ of which one file each is chosen.
 GROUPS = ("atlas", "model", "cellmodel")
+# And one that is a fact about this machine: it goes into a file of its own, which decides nothing.
+MACHINE = "compute"
 
 
 def conf_digest(conf: Path) -> str:
-    """Return the sha256 over names and texts of all YAML files below `conf`, blind to line ends."""
+    """Return the sha256 over names and texts of the YAML files below `conf`, blind to line ends.
+
+    But for those that are facts about a machine.
+    """
     digest = hashlib.sha256()
     for path in sorted(conf.rglob("*.yaml")):
+        if path.parent.name == MACHINE:
+            continue
         text = path.read_bytes().replace(b"\r\n", b"\n")
         digest.update(path.relative_to(conf).as_posix().encode() + b"\0" + text + b"\0")
     return digest.hexdigest()
@@ -76,11 +83,19 @@ def spread(names: Sequence[str], number: int) -> list[str]:
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the settings that ``conf/`` and hydra overrides such as ``atlas=demo`` give.
 
+    But for those of the machine, which are no part of the study.
+
     Raises
     ------
     SettingsError
         A group, file or key that does not exist, or an override that hydra cannot read.
     """
+    content = _composed(conf, overrides)
+    content.pop(MACHINE, None)
+    return content
+
+
+def _composed(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     register_resolvers(conf)
     GlobalHydra.instance().clear()
     try:
@@ -167,7 +182,7 @@ def placed(override: str, content: dict[str, Any], short: Mapping[str, str]) -> 
     if not equals or not key.strip("+~"):
         msg = f"{override!r} sets nothing; write KEY=VALUE"
         raise SettingsError(msg)
-    if key[0] in "+~" or key in GROUPS:
+    if key[0] in "+~" or key in (*GROUPS, MACHINE):
         return [override]
     first = key.partition(".")[0]
     if first in short and first not in content:
@@ -229,6 +244,10 @@ def _chosen(params: dict[str, Any]) -> list[tuple[str, str]]:
 def write(content: dict[str, Any], path: Path) -> None:
     """Validate settings and write them as ``params.yaml``, atomically."""
     parse(content)
+    _write(content, path)
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
     write_text(
         path,
         "# Composed from conf/ by `make reproduce`; change the files there.\n"
@@ -247,7 +266,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _run(args: argparse.Namespace) -> None:
     current = _read(args.params)
     chosen = dict(_chosen(current))
-    asked = any(getattr(args, name) for name in (*GROUPS, "set"))
+    here = args.params.with_name(f"{MACHINE}.yaml")
+    if name := _read(here).get("name"):
+        chosen[MACHINE] = str(name)
+    asked = any(getattr(args, name) for name in (*GROUPS, MACHINE, "set"))
     if not asked and current.get(DIGEST_KEY) == conf_digest(args.conf):
         if args.alone and not current["alone"][args.alone]:
             current["alone"][args.alone] = [args.alone]
@@ -255,16 +277,19 @@ def _run(args: argparse.Namespace) -> None:
         named = ", ".join(f"{group} {name}" for group, name in chosen.items())
         cli.log.info("%s follows from %s/ (%s)", args.params, args.conf, named)
         return
-    for group in GROUPS:
+    for group in (*GROUPS, MACHINE):
         if name := getattr(args, group):
             chosen[group] = name
     groups = [f"{group}={name}" for group, name in chosen.items()]
     single = [word for text in args.set for word in words(text)]
     single += [f"alone.{args.alone}=[{args.alone}]"] if args.alone else []
-    without = compose(args.conf, groups) if single else {}
+    without = _composed(args.conf, groups) if single else {}
     overrides = [part for word in single for part in placed(word, without, short_keys())]
-    content = compose(args.conf, [*groups, *overrides])
+    content = _composed(args.conf, [*groups, *overrides])
+    if of_machine := content.pop(MACHINE, None):
+        check_machine(MACHINE, of_machine)
     write(content, args.params)
+    _write(of_machine or {}, here)
     named = ", ".join(f"{group} {name}" for group, name in _chosen(content))
     cli.log.info("composed %s from %s/ (%s)", args.params, args.conf, named)
 
@@ -275,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--conf", type=Path, default=CONF)
     parser.add_argument("--model", default="", help="a file of conf/model/")
     parser.add_argument("--cellmodel", default="", help="a file of conf/cellmodel/")
+    parser.add_argument("--compute", default="", help="a file of conf/compute/: where shards run")
     parser.add_argument(
         "--atlas", default="", help="a file of conf/atlas/ (default: the present one)"
     )

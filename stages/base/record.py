@@ -28,7 +28,6 @@ from urllib.parse import quote
 from stages import STARTED
 from stages.base.files import file_hash, folder_hash, write_text
 from stages.base.settings import PARAMS_FILE
-from stages.base.workers import n_processors
 
 log = logging.getLogger("stages")
 
@@ -72,6 +71,13 @@ class Running:
 
     note: dict[str, Any]
     outputs: tuple[str, ...]
+
+
+def n_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def begin() -> Running | None:

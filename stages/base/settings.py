@@ -39,6 +39,15 @@ def sections() -> dict[str, Any]:
 
 
 @cache
+def machine() -> dict[str, Any]:
+    """Return the class of every section that is a machine's own and decides no number, by name.
+
+    Rooms name theirs as ``MACHINE``; they lie in files of their own beside ``params.yaml``.
+    """
+    return _of_rooms("MACHINE")
+
+
+@cache
 def short_keys() -> dict[str, str]:
     """Return what may stand at the head of a key, by what it begins, and where that lies.
 
@@ -120,10 +129,31 @@ def _read(path: Path) -> dict[str, Any]:
 
 def parse(content: dict[str, Any], *, source: str = PARAMS_FILE) -> Settings:
     """Validate settings that were already read; `source` names them in errors."""
+    return _validated(_everything(), content, source)
+
+
+def of_machine(name: str, path: Path) -> Any:
+    """Read and validate a section that is this machine's own; without the file, its defaults.
+
+    Raises
+    ------
+    SettingsError
+        The file is no YAML, a key is unknown, or a value is not allowed.
+    """
+    content = _read(path) if path.exists() else {}
+    return _validated(_of_machine(name), {name: content}, str(path)).__getattribute__(name)
+
+
+def check_machine(name: str, content: dict[str, Any]) -> None:
+    """Stop where a section that is this machine's own is not allowed."""
+    _validated(_of_machine(name), {name: content}, name)
+
+
+def _validated(kind: type[S], content: dict[str, Any], source: str) -> S:
     try:
-        return _everything().model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise SettingsError(_one_line(error, content, source)) from None
+        raise SettingsError(_one_line(error, content, source, kind)) from None
 
 
 @cache
@@ -132,7 +162,15 @@ def _everything() -> type[Settings]:
     return create_model("Everything", __base__=Settings, **fields)
 
 
-def _one_line(error: ValidationError, content: dict[str, Any], source: str) -> str:
+@cache
+def _of_machine(name: str) -> type[Section]:
+    fields: dict[str, Any] = {name: (machine()[name], ...)}
+    return create_model("Machine", __base__=Section, **fields)
+
+
+def _one_line(
+    error: ValidationError, content: dict[str, Any], source: str, kind: type[Section]
+) -> str:
     """Say the first fault as one line: where, what, what is allowed, where to change it."""
     faults = error.errors(include_url=False)
     first = faults[0]
@@ -145,11 +183,12 @@ def _one_line(error: ValidationError, content: dict[str, Any], source: str) -> s
     # So does that of a value of one kind or another, in brackets.
     location = [part for part in location if not part.startswith("(")]
     key = ".".join(location)
-    home = f"conf/{group}/{_name(content, group)}.yaml" if by_source else "conf/config.yaml"
+    of_group = by_source or group in machine()
+    home = f"conf/{group}/{_name(content, group)}.yaml" if of_group else "conf/config.yaml"
     more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 else ""
     match first["type"]:
         case "extra_forbidden":
-            allowed = _allowed_keys(location[:-1], content)
+            allowed = _allowed_keys(location[:-1], content, kind)
             close = difflib.get_close_matches(location[-1], allowed, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             what = f"unknown key {key}{hint} Allowed here: {', '.join(allowed)}."
@@ -187,9 +226,8 @@ def _name(content: dict[str, Any], group: str) -> str:
     return str(chosen.get("name", "<name>")) if isinstance(chosen, dict) else "<name>"
 
 
-def _allowed_keys(location: list[str], content: dict[str, Any]) -> list[str]:
+def _allowed_keys(location: list[str], content: dict[str, Any], kind: Any) -> list[str]:
     """List the keys that the section at `location` may have."""
-    kind: Any = _everything()
     node: Any = content
     for part in location:
         node = node.get(part, {}) if isinstance(node, dict) else {}

@@ -35,11 +35,12 @@ from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy import sparse
 
-from stages.base import cli, workers
+from stages.base import cli
 from stages.base.errors import AtlasError
 from stages.base.files import atomic_path
 from stages.cells.counts import SAMPLE, WHO
 from stages.cells.settings import Leiden, Neighbours
+from stages.compute.run import run
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import CellsFile
@@ -419,7 +420,7 @@ def leiden_each(
     """Return :func:`leiden` of each resolution and seed, in their order, on all processors."""
     # What a worker needs of the graph, and no more.
     bare = ad.AnnData(obs=graph.obs[[]], obsp={CONNECTIVITIES: graph.obsp[CONNECTIVITIES]})
-    return workers.each(leiden, [(bare, resolution, seed, settings) for resolution, seed in runs])
+    return run(leiden, [(bare, resolution, seed, settings) for resolution, seed in runs])
 
 
 def leiden(graph: ad.AnnData, resolution: float, seed: int, settings: Leiden) -> NDArray[np.int64]:

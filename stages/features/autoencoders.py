@@ -11,7 +11,6 @@ import argparse
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from stages.base import cli, tables, workers
+from stages.base import cli, tables
 from stages.base.errors import FeatureError
 from stages.base.files import atomic_folder
 from stages.base.settings import Settings, load
+from stages.compute.run import a_process_each, kept, run, where_it_runs
 from stages.features import autoencoder, subject
 from stages.features.autoencoder import KINDS, Autoencoder, Kind
 from stages.features.settings import Autoencoders, Training
@@ -265,7 +265,6 @@ class Job:
     params: Path
     checkpoints: Path
     sequences: Path
-    device: str
     rows: Path
     """Centred rows to learn from."""
     means: Path
@@ -275,7 +274,7 @@ class Job:
     seed: int
 
 
-@cache
+@kept
 def _subject(
     params: Path, checkpoints: Path, sequences: Path, device: str, on: str
 ) -> tuple[Settings, Subject, Sequences]:
@@ -287,11 +286,11 @@ def _subject(
     return settings, of, of.sequences(of.measured, which)
 
 
-def _made(job: Job) -> tuple[Autoencoder, Row, NDArray[np.bool_]]:
+def _made(job: Job, *, device: str) -> tuple[Autoencoder, Row, NDArray[np.bool_]]:
     """Train and judge one autoencoder."""
-    if torch.device(job.device).type == "cpu":
+    if torch.device(device).type == "cpu":
         torch.set_num_threads(1)
-    settings, of, judged = _subject(job.params, job.checkpoints, job.sequences, job.device, job.on)
+    settings, of, judged = _subject(job.params, job.checkpoints, job.sequences, device, job.on)
     params: Autoencoders = settings.autoencoders
     drawn = int(stream(params.training.seed, "autoencoder", job.seed).integers(1 << 62))
     with matmul_precision("float32"):
@@ -300,6 +299,7 @@ def _made(job: Job) -> tuple[Autoencoder, Row, NDArray[np.bool_]]:
         )
         made = replace(made, means=torch.from_numpy(np.load(job.means)))
         row, alive = _judged(of, judged, job.layer, made, params)
+    made = made.to(torch.device("cpu"))
     return made, {"on": job.on, "kind": job.kind, "seed": job.seed} | row, alive
 
 
@@ -331,7 +331,7 @@ def _run(args: argparse.Namespace) -> None:
     of = subject.of_settings(settings, args.checkpoints, args.sequences, torch.device(device))
     layers = layers_of(params, of.architecture.n_layers)
     source = source_layer(params, of.architecture.n_layers)
-    where = (args.params, args.checkpoints, args.sequences, device)
+    where = (args.params, args.checkpoints, args.sequences)
     with matmul_precision("float32"):
         files = harvested(of, layers, params, args.scratch, "stream")
         jobs = [
@@ -347,10 +347,8 @@ def _run(args: argparse.Namespace) -> None:
             )
             files = harvested(blank, (source,), params, args.scratch, "untrained")
             jobs.append(Job(*where, *files[source], "untrained model", source, "trained", 0))
-    if torch.device(device).type == "cpu":
-        found = workers.each(_made, [(job,) for job in jobs])
-    else:
-        found = [_made(job) for job in jobs]
+    on = a_process_each(where_it_runs(devices, args.device))
+    found = run(_made, [(job,) for job in jobs], on=on)
     kept = {
         (job.layer, job.seed): one
         for job, one in zip(jobs, found, strict=True)

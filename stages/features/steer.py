@@ -9,8 +9,7 @@ late cells itself.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from scipy import stats
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
-from stages.base import cli, tables, workers
+from stages.base import cli, tables
 from stages.base.settings import Settings, load
+from stages.compute.run import a_process_each, kept, run, where_it_runs
 from stages.features import autoencoder, subject
 from stages.features.autoencoder import Autoencoder
 from stages.features.autoencoders import layers_of, name_of, source_layer
@@ -148,7 +148,7 @@ def fitted(
     )
 
 
-@cache
+@kept
 def _ordered(where: Where) -> tuple[Settings, Ordered]:
     """Return the cells of a process; only where they have an order."""
     settings = load(where.params)
@@ -319,9 +319,10 @@ def sets(
     return {kind: some for kind, some in found.items() if some}
 
 
-def _work(where: Where, layer: int, seed: int) -> list[Row]:
+def _work(where: Where, layer: int, seed: int, *, device: str) -> list[Row]:
     """Steer the features of one autoencoder; rows of ``STEERING``."""
-    if torch.device(where.device).type == "cpu":
+    where = replace(where, device=device)
+    if torch.device(device).type == "cpu":
         torch.set_num_threads(1)
     settings, cells = _ordered(where)
     params: Steer = settings.steer
@@ -386,8 +387,8 @@ def _summary(each: Floats, key: Mapping[str, object], params: Steer) -> list[Row
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
-    device = devices(args.device)[0]
-    where = Where(args.params, args.checkpoints, args.sequences, args.autoencoders, device)
+    on = where_it_runs(devices, args.device)
+    where = Where(args.params, args.checkpoints, args.sequences, args.autoencoders, on[0])
     rows: list[Row] = []
     has_order = (
         settings.features.of == "cellmodel"
@@ -400,10 +401,7 @@ def _run(args: argparse.Namespace) -> None:
             for layer in steered_layers(settings, n_layers)
             for seed in range(settings.autoencoders.seeds)
         ]
-        if torch.device(device).type == "cpu":
-            found = workers.each(_work, jobs)
-        else:
-            found = [_work(*job) for job in jobs]
+        found = run(_work, jobs, on=a_process_each(on))
         rows = [row for of_job in found for row in of_job]
     else:
         cli.log.info("what is read has no column %s: nothing is steered", settings.steer.order)

@@ -11,8 +11,8 @@ Resumable: finished blocks of features lie in the scratch folder.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from stages.base import cli, shards, tables, workers
+from stages.base import cli, tables
 from stages.base.errors import FeatureError
 from stages.base.files import file_hash, only_one
 from stages.base.settings import load
+from stages.compute import shards
+from stages.compute.run import a_process_each, kept, where_it_runs
+from stages.compute.shards import Shard
 from stages.features import autoencoder, heavy_tails, subject
 from stages.features.autoencoders import (
     chosen_sequences,
@@ -91,7 +94,7 @@ class Bench:
         return float(self.firing.code[part].mean())
 
 
-@cache
+@kept
 def bench(where: Where, seed: int) -> Bench:
     """Return what the features of the autoencoder of a seed are traced with."""
     settings = load(where.params)
@@ -251,23 +254,18 @@ def traced(of: Bench, task: Task) -> shards.Arrays:
     }
 
 
-def _work(where: Where, task: Task, folder: Path, key: str) -> shards.Arrays:
-    """Return what a task gives, from its shard if there is one."""
-    if torch.device(where.device).type == "cpu":
+def _work(where: Where, task: Task, *, device: str) -> shards.Arrays:
+    """Return what a task gives."""
+    if torch.device(device).type == "cpu":
         torch.set_num_threads(1)
-    path = folder / f"seed{task.seed}-{task.features[0]}-{key[:24]}.npz"
-    found = shards.read(path, key)
-    if found is None:
-        with matmul_precision("float32"):
-            found = traced(bench(where, task.seed), task)
-        shards.write(path, key, found, raises=FeatureError)
-    return found
+    with matmul_precision("float32"):
+        return traced(bench(replace(where, device=device), task.seed), task)
 
 
-def _key(where: Where, of: Bench, task: Task, decides: Mapping[str, object]) -> str:
+def _shard(where: Where, of: Bench, task: Task, decides: Mapping[str, object]) -> Shard:
     settings = load(where.params)
     sequences = chosen_sequences(of.tail.subject, of.params.sequences, of.params.seed)
-    return shards.key_of(
+    key = shards.key_of(
         dict(decides)
         | {
             "version": VERSION,
@@ -279,6 +277,7 @@ def _key(where: Where, of: Bench, task: Task, decides: Mapping[str, object]) -> 
             "task": repr(task),
         }
     )
+    return Shard(f"seed{task.seed}-{task.features[0]}", key, task)
 
 
 def _joined(parts: Sequence[shards.Arrays]) -> shards.Arrays:
@@ -451,8 +450,8 @@ def of_features(
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     params: Trace = settings.trace
-    device = devices(args.device)[0]
-    where = Where(args.params, args.checkpoints, args.sequences, args.autoencoders, device)
+    on = where_it_runs(devices, args.device)
+    where = Where(args.params, args.checkpoints, args.sequences, args.autoencoders, on[0])
     weights = fingerprint(bench(where, 0).tail.subject.checkpoint)
     dictionaries = {
         path.parent.name: shards.key_of({"sha256": file_hash(path)})
@@ -461,16 +460,11 @@ def _run(args: argparse.Namespace) -> None:
     decides = {"weights": weights, "autoencoders": dictionaries}
     seeds = range(min(params.seeds, settings.autoencoders.seeds))
     tasks = [task for seed in seeds for task in plan(bench(where, seed), seed)]
-    jobs = [
-        (where, task, args.scratch, _key(where, bench(where, task.seed), task, decides))
-        for task in tasks
-    ]
+    every = [_shard(where, bench(where, task.seed), task, decides) for task in tasks]
     busy = f"another run works in {args.scratch}; waiting for it to end"
     with only_one(args.scratch / "lock", busy):
-        if torch.device(device).type == "cpu":
-            found = workers.each(_work, jobs)
-        else:
-            found = [_work(*job) for job in jobs]
+        at = shards.store(args.scratch, raises=FeatureError)
+        found = at.filled(every, partial(_work, where), on=a_process_each(on))
     rows: list[Row] = []
     for seed in seeds:
         parts = [one for task, one in zip(tasks, found, strict=True) if task.seed == seed]

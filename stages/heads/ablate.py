@@ -1,25 +1,26 @@
 """Remove every head of one checkpoint in turn and keep what each sequence of the text then costs.
 
-Resumable: what is finished lies in the scratch folder. Several GPUs are used by one process each.
+Resumable: what is finished lies in the scratch folder. Several GPUs are used by
+one process each, and so are the workers of a cluster (``conf/compute/``).
 """
 
 import argparse
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import multiprocessing as processes
-from tqdm import tqdm
 
 from stages.base import cli
-from stages.base.errors import AblationError, StageError
+from stages.base.errors import AblationError
+from stages.base.files import only_one
 from stages.base.settings import PARAMS_FILE, load
+from stages.compute.run import kept, where_it_runs
+from stages.compute.shards import Arrays, store
 from stages.heads.components import UNIT
 from stages.heads.covariates import read as read_attribution
 from stages.heads.removals import Removal
@@ -30,15 +31,13 @@ from stages.heads.sweep import (
     Shards,
     assemble,
     compute,
-    lock,
     plan,
-    shares,
     write_effects,
 )
 from stages.inputs.material import Material, Tokens
 from stages.measurement.effects import Effects, State
 from stages.models.architectures import architecture_of
-from stages.models.devices import cast_blocks, devices, matmul_precision
+from stages.models.devices import Precision, cast_blocks, devices, matmul_precision
 from stages.models.interventions import single_heads
 from stages.models.load import fingerprint, load_model, shape_of
 from stages.models.passes import Passes
@@ -53,84 +52,32 @@ class Job:
 
     checkpoint: Path
     material: Material
-    sequences: NDArray[np.int64]
+    sequences: tuple[int, ...]
     """Which of the evaluated sequences."""
-    sweep: Sweep
-    shards: Shards
-    todo: list[Removal]
-    device: str
-    position: int
+    precision: Precision
+    batch: int | None
+    reference: bool
+    """Whether another text is needed."""
+    inputs: Inputs
+    """What the files hold: a worker that keeps a model takes no other for it."""
 
 
-def work(job: Job) -> None:
-    """Compute the shards of a job on its device, each written as soon as it is finished."""
-    model = cast_blocks(load_model(job.checkpoint, device=job.device), job.sweep.precision)
+@partial(kept, only_last=True)
+def _opened(job: Job, device: str) -> Passes:
+    model = cast_blocks(load_model(job.checkpoint, device=device), job.precision)
     architecture = architecture_of(model)
-    text = job.material.text(architecture, job.sequences)
-    needed = any(task.needs_reference for task in job.todo)
-    total = sum(task.cost(architecture.n_layers) for task in job.todo) * len(text)
-    with (
-        matmul_precision(job.sweep.precision),
-        tqdm(
-            total=total,
-            desc=f"{job.checkpoint.name} on {job.device}",
-            position=job.position,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
-        ) as bar,
-    ):
-
-        def told(done: float) -> None:
-            bar.update(done)
-
-        passes = Passes(
-            model,
-            text,
-            reference=job.material.reference(architecture) if needed else None,
-            batch=None if job.sweep.batch == "auto" else job.sweep.batch,
-            progress=told,
-        )
-        for task in job.todo:
-            job.shards.write(task, compute(task, passes))
+    return Passes(
+        model,
+        job.material.text(architecture, np.array(job.sequences, dtype=np.int64)),
+        reference=job.material.reference(architecture) if job.reference else None,
+        batch=job.batch,
+    )
 
 
-def _in_process(job: Job, failures: Any) -> None:
-    try:
-        # Several CPU workers share the cores; a GPU's worker needs one.
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-        work(job)
-    except StageError as error:
-        failures.put(str(error))
-        raise SystemExit(1) from None
-
-
-def _work_everywhere(jobs: list[Job]) -> None:
-    """Run one process a device, and stop with the first worker's error."""
-    # Forked from a server that has imported everything and touched no GPU: a fresh start of each
-    # worker would cost more than a small model's whole sweep.
-    context = processes.get_context("forkserver")
-    context.set_forkserver_preload(["stages.heads.ablate", "transformers.models.auto"])
-    failures = context.SimpleQueue()
-    running = [context.Process(target=_in_process, args=(job, failures)) for job in jobs]
-    for process in running:
-        process.start()
-    try:
-        while any(process.is_alive() for process in running):
-            if any(process.exitcode not in (None, 0) for process in running):
-                break
-            time.sleep(0.1)
-    finally:
-        failed = [process for process in running if process.exitcode not in (None, 0)]
-        for process in running:
-            if process.is_alive():
-                process.terminate()
-            process.join()
-    if failed:
-        msg = (
-            failures.get()
-            if not failures.empty()
-            else f"a worker ended with status {failed[0].exitcode}. Run again: it goes on."
-        )
-        raise AblationError(msg)
+def removed(job: Job, task: Removal, *, device: str) -> Arrays:
+    """Return the losses of a task, computed on a device."""
+    with matmul_precision(job.precision):
+        return {"losses": compute(task, _opened(job, device))}
 
 
 def deviation(checkpoint: Path, material: Material, sweep: Sweep, device: str) -> float:
@@ -180,17 +127,6 @@ def ablated_sequences(
     return subset.sequences
 
 
-def _share(text: str) -> tuple[int, int]:
-    try:
-        index, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        index, count = -1, 0
-    if not 0 <= index < count:
-        msg = f"{text!r} is no share; write i/n with i from 0 to n - 1, for example 0/2"
-        raise argparse.ArgumentTypeError(msg)
-    return index, count
-
-
 def ablated(
     sweep: Sweep,
     state: State,
@@ -201,8 +137,7 @@ def ablated(
     scratch: Path,
     on: Sequence[str],
     size: NDArray[np.float64] | None = None,
-    share: tuple[int, int] = (0, 1),
-) -> tuple[list[Effects], dict[str, str]] | None:
+) -> tuple[list[Effects], dict[str, str]]:
     """Remove what a sweep names from one checkpoint, but for what was finished before.
 
     Parameters
@@ -219,15 +154,7 @@ def ablated(
         Devices.
     size : (n_layers, n_heads)
         How much each head writes.
-    share
-        i, n: only the i-th of n shares of the work.
-
-    Returns
-    -------
-    effects, provenance
-        Nothing while other shares are to come.
     """
-    index, count = share
     n_layers, n_heads = shape_of(checkpoint)
     tasks = plan(sweep, n_layers=n_layers, n_heads=n_heads)
     needs_reference = any(task.needs_reference for task in tasks)
@@ -239,30 +166,23 @@ def ablated(
         device=torch.device(on[0]).type,
     )
     folder = scratch / state.name
-    shards = Shards(folder, inputs, n_sequences=len(sequences))
-    with lock(folder, index, count):
-        if count == 1:
-            shards.sweep_up()
-        mine = shares(tasks, index, count)
-        todo = shards.missing(mine)
-        if len(todo) < len(mine):
-            cli.log.info("%d of %d shards were finished before", len(mine) - len(todo), len(mine))
-        jobs = [
-            Job(checkpoint, material, sequences, sweep, shards, part, device, position)
-            for position, device in enumerate(on)
-            if (part := shares(todo, position, len(on)))
-        ]
-        if len(jobs) == 1:
-            work(jobs[0])
-        elif jobs:
-            _work_everywhere(jobs)
-        if left := shards.missing(tasks):
-            cli.log.info(
-                "%d of %d shards are still to come from the other shares; no table is written",
-                len(left),
-                len(tasks),
-            )
-            return None
+    shards = Shards(store(folder, raises=AblationError), inputs, n_sequences=len(sequences))
+    job = Job(
+        checkpoint,
+        material,
+        tuple(sequences.tolist()),
+        sweep.precision,
+        None if sweep.batch == "auto" else sweep.batch,
+        needs_reference,
+        inputs,
+    )
+    with only_one(folder / "lock", f"another run works in {folder}; waiting for it to end"):
+        shards.store.sweep_up()
+        todo = shards.missing(tasks)
+        if len(todo) < len(tasks):
+            cli.log.info("%d of %d shards were finished before", len(tasks) - len(todo), len(tasks))
+        label = f"{checkpoint.name} on {', '.join(on)}"
+        shards.store.fill(todo, partial(removed, job), on=on, label=label)
         provenance = {
             "precision": sweep.precision,
             "weights_sha256": inputs.weights,
@@ -284,7 +204,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.attribution is not None:
         exposure, size = "size", read_attribution(args.attribution, args.state).size.mean(axis=0)
     material = Tokens(args.tokens, args.reference, args.checkpoint)
-    found = ablated(
+    parts, provenance = ablated(
         settings.sweep,
         State("heads", args.state, settings.model.position(args.state), UNIT, exposure),
         checkpoint=args.checkpoint,
@@ -292,12 +212,9 @@ def _run(args: argparse.Namespace) -> None:
         sequences=ablated_sequences(settings.sweep, len(material), args.attribution, args.state),
         size=size,
         scratch=args.scratch,
-        on=devices(args.device),
-        share=args.shard,
+        on=where_it_runs(devices, args.device),
     )
-    if found is not None:
-        parts, provenance = found
-        write_effects(args.out, parts, provenance=provenance)
+    write_effects(args.out, parts, provenance=provenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -316,9 +233,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True, help="effects table (.parquet)")
     parser.add_argument("--params", type=Path, default=Path(PARAMS_FILE))
-    parser.add_argument(
-        "--shard", type=_share, default=(0, 1), help="i/n: only this share of the work"
-    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, cuda:0,cuda:1")
     return cli.run(parser, _run, argv)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stages.base import cli
 from stages.base.settings import load
+from stages.compute.run import where_it_runs
 from stages.heads.ablate import ablated
 from stages.heads.attribution import CPU_POSITIONS, GPU_POSITIONS, features
 from stages.heads.sweep import write_effects
@@ -46,7 +47,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     model, sweep = settings.cellmodel, settings.cell_heads
     rows, others = chosen(encoded.read(args.cells).cells, model.cells)
-    on = devices(args.device)
+    on = where_it_runs(devices, args.device)
     for name in model.checkpoints:
         checkpoint = args.checkpoints / name
         material = Cells(
@@ -54,19 +55,17 @@ def _run(args: argparse.Namespace) -> None:
         )
         kind = family(read_config(checkpoint).model_type, str(checkpoint))
         unit = f"{kind.loss.value} per gene"
-        found = ablated(
+        parts, provenance = ablated(
             sweep,
             State("cell_heads", name, model.position(name), unit, "size"),
             checkpoint=checkpoint,
             material=material,
             sequences=np.arange(len(material)),
-            size=sizes(checkpoint, material, on[0]),
+            size=sizes(checkpoint, material, devices(args.device)[0]),
             scratch=args.scratch,
             on=on,
         )
-        if found is not None:
-            parts, provenance = found
-            write_effects(args.out / f"{name}.parquet", parts, provenance=provenance)
+        write_effects(args.out / f"{name}.parquet", parts, provenance=provenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,9 +6,7 @@ lies outside what DVC tracks, so a run that was killed goes on where it stopped.
 """
 
 import dataclasses
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.base import shards
 from stages.base.errors import AblationError
-from stages.base.files import only_one
+from stages.compute import shards
+from stages.compute.shards import Shard, Store
 from stages.heads import removals
 from stages.heads.components import components
 from stages.heads.removals import Component, Losses, Removal
@@ -118,25 +116,17 @@ class Inputs:
         return shards.key_of(content)
 
 
-def shares(tasks: Sequence[Removal], index: int, count: int) -> list[Removal]:
-    """Deal the tasks out to `count` runs and return those of run `index`.
-
-    Each gets tasks of low and of high layers, whose costs differ.
-    """
-    return list(tasks[index::count])
-
-
 @dataclass(frozen=True)
 class Shards:
-    """The finished work of one checkpoint: a folder of arrays, named by what decides them."""
+    """The finished work of one checkpoint, named by what decides it."""
 
-    folder: Path
+    store: Store
     inputs: Inputs
     n_sequences: int
 
-    def path(self, task: Removal) -> Path:
-        """Return where the shard of `task` lies or will lie."""
-        return self.folder / f"{task.label}-{self.inputs.key(task)[:24]}.npz"
+    def shard(self, task: Removal) -> Shard:
+        """Return the shard of `task`."""
+        return Shard(task.label, self.inputs.key(task), task)
 
     def read(self, task: Removal) -> Losses | None:
         """Return a shard's losses, (rows, sequences); none if it is not there or damaged.
@@ -150,28 +140,12 @@ class Shards:
                 return ""
             return f"it holds no losses of the shape {expected}"
 
-        found = shards.read(self.path(task), self.inputs.key(task), fault=fault)
+        found = self.store.read(self.shard(task), fault=fault)
         return None if found is None else np.asarray(found["losses"], dtype=np.float64)
 
-    def write(self, task: Removal, losses: Losses) -> None:
-        """Write a shard, whole or not at all.
-
-        Raises
-        ------
-        AblationError
-            The disk is full or the folder cannot be written to.
-        """
-        key = self.inputs.key(task)
-        shards.write(self.path(task), key, {"losses": losses}, raises=AblationError)
-
-    def missing(self, tasks: Sequence[Removal]) -> list[Removal]:
-        """Return the tasks whose shard is not there or is damaged."""
-        return [task for task in tasks if self.read(task) is None]
-
-    def sweep_up(self) -> None:
-        """Remove what a killed run left half-written. Only for who holds the lock."""
-        for left in self.folder.glob(".*.npz.*"):
-            shutil.rmtree(left, ignore_errors=True)
+    def missing(self, tasks: Sequence[Removal]) -> list[Shard]:
+        """Return the shards that are not there or are damaged."""
+        return [self.shard(task) for task in tasks if self.read(task) is None]
 
 
 def compute(task: Removal, passes: Passes) -> Losses:
@@ -259,18 +233,3 @@ def write_effects(path: Path, parts: Sequence[Effects], *, provenance: dict[str,
         write(path, parts, provenance=provenance)
     except OSError as error:
         raise AblationError(shards.unwritten(path, error)) from None
-
-
-@contextmanager
-def lock(folder: Path, index: int, count: int) -> Iterator[None]:
-    """Hold the scratch folder: alone, or side by side with the other shares of a job array.
-
-    A second run of the same share, or a whole run beside any other, says so and waits. DVC leaves a
-    stage running when it is itself killed, and starts another beside it.
-    """
-    busy = f"another run works in {folder}; waiting for it to end"
-    with ExitStack() as stack:
-        stack.enter_context(only_one(folder / "lock", busy, shared=count > 1))
-        if count > 1:
-            stack.enter_context(only_one(folder / f"lock-{index}-of-{count}", busy))
-        yield

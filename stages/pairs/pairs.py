@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.base import cli, shards
+from stages.base import cli
 from stages.base.errors import AblationError
 from stages.base.files import only_one
 from stages.base.settings import Settings, load
+from stages.compute import shards
+from stages.compute.run import where_it_runs
 from stages.inputs.encoders import encoded
 from stages.inputs.encoders.measured import chosen as chosen_cells
 from stages.inputs.material import Cells, Material, Tokens
@@ -59,7 +61,7 @@ class Alone:
 
 
 def effects_of(
-    sources: Sequence[Source], params: Pairs, *, scratch: Path, device: str
+    sources: Sequence[Source], params: Pairs, *, scratch: Path, on: Sequence[str]
 ) -> Iterator[tuple[str, list[Effects], dict[str, str]]]:
     """Measure every state; each comes with the state's name and what its file says.
 
@@ -80,7 +82,7 @@ def effects_of(
             source.material,
             sequences,
             folder=scratch / source.state.name / "pairs",
-            device=device,
+            on=on,
         )
         for source in sources
     }
@@ -116,14 +118,13 @@ def _ways(params: Pairs) -> Iterator[tuple[AblationType, tuple[int, ...]]]:
 
 def _alone(losses: Losses, params: Pairs, n_layers: int, n_heads: int) -> Alone:
     heads, layers = {}, {}
-    with losses:
-        for way, seeds in _ways(params):
-            of_heads, of_layers = removals.singles(n_layers, n_heads, way, seeds)
-            both = zip(of_heads, of_layers, strict=True)
-            found = losses.of([one for layer in both for one in layer])
-            heads[way.value] = _by_sequence(found[::2])
-            layers[way.value] = _by_sequence(found[1::2])
-        base = losses.of([removals.BASELINE])[0][0, 0]
+    for way, seeds in _ways(params):
+        of_heads, of_layers = removals.singles(n_layers, n_heads, way, seeds)
+        both = zip(of_heads, of_layers, strict=True)
+        found = losses.of([one for layer in both for one in layer])
+        heads[way.value] = _by_sequence(found[::2])
+        layers[way.value] = _by_sequence(found[1::2])
+    base = losses.of([removals.BASELINE])[0][0, 0]
     return Alone(
         base,
         {way: found - base[:, None] for way, found in heads.items()},
@@ -148,36 +149,35 @@ def _together(
     n_layers = heads[-1][0] + 1
     a, b = (np.array([heads.index(one[i]) for one in pairs]) for i in (0, 1))
     parts = []
-    with losses:
-        for way, seeds in _ways(params):
-            single = alone.heads[way.value]
-            mean = single.mean(axis=(0, 1))
-            joint = _by_sequence(losses.of(removals.joint(pairs, way, seeds)))
-            excess = interaction(joint - alone.base[:, None], [single[..., a], single[..., b]])
-            products = np.abs(mean[a] * mean[b])
-            found = {
-                "head": (components.of_heads(heads), single),
-                "pair": (components.of_pairs(pairs, products), excess),
-                "attention": (components.of_layers(n_layers), alone.layers[way.value]),
-            }
-            beyond = dict(zip(pairs, excess.mean(axis=(0, 1)), strict=True))
-            effect_of = dict(zip(heads, mean, strict=True))
-            if first := choice.greedy(effect_of, beyond, params.cumulative):
-                (more,) = losses.of([removals.cumulative(first, way, seeds)])
-                effect = _by_sequence([more]) - alone.base[:, None]
-                found["cumulative"] = (components.in_order(first), effect)
-            parts += [
-                Effects(
-                    state=state,
-                    kind=kind,
-                    condition=way.value,
-                    components=known,
-                    replicates=np.arange(len(alone.base)),
-                    draws=effect,
-                    baseline=alone.base,
-                )
-                for kind, (known, effect) in found.items()
-            ]
+    for way, seeds in _ways(params):
+        single = alone.heads[way.value]
+        mean = single.mean(axis=(0, 1))
+        joint = _by_sequence(losses.of(removals.joint(pairs, way, seeds)))
+        excess = interaction(joint - alone.base[:, None], [single[..., a], single[..., b]])
+        products = np.abs(mean[a] * mean[b])
+        found = {
+            "head": (components.of_heads(heads), single),
+            "pair": (components.of_pairs(pairs, products), excess),
+            "attention": (components.of_layers(n_layers), alone.layers[way.value]),
+        }
+        beyond = dict(zip(pairs, excess.mean(axis=(0, 1)), strict=True))
+        effect_of = dict(zip(heads, mean, strict=True))
+        if first := choice.greedy(effect_of, beyond, params.cumulative):
+            (more,) = losses.of([removals.cumulative(first, way, seeds)])
+            effect = _by_sequence([more]) - alone.base[:, None]
+            found["cumulative"] = (components.in_order(first), effect)
+        parts += [
+            Effects(
+                state=state,
+                kind=kind,
+                condition=way.value,
+                components=known,
+                replicates=np.arange(len(alone.base)),
+                draws=effect,
+                baseline=alone.base,
+            )
+            for kind, (known, effect) in found.items()
+        ]
     return parts
 
 
@@ -229,10 +229,8 @@ def _run(args: argparse.Namespace) -> None:
             folder = args.scratch / source.state.name / "pairs"
             busy = f"another run works in {folder}; waiting for it to end"
             stack.enter_context(only_one(folder / "lock", busy))
-        device = devices(args.device)[0]
-        for name, parts, provenance in effects_of(
-            states, params, scratch=args.scratch, device=device
-        ):
+        on = where_it_runs(devices, args.device)
+        for name, parts, provenance in effects_of(states, params, scratch=args.scratch, on=on):
             path = args.out / f"{name}.parquet"
             try:
                 write(path, parts, provenance=provenance)
@@ -250,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", type=Path, help="folder of encoded cells")
     parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True, help="folder of <state>.parquet")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0: the first is used")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, cuda:0,cuda:1")
     return cli.run(parser, _run, argv)
 
 

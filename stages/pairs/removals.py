@@ -6,19 +6,19 @@ that decides its numbers, so that a killed run goes on where it stopped.
 """
 
 import itertools
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from stages.base import shards
 from stages.base.errors import AblationError
+from stages.compute import shards
+from stages.compute.run import kept
+from stages.compute.shards import Arrays, Shard
 from stages.inputs.material import Material
 from stages.models.architectures import architecture_of
 from stages.models.devices import matmul_precision
@@ -88,10 +88,49 @@ def cumulative(ordered: Sequence[Head], way: AblationType, seeds: tuple[int, ...
     return Removal(f"cumulative-{way.value}", way, sets, seeds)
 
 
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs; sent to its process."""
+
+    checkpoint: Path
+    material: Material
+    sequences: tuple[int, ...]
+    decides: str
+    """sha256 of what the files hold: a worker that keeps a model takes no other for it."""
+
+
+@partial(kept, only_last=True)
+def _opened(job: Job, device: str) -> Passes:
+    model = load_model(job.checkpoint, device=device)
+    architecture = architecture_of(model)
+    return Passes(
+        model,
+        job.material.text(architecture, np.array(job.sequences, dtype=np.int64)),
+        reference=job.material.reference(architecture),
+    )
+
+
+def removed(job: Job, removal: Removal, *, device: str) -> Arrays:
+    """Return the losses of a removal: (sets, draws, sequences).
+
+    Raises
+    ------
+    AblationError
+        They are nan or infinite.
+    """
+    with matmul_precision("float32"):
+        losses = _opened(job, device).run(removal.interventions).numpy()
+    if not np.isfinite(losses).all():
+        msg = (
+            f"{removal.label} of {job.checkpoint.name} makes losses that are nan or "
+            "infinite. Leave this state out."
+        )
+        raise AblationError(msg)
+    return {"losses": losses.reshape(*removal.shape, len(job.sequences))}
+
+
 class Losses:
     """Losses of one state without sets of heads: read where finished, else computed and kept.
-
-    The model is loaded when a loss is first missing, and let go at the end of a ``with``.
 
     Parameters
     ----------
@@ -101,8 +140,8 @@ class Losses:
         What the model reads, and which of it.
     folder
         Of the shards of this state; whoever works there holds its lock.
-    device
-        Where passes are computed.
+    on
+        Devices on which passes are computed.
     """
 
     def __init__(
@@ -112,42 +151,31 @@ class Losses:
         sequences: NDArray[np.int64],
         *,
         folder: Path,
-        device: str,
+        on: Sequence[str],
     ) -> None:
-        self._checkpoint = checkpoint
-        self._material = material
-        self._sequences = sequences
-        self._folder = folder
-        self._device = device
-        self._passes: Passes | None = None
+        self._on = on
+        self._store = shards.store(folder, raises=AblationError)
         self._decides = {
             "weights": fingerprint(checkpoint),
             "tokens": material.digest(sequences),
             "reference": material.reference_digest(),
-            "device": torch.device(device).type,
+            "device": torch.device(on[0]).type,
             "engine": ENGINE_VERSION,
             "torch": torch.__version__,
         }
-        for left in folder.glob(".*.npz.*"):  # what a killed run left half-written
-            shutil.rmtree(left, ignore_errors=True)
+        decides = shards.key_of(self._decides)
+        self._job = Job(checkpoint, material, tuple(sequences.tolist()), decides)
+        self._store.sweep_up()
 
     @property
     def provenance(self) -> dict[str, str]:
         """What the file of effects says of where they come from."""
         return {
             "weights_sha256": str(self._decides["weights"]),
-            "tokens_sha256": self._material.source(),
+            "tokens_sha256": self._job.material.source(),
             "device": str(self._decides["device"]),
             "torch": torch.__version__,
         }
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let the model go."""
-        self._passes = None
 
     def of(self, removals: Sequence[Removal]) -> list[Floats]:
         """Return the losses of each removal: arrays (sets, draws, sequences).
@@ -159,39 +187,22 @@ class Losses:
         AblationError
             Losses are nan or infinite; the disk is full.
         """
-        return [self._one(removal) for removal in tqdm(removals, desc=self._checkpoint.name)]
 
-    def _one(self, removal: Removal) -> Floats:
-        key = shards.key_of(self._decides | {"removal": repr(removal)})
-        path = self._folder / f"{removal.label}-{key[:24]}.npz"
-        shape = (*removal.shape, len(self._sequences))
-
-        def fault(arrays: shards.Arrays) -> str:
-            losses = arrays.get("losses")
+        def fault(shard: Shard, arrays: Arrays) -> str:
+            losses, shape = arrays.get("losses"), (*shard.task.shape, len(self._job.sequences))
             if losses is not None and losses.shape == shape and losses.dtype == np.float64:
                 return ""
             return f"it holds no losses of the shape {shape}"
 
-        if (found := shards.read(path, key, fault=fault)) is not None:
-            return np.asarray(found["losses"], dtype=np.float64)
-        if self._passes is None:
-            self._passes = self._opened()
-        with matmul_precision("float32"):
-            losses = self._passes.run(removal.interventions).numpy().reshape(shape)
-        if not np.isfinite(losses).all():
-            msg = (
-                f"{removal.label} of {self._checkpoint.name} makes losses that are nan or "
-                "infinite. Leave this state out."
-            )
-            raise AblationError(msg)
-        shards.write(path, key, {"losses": losses}, raises=AblationError)
-        return losses
-
-    def _opened(self) -> Passes:
-        model = load_model(self._checkpoint, device=self._device)
-        architecture = architecture_of(model)
-        return Passes(
-            model,
-            self._material.text(architecture, self._sequences),
-            reference=self._material.reference(architecture),
+        found = self._store.filled(
+            [self._shard(removal) for removal in removals],
+            partial(removed, self._job),
+            on=self._on,
+            label=self._job.checkpoint.name,
+            fault=fault,
         )
+        return [np.asarray(arrays["losses"], dtype=np.float64) for arrays in found]
+
+    def _shard(self, removal: Removal) -> Shard:
+        key = shards.key_of(self._decides | {"removal": repr(removal)})
+        return Shard(removal.label, key, removal)

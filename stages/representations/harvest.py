@@ -6,6 +6,7 @@ Resumable: what is finished lies in the scratch folder, and stays there for the 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from stages.base import cli
 from stages.base.errors import RepresentationError
 from stages.base.files import atomic_folder
-from stages.base.shards import Arrays
+from stages.compute.run import is_spread, kept, where_it_runs
+from stages.compute.shards import Arrays
 from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture
 from stages.models.devices import devices, matmul_precision
@@ -82,6 +84,43 @@ class Source:
             told(int(lengths[batch.sequences.numpy()].sum()))
 
 
+@dataclass(frozen=True)
+class Place:
+    """The files that a source is opened from, in any process."""
+
+    checkpoint: Path
+    read: Path
+    """Encoded cells, or the text of a language model."""
+    of_cells: bool
+    reading: Reading
+    limit: int | None
+    skip: int
+    positions: int | None
+
+    def opened(self, device: str) -> Source:
+        """Return the source on a device."""
+        architecture = architecture_of(load_model(self.checkpoint, device=device))
+        read = of_cells if self.of_cells else of_tokens
+        sequences = read(
+            self.read,
+            self.checkpoint,
+            architecture,
+            reading=self.reading,
+            limit=self.limit,
+            skip=self.skip,
+        )
+        weights = fingerprint(self.checkpoint)
+        return Source(architecture, sequences, torch.device(device), weights, self.positions)
+
+
+_opened = partial(kept, only_last=True)(Place.opened)
+
+
+def _elsewhere(place: Place, wanted: Wanted, part: slice, *, device: str) -> Arrays:
+    with matmul_precision("float32"):
+        return {"states": _made(_opened(place, device), wanted, part, lambda _: None)}
+
+
 def wanted_layers(text: str, n_layers: int) -> tuple[int, ...]:
     """Return the layers that ``all`` or a list as ``embedding,0,3`` names, ascending.
 
@@ -125,7 +164,15 @@ def plan(lengths: npt.NDArray[np.int64], room: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(lengths)], strict=True)]
 
 
-def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None:
+def harvest(
+    source: Source,
+    wanted: Wanted,
+    *,
+    scratch: Path,
+    out: Path,
+    place: Place | None = None,
+    on: Sequence[str] = (),
+) -> None:
     """Run all sequences through the model and write what is kept, but for what was finished before.
 
     The sizes are said before anything is run.
@@ -138,6 +185,9 @@ def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None
         Folder of finished shards.
     out
         Folder of arrays (:mod:`stages.representations.arrays`); replaced.
+    place, on
+        Where other processes open the source, and the devices, if they are to do the work. Means of
+        items are sums in one order, and are made here.
 
     Raises
     ------
@@ -158,7 +208,7 @@ def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None
         wanted.kind, len(kept)
     )
     with shards.alone():
-        left = [part for part in parts if not shards.path(part).exists()]
+        left = [part for part in parts if not shards.store.has(shards.shard(part))]
         if wanted.kind == "item_mean":
             there = len(parts) - len(left)
             finished = (KEPT_STATES + 1 - there) * n_layers * n_rows * source.width * 8
@@ -182,6 +232,10 @@ def harvest(source: Source, wanted: Wanted, *, scratch: Path, out: Path) -> None
             scratch,
         )
         disk.check({out: whole, scratch: finished})
+        if place is not None and wanted.kind != "item_mean" and is_spread(on):
+            missing = [shards.shard(part) for part in parts if shards.read(part) is None]
+            label = f"{place.checkpoint.name} on {', '.join(on)}"
+            shards.store.fill(missing, partial(_elsewhere, place, wanted), on=on, label=label)
         with (
             matmul_precision("float32"),
             atomic_folder(out) as fresh,
@@ -384,24 +438,23 @@ def _run(args: argparse.Namespace) -> None:
     if (args.cells is None) == (args.tokens is None):
         msg = "one of --cells (encoded cells) and --tokens (of a language model) is needed."
         raise RepresentationError(msg)
-    device = torch.device(devices(args.device)[0])
-    architecture = architecture_of(load_model(args.checkpoint, device=device))
-    read = of_tokens if args.cells is None else of_cells
-    sequences = read(
-        args.cells or args.tokens,
+    on = where_it_runs(devices, args.device)
+    place = Place(
         args.checkpoint,
-        architecture,
-        reading=args.inputs,
-        limit=args.limit,
-        skip=args.skip,
+        args.cells or args.tokens,
+        args.cells is not None,
+        args.inputs,
+        args.limit,
+        args.skip,
+        args.batch,
     )
-    layers = wanted_layers(args.layers, architecture.n_layers)
-    source = Source(architecture, sequences, device, fingerprint(args.checkpoint), args.batch)
+    source = place.opened(on[0])
+    layers = wanted_layers(args.layers, source.architecture.n_layers)
     if args.parts < 1 or (args.parts > 1 and args.kind != "item_mean"):
         msg = f"--parts {args.parts} is for --kind item_mean, 1 or more. Leave it out."
         raise RepresentationError(msg)
     wanted = Wanted(args.kind, layers, args.dtype, args.parts)
-    harvest(source, wanted, scratch=args.scratch, out=args.out)
+    harvest(source, wanted, scratch=args.scratch, out=args.out, place=place, on=on)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -436,7 +489,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the arrays")
     parser.add_argument("--batch", type=int, help="positions in one pass (default: what fits)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, cuda:0,cuda:1")
     return cli.run(parser, _run, argv)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from stages.base import cli
 from stages.base.settings import load
+from stages.compute.run import run, where_it_runs
 from stages.inputs.encoders import encoded
 from stages.models.architectures import architecture_of
 from stages.models.devices import devices
@@ -28,25 +29,29 @@ from stages.spectra.settings import ItemMeans
 SKIP = 1
 
 
-def _run(args: argparse.Namespace) -> None:
+def harvested(args: argparse.Namespace, state: str, *, device: str) -> None:
+    """Keep the mean vectors of one state."""
     settings = load(args.params)
     params: ItemMeans = settings.items
-    device = torch.device(devices(args.device)[0])
     if args.cells is not None:
         rows = drawn(len(encoded.read(args.cells)), params)
         read = partial(of_cells, args.cells, rows=rows)
     else:
         read = partial(of_tokens, args.tokens, skip=SKIP)
-    for state in settings.systems[args.system].states:
-        checkpoint = args.checkpoints / state
-        architecture = architecture_of(load_model(checkpoint, device=device))
-        sequences = read(checkpoint, architecture, reading="whole")
-        source = Source(architecture, sequences, device, fingerprint(checkpoint))
-        layers = (EMBEDDING, *range(architecture.n_layers))
-        wanted = Wanted("item_mean", layers, "float32", min(params.parts, len(sequences)))
-        harvest(source, wanted, scratch=args.scratch / state, out=args.out / state)
-        # A run that is killed goes on from it; one that has ended needs it no more.
-        shutil.rmtree(args.scratch / state)
+    checkpoint = args.checkpoints / state
+    architecture = architecture_of(load_model(checkpoint, device=device))
+    sequences = read(checkpoint, architecture, reading="whole")
+    source = Source(architecture, sequences, torch.device(device), fingerprint(checkpoint))
+    layers = (EMBEDDING, *range(architecture.n_layers))
+    wanted = Wanted("item_mean", layers, "float32", min(params.parts, len(sequences)))
+    harvest(source, wanted, scratch=args.scratch / state, out=args.out / state)
+    # A run that is killed goes on from it; one that has ended needs it no more.
+    shutil.rmtree(args.scratch / state)
+
+
+def _run(args: argparse.Namespace) -> None:
+    states = load(args.params).systems[args.system].states
+    run(harvested, [(args, state) for state in states], on=where_it_runs(devices, args.device))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     read.add_argument("--tokens", type=Path, help="text of a language model (.npy)")
     parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, cuda:0,cuda:1")
     return cli.run(parser, _run, argv)
 
 

@@ -22,13 +22,14 @@ GRAPH, PARAMS = _read("dvc.yaml")["stages"], _read("params.yaml")
 STAGES = {name: stage.get("do", stage) for name, stage in GRAPH.items()}
 
 # Decides no result: how a command line is read, an error is said, a table is checked, a file is
-# moved into place. Nor do the classes of settings: their values stand under params.
-PLUMBING = "base"
+# moved into place, where it is run. Nor do classes of settings: their values stand under params.
+PLUMBING = {"base", "compute"}
 # A room may import from itself and from rooms before it.
 ROOMS = [
     "base",
     "measurement",
     "models",
+    "compute",
     "drawing",
     "inputs",
     "representations",
@@ -95,7 +96,7 @@ def _needed(module: str) -> set[Path]:
 
 
 def _is_plumbing(module: str) -> bool:
-    return module.split(".")[1] == PLUMBING or module.endswith(".settings")
+    return module.split(".")[1] in PLUMBING or module.endswith(".settings")
 
 
 def _modules(stage: dict) -> list[str]:

@@ -23,7 +23,7 @@ from stages.base.errors import AblationError
 from stages.heads import ablate, sweep
 from stages.heads.removals import baseline, block, heads, noise
 from stages.heads.settings import Sweep
-from stages.heads.sweep import Inputs, plan, shares
+from stages.heads.sweep import Inputs, plan
 from stages.measurement.effects import read
 from stages.models.interventions import AblationType, Block, Heads, Noise
 from stages.models.load import load_model
@@ -138,12 +138,6 @@ class TestPlan:
         with pytest.raises(AblationError, match=said):
             plan(Sweep(heads=heads), n_layers=shape[0], n_heads=shape[1])
 
-    def test_shares_are_the_whole(self):
-        tasks = plan(EVERYTHING, n_layers=N_LAYERS, n_heads=N_HEADS)
-        parts = [task for index in range(4) for task in shares(tasks, index, 4)]
-        assert len(parts) == len(tasks)
-        assert set(parts) == set(tasks)
-
     def test_settings_refuse_what_makes_no_sense(self):
         for bad in (
             {"perturbations": []},
@@ -250,14 +244,6 @@ class TestTable:
 
 
 class TestResume:
-    def test_two_shares_make_the_bytes_of_one_run(self, run, whole, tmp_path, caplog):
-        caplog.set_level("INFO")
-        assert run("--shard", "0/2") == 0
-        assert not (tmp_path / "step64.parquet").exists()
-        assert "still to come from the other shares; no table is written" in caplog.text
-        assert run("--shard", "1/2") == 0
-        assert (tmp_path / "step64.parquet").read_bytes() == whole
-
     def test_two_devices_make_the_bytes_of_one(self, run, whole, tmp_path):
         assert run("--device", "cpu,cpu") == 0
         assert (tmp_path / "step64.parquet").read_bytes() == whole
@@ -345,11 +331,6 @@ class TestResume:
             assert run(settings=Sweep()) == 0
         assert "another run works in" in caplog.text
 
-    def test_shares_work_side_by_side(self, tmp_path, caplog):
-        with sweep.lock(tmp_path, 0, 2), sweep.lock(tmp_path, 1, 2):
-            pass
-        assert "another run" not in caplog.text
-
 
 @contextmanager
 def no_file_beyond(n_bytes):
@@ -421,12 +402,6 @@ class TestFaults:
             pytest.skip("this machine has a GPU")
         assert run("--device", device) == 1
         assert "is not there. Use --device auto" in caplog.text
-
-    @pytest.mark.parametrize("share", ["2/2", "-1/2", "a/b", "1"])
-    def test_a_share_that_is_none(self, share, run, capsys):
-        with pytest.raises(SystemExit):
-            run("--shard", share)
-        capsys.readouterr()
 
 
 def test_a_faster_precision_reports_how_far_it_is_off(run, tmp_path, caplog):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from stages.base import tables
 from stages.base.errors import AtlasError, FeatureError
+from stages.compute.shards import Shard, Store
 from stages.features import (
     annotate,
     autoencoder,
@@ -721,20 +723,20 @@ def test_the_figure_shows_every_null_and_stays_on_its_page(folder_of_tables, dra
 
 def test_a_killed_tracing_goes_on_from_its_shards(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(trace, "bench", lambda where, seed: bench)
-    where = trace.Where(Path(), Path(), Path(), Path(), "cpu")
-    task = trace.Task(0, (HUB, EDGE), ())
-    first = trace._work(where, task, tmp_path, "key")
+    work = partial(trace._work, trace.Where(Path(), Path(), Path(), Path(), "cpu"))
+    every = [Shard("seed0-0", "key", trace.Task(0, (HUB, EDGE), ()))]
+    store = Store(str(tmp_path))
+    (first,) = store.filled(every, work, on=["cpu"])
     ran = []
-    monkeypatch.setattr(trace, "traced", lambda *task: ran.append(task))
-    again = trace._work(where, task, tmp_path, "key")
+    with monkeypatch.context() as patched:
+        patched.setattr(trace, "traced", lambda *task: ran.append(task))
+        (again,) = store.filled(every, work, on=["cpu"])
     assert not ran
     np.testing.assert_array_equal(first["d"], again["d"])
     # A damaged one is computed again.
     shard = next(tmp_path.glob("*.npz"))
     shard.write_bytes(shard.read_bytes()[:-30])
-    monkeypatch.undo()
-    monkeypatch.setattr(trace, "bench", lambda where, seed: bench)
-    np.testing.assert_array_equal(trace._work(where, task, tmp_path, "key")["d"], first["d"])
+    np.testing.assert_array_equal(store.filled(every, work, on=["cpu"])[0]["d"], first["d"])
 
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "reference" / "feature_tracing"

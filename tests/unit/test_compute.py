@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from stages.base import workers
 from stages.base.errors import StageError
+from stages.compute import run as workers
 
 
 @pytest.fixture(params=[1, 2])
@@ -19,7 +19,7 @@ def processors(request, monkeypatch):
 def test_results_stand_in_the_order_of_the_tasks(processors):
     # The first takes longest.
     tasks = [(max, [0.3, 0.2]), (operator.mul, [6, 7]), (operator.sub, [3, 1])]
-    assert workers.each(_called, tasks) == [0.3, 42, 2]
+    assert workers.run(_called, tasks) == [0.3, 42, 2]
 
 
 def _called(function, words):
@@ -29,7 +29,7 @@ def _called(function, words):
 
 def test_an_error_of_the_work_is_raised_here(processors):
     with pytest.raises(StageError, match="no such tissue"):
-        workers.each(_refuses, [("a",), ("b",)])
+        workers.run(_refuses, [("a",), ("b",)])
 
 
 def _refuses(name):
@@ -39,7 +39,7 @@ def _refuses(name):
 
 def test_a_worker_is_another_process_of_one_thread_and_one_processor_has_none(processors):
     here = os.getpid()
-    found = dict(workers.each(_seen, [(), (), (), ()]))
+    found = dict(workers.run(_seen, [(), (), (), ()]))
     assert (here in found) == (processors == 1)
     if processors > 1:
         assert set(found.values()) == {"1"}
@@ -52,5 +52,4 @@ def _seen():
 def test_a_worker_that_is_killed_is_one_line(monkeypatch):
     monkeypatch.setattr(workers, "n_processors", lambda: 2)
     with pytest.raises(StageError, match=r"one of 2 worker processes was killed; the memory"):
-        workers.each(os._exit, [(9,), (9,)])
-    workers._pool.cache_clear()
+        workers.run(os._exit, [(9,), (9,)])

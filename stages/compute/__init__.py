@@ -1,0 +1,1 @@
+"""Where work is run: processes of this machine, several devices, a Dask cluster."""
