@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from stages.base import tables
+from stages.base.compose import CONF, compose, differences
 from stages.base.errors import AtlasError, FeatureError
+from stages.base.settings import parse
 from stages.compute.shards import Shard, Store
 from stages.features import (
     annotate,
@@ -774,3 +776,16 @@ def test_the_published_tail_is_found_again_in_the_calibrated_features():
     _, p = heavy_tails.against(observed, tail, "lognormal")
     # Inconclusive, as published of all features.
     assert p > 0.05
+
+
+def test_the_published_study_is_a_preset_by_name():
+    settings = parse(compose(CONF, ["+preset=published-features"]))
+    own = parse(compose(CONF, []))
+    training, trace_ = settings.autoencoders.training, settings.trace
+    # Four times the 1,152 dimensions of Geneformer V2-316M.
+    assert (training.features, training.k, settings.autoencoders.mean) == (4 * 1152, 32, "all")
+    assert settings.autoencoders.layers == [5, 6, 11, 17]
+    assert (settings.autoencoders.source, trace_.sequences, trace_.flips) == (5, 20, 500)
+    assert (trace_.min_d, trace_.min_consistency) == (0.5, 0.7)
+    changed = differences(own.model_dump(mode="json"), settings.model_dump(mode="json"))
+    assert {key.partition(".")[0] for key in changed} == {"autoencoders", "trace"}
