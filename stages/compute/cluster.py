@@ -136,6 +136,8 @@ def _client(described: str) -> Any:
     """Return the client of a cluster, which ends with this process if it was started for it."""
     chosen = Compute.model_validate_json(described)
     distributed = _needed("distributed", "distributed")
+    # It tells of every worker that comes, goes or is slow; what matters is raised.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     security = None
     if chosen.tls is not None:
         security = distributed.Security(
@@ -181,6 +183,4 @@ def _started(chosen: Compute, distributed: Any) -> Any:
 def _say(client: Any) -> None:
     from stages.base import cli
 
-    # It tells of every worker that comes, goes or is slow; what matters is raised.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
     cli.log.info("Dask: %s, dashboard %s", client.scheduler.address, client.dashboard_link)
