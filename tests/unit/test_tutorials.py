@@ -1,8 +1,8 @@
 """The tutorial is tried word for word: its files are written, its commands run in an empty folder.
 
-A block of Python bears in its first line the name of its file. In a block of console, each line that
-begins with ``$`` is a command, and the lines below it are what it must say, in this order; more may
-stand between them.
+A block of Python bears in its first line the name of its file. In a block of console, each line
+that begins with ``$`` is a command, and the lines below it are what it must say, in this order;
+more may stand between them.
 """
 
 import os
