@@ -5,7 +5,8 @@ Two stages (first each dataset's own exact comparison, then their mean) rather t
 of all donors: the numbers pooled are those that every other table shows, a dataset's weight and
 what leaving it out does can be seen, and no common scale of donors has to be fitted at a boundary.
 
-* tau2 by Paule and Mandel [1]_ [2]_, which assumes no distribution (statsmodels).
+* tau2 by Paule and Mandel [1]_ [2]_, which assumes no distribution. Solved here, since
+  statsmodels 0.14 answers 0 where rounding takes its last step past the solution.
 * The variance of donors within groups is the mean over the datasets of a tissue: of three donors it
   is so uncertain that weights by each dataset's own would be biased [3]_. The number of donors then
   decides the weight (:func:`stages.cells.datasets.size_factor`).
@@ -101,19 +102,25 @@ def mean(changes: Floats, variances: Floats) -> Mean:
     >>> same.change, round(same.tau2, 6), round(same.i2, 6), same.weights.tolist()
     (2.0, 1.0, 0.5, [0.5, 0.5])
     """
-    from statsmodels.stats.meta_analysis import combine_effects
+    from scipy import optimize
 
-    # Where all changes are the same, it divides by their spread.
-    with np.errstate(divide="ignore"):
-        found = combine_effects(changes, variances, method_re="pm", maxiter=500, atol=1e-10)
-    return Mean(
-        float(found.mean_effect_re),
-        float(found.sd_eff_w_re),
-        float(found.tau2),
-        max(float(found.q), 0.0),
-        max(float(found.i2), 0.0),
-        np.asarray(found.weights_rel_re),
-    )
+    k = len(changes)
+
+    def spread(tau2: float) -> tuple[float, Floats, float]:
+        weights = 1 / (variances + tau2)
+        middle = float(weights @ changes / weights.sum())
+        return middle, weights, float(weights @ (changes - middle) ** 2)
+
+    q = spread(0.0)[2]
+    tau2 = 0.0
+    if q > k - 1:
+        # The equation falls with tau2; at the sample variance of the changes, it is at or below 0.
+        top = float(changes.var(ddof=1)) * (1 + 1e-12)
+        tau2 = optimize.brentq(lambda t: spread(t)[2] - (k - 1), 0.0, top, xtol=1e-14 * top)
+    change, weights, _ = spread(tau2)
+    total = float(weights.sum())
+    i2 = max(1 - (k - 1) / q, 0.0) if q > 0 else 0.0
+    return Mean(change, 1 / math.sqrt(total), tau2, q, i2, weights / total)
 
 
 def sampling_variance(rows: pd.DataFrame) -> Floats:
