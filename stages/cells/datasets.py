@@ -209,6 +209,9 @@ def shard(path: Path, rows: pd.DataFrame, name: str, how: How) -> tuple[pd.DataF
 
     A shard that is damaged or of other inputs is computed again.
     """
+    columns = [column for column in rows.columns if column != N_CELLS]
+    texts = rows.astype(dict.fromkeys(columns, object))
+    rows = texts.sort_values(columns, ignore_index=True)
     decides = {
         "rows": hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest(),
         "how": repr(how),
@@ -302,8 +305,8 @@ def _once(obs: pd.DataFrame, spec: Datasets) -> pd.DataFrame:
     columns = spec.columns
     names = [columns.animal, columns.tissue, columns.age, columns.sex, columns.condition]
     key = [name for name in dict.fromkeys(names) if name is not None]
-    of_donor = [cells.as_text(obs[name]).fillna("").rename(name) for name in key]
-    donor = pd.MultiIndex.from_arrays(of_donor).factorize()[0]
+    of_donor = pd.DataFrame({name: pd.factorize(cells.as_text(obs[name]))[0] for name in key})
+    donor = of_donor.groupby(key, sort=False).ngroup().to_numpy()
     totals = obs[N_CELLS].groupby([donor, obs["dataset"].to_numpy()]).sum().rename("n")
     ordered = totals.reset_index().sort_values(["level_0", "n", "level_1"], ascending=[1, 0, 1])
     home = ordered.drop_duplicates("level_0").set_index("level_0")["level_1"]
@@ -340,9 +343,14 @@ def _run(args: argparse.Namespace) -> None:
     tasks = []
     for name, rows in obs.groupby("dataset", sort=True):
         path = args.scratch / f"{hashlib.sha256(str(name).encode()).hexdigest()[:32]}.npz"
-        texts = rows.drop(columns="dataset").astype(dict.fromkeys(columns, object))
-        rows = texts.sort_values(columns, ignore_index=True)
-        tasks.append((path, rows, str(name), how))
+        # A worker is sent the texts of its own dataset, not those of all.
+        used = {
+            column: rows[column].cat.remove_unused_categories()
+            for column in columns
+            if isinstance(rows[column].dtype, pd.CategoricalDtype)
+        }
+        tasks.append((path, rows.drop(columns="dataset").assign(**used), str(name), how))
+    del obs
     found = workers.each(shard, tasks)
     compared = pd.concat([one for one, _ in found], ignore_index=True)
     skipped = pd.concat([other for _, other in found], ignore_index=True)
