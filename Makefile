@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## Show this help
-	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [CELLMODEL=cell-mini|none|...] [COMPUTE=local|dask|...] [SET='KEY=VALUE ...']"
+	@echo "usage: make GOAL [ATLAS=demo|published|published-full|published-obs|census|local] [MODEL=pythia-mini|pythia-410m-deduped|...] [CELLMODEL=cell-mini|none|...] [COMPUTE=local|dask|...] [SET='KEY=VALUE ...']"
 	@echo
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
@@ -77,6 +77,11 @@ heads: setup ## Heads alone: no atlas is read, and the paper speaks of heads (MO
 	@$(COMPOSE) --alone heads $(if $(SET),--set "$$SET")
 	@$(PULL_WEIGHTS)
 	python -m stages.base.repro heads_alone
+
+.PHONY: forest
+forest: setup ## Many datasets: every tissue of each compared, and all pooled in one figure (ATLAS=census)
+	@$(COMPOSE) $(if $(SET),--set "$$SET")
+	python -m stages.base.repro forest
 
 .PHONY: train
 train: setup ## Train the demo's models of the last commit again; are they the same, byte for byte?

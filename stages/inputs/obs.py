@@ -23,6 +23,7 @@ from typing import TypeAlias
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import h5py
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas.api.types import union_categoricals
@@ -128,13 +129,31 @@ def distinct(rows: pd.DataFrame) -> pd.DataFrame:
 
     A table that has ``N_CELLS`` already says so of each row; in another, each is one cell.
     """
-    if N_CELLS not in rows:
-        rows = rows.assign(**{N_CELLS: 1})
-    kinds = rows.dtypes
+    n_cells = rows[N_CELLS] if N_CELLS in rows else np.ones(len(rows), dtype=np.int64)
     keys = [name for name in rows.columns if name != N_CELLS]
-    groups = rows.groupby(keys, observed=True, dropna=False, sort=False)
-    # Grouping forgets that categories are ordered, and takes objects that are all numbers for such.
-    return groups[N_CELLS].sum().reset_index().astype(kinds)
+    # One whole number a row instead of a grouping by many columns, which takes four times the
+    # memory.
+    place, n_places = np.zeros(len(rows), dtype=np.int64), 1
+    for name in keys:
+        column = rows[name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            codes, n = column.cat.codes.to_numpy(), len(column.cat.categories)
+        else:
+            codes, values = pd.factorize(column)
+            n = len(values)
+        if n_places * (n + 1) > np.iinfo(np.int64).max:
+            place, seen = pd.factorize(place)
+            n_places = len(seen)
+        # A missing value has code -1.
+        place = place * (n + 1)
+        place += codes
+        place += 1
+        n_places *= n + 1
+    first = ~pd.Series(place).duplicated().to_numpy()
+    place = pd.factorize(place)[0]
+    # Weights are floats, which are exact up to 2**53 cells.
+    total = np.bincount(place, weights=n_cells).astype(np.int64)
+    return rows.loc[first, keys].reset_index(drop=True).assign(**{N_CELLS: total})
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

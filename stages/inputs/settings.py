@@ -146,6 +146,19 @@ class CellsFile(Section):
         return self
 
 
+class DatasetColumns(Columns):
+    """Which column says what in a table of many datasets."""
+
+    dataset: str | None = None
+    """What was annotated and published together; None: all of it is one."""
+
+
+class Datasets(CellsFile):
+    """A table of the cells of many datasets, each compared by itself (``atlas.datasets``)."""
+
+    columns: DatasetColumns
+
+
 RAT_ATLAS = "GSE137869"
 
 
@@ -202,15 +215,24 @@ class _Atlas(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     notice: str | None
     """What every page, figure and table made from simulated arms must say."""
-    cells: Annotated[dict[Key, CellsFile], Field(min_length=1)]
+    cells: dict[Key, CellsFile]
+    datasets: dict[Key, Datasets] = {}
+    """Tables of many datasets, which are pooled and not shown one by one."""
     graphs: dict[Key, Graph] = {}
     """Tissues whose cells are clustered; their files hold counts."""
     libraries: dict[Key, Libraries] = {}
     """Libraries of the rat atlas, which has no annotated cells."""
 
     @model_validator(mode="after")
+    def _has_cells(self) -> Self:
+        if not self.cells and not self.datasets:
+            msg = "cells or datasets must have at least 1 item"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _notice_where_simulated(self) -> Self:
-        evidence = {spec.evidence for spec in self.cells.values()}
+        evidence = {spec.evidence for spec in (*self.cells.values(), *self.datasets.values())}
         evidence |= {of.evidence for of in self.libraries.values()}
         simulated = "simulated" in evidence
         if simulated != bool(self.notice):
@@ -671,6 +693,7 @@ SECTIONS = {
     "cellmodel": CellModel,
     "haematopoiesis": Haematopoiesis,
     "gene_sets": dict[Key, GeneSets],
+    "datasets": dict[Key, Datasets],
     "trained": list[str],
     "downloaded": list[str],
     "cell_trained": list[str],

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> None:
             spec.basis,
             *(spec.groups.called.reference, spec.groups.called.compared, spec.groups.by_age),
         )
-        for spec in atlas.cells.values()
+        for spec in (*atlas.cells.values(), *atlas.datasets.values())
     ]
     arms += [Arm(of.cohort, of.platform, of.tissue, of.evidence) for of in atlas.libraries.values()]
     simulated = any(arm.evidence == SIMULATED for arm in arms)

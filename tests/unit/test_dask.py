@@ -156,7 +156,7 @@ def test_a_client_that_is_killed_leaves_its_shards(sweep, whole, monkeypatch, ca
     n_done = len(list((sweep.folder / "scratch" / "step64").glob("*.npz")))
     assert n_done >= 3
     assert sweep.here(monkeypatch) == whole
-    assert f"{n_done} of 17 shards were finished before" in caplog.text
+    assert f"{n_done} of 21 shards were finished before" in caplog.text
     assert len(sweep.done_twice()) <= 1
 
 

@@ -275,7 +275,7 @@ class TestComposition:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["--atlas", "nope"], "Atlases: demo, local, published"),
+            (["--atlas", "nope"], "Atlases: census, demo, local, published"),
             (["--set", "contrast.confidense=1"], "contrast.confidense"),
             (["--set", "+contrast.confidense=1"], "did you mean confidence?"),
             (["--model", "pythia"], "Could not find 'model/pythia'"),

@@ -15,7 +15,7 @@ SHARD = Shard("L00-head", "a" * 64, None)
 def store(monkeypatch, tmp_path):
     """Start a server on loopback, and give the store that settings name."""
     server = pytest.importorskip("moto.server", reason="needs pip install 'moto[server]'")
-    pytest.importorskip("s3fs", reason="needs requirements-dask.txt")
+    s3fs = pytest.importorskip("s3fs", reason="needs requirements-dask.txt")
     boto3 = pytest.importorskip("boto3")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
@@ -29,6 +29,8 @@ def store(monkeypatch, tmp_path):
         "no_proxy": "127.0.0.1",
     }.items():
         monkeypatch.setenv(name, value)
+    # One that is kept is of the server of another test.
+    s3fs.S3FileSystem.clear_instance_cache()
     boto3.client("s3").create_bucket(Bucket="shards")
     chosen = Compute(store="s3://shards/study")
     monkeypatch.setattr(settings, "chosen", lambda: chosen)
