@@ -34,6 +34,7 @@ from anndata.io import read_elem, sparse_dataset
 from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from stages.base import cli
 from stages.base.errors import AtlasError
@@ -289,13 +290,15 @@ def neighbours(adata: ad.AnnData, settings: Neighbours) -> ad.AnnData:
     sc.pp.highly_variable_genes(work, flavor=settings.hvg_flavor, n_top_genes=n_top)
     work = work[:, work.var["highly_variable"].to_numpy()].copy()
     n_comps = min(settings.n_comps, work.n_obs - 1, work.n_vars - 1)
-    sc.pp.pca(
-        work,
-        n_comps=n_comps,
-        zero_center=True,
-        svd_solver=settings.svd_solver,
-        random_state=settings.seed,
-    )
+    # On some processors BLAS sums in another order on more threads.
+    with threadpool_limits(1):
+        sc.pp.pca(
+            work,
+            n_comps=n_comps,
+            zero_center=True,
+            svd_solver=settings.svd_solver,
+            random_state=settings.seed,
+        )
     return _graph(adata.obs, _connected(work.obsm[COMPONENTS], settings), work.obsm[COMPONENTS])
 
 

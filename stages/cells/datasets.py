@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stages.base import cli, shards, tables, workers
+from stages.base import cli, tables
 from stages.base.errors import AtlasError
 from stages.base.settings import load
 from stages.cells import counts
@@ -30,6 +30,8 @@ from stages.cells.metrics import metrics
 from stages.cells.proportions import proportions
 from stages.cells.settings import Metrics, Proportions
 from stages.cells.tables.pooled import DATASETS, DATASETS_NOT_COMPARED
+from stages.compute import shards
+from stages.compute.run import run
 from stages.inputs import ages, cells
 from stages.inputs.obs import N_CELLS, count_obs
 from stages.inputs.settings import Datasets
@@ -204,8 +206,10 @@ def _not_compared(rows: list[list[object]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(DATASETS_NOT_COMPARED.columns))
 
 
-def shard(path: Path, rows: pd.DataFrame, name: str, how: How) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what :func:`of_dataset` gives, from the shard at `path` if that is of the same inputs.
+def shard(
+    store: shards.Store, rows: pd.DataFrame, name: str, how: How
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what :func:`of_dataset` gives, from its shard if there is one of the same inputs.
 
     A shard that is damaged or of other inputs is computed again.
     """
@@ -218,15 +222,16 @@ def shard(path: Path, rows: pd.DataFrame, name: str, how: How) -> tuple[pd.DataF
         "name": name,
         "columns": [*DATASETS.columns, *DATASETS_NOT_COMPARED.columns],
     }
-    key = shards.key_of(decides)
-    arrays = shards.read(path, key)
+    label = hashlib.sha256(name.encode()).hexdigest()[:16]
+    kept_as = shards.Shard(label, shards.key_of(decides), None)
+    arrays = store.read(kept_as)
     if arrays is None:
         arrays = {
             f"{part} {column}": np.asarray(table[column].tolist())
             for part, table in enumerate(of_dataset(rows, name, how))
             for column in table.columns
         }
-        shards.write(path, key, arrays, raises=AtlasError)
+        store.write(kept_as, arrays)
     compared, skipped = (
         pd.DataFrame({label[2:]: of for label, of in arrays.items() if label[0] == part})
         for part in "01"
@@ -340,18 +345,17 @@ def _run(args: argparse.Namespace) -> None:
     obs = kept(obs, spec, name=args.collection, atlas=settings.atlas.name)
     tested, confidence = settings.contrast.metrics, settings.contrast.confidence
     how = How(spec, settings.proportions, settings.metrics, tested, confidence)
-    tasks = []
+    store, tasks = shards.store(args.scratch, raises=AtlasError), []
     for name, rows in obs.groupby("dataset", sort=True):
-        path = args.scratch / f"{hashlib.sha256(str(name).encode()).hexdigest()[:32]}.npz"
         # A worker is sent the texts of its own dataset, not those of all.
         used = {
             column: rows[column].cat.remove_unused_categories()
             for column in columns
             if isinstance(rows[column].dtype, pd.CategoricalDtype)
         }
-        tasks.append((path, rows.drop(columns="dataset").assign(**used), str(name), how))
+        tasks.append((store, rows.drop(columns="dataset").assign(**used), str(name), how))
     del obs
-    found = workers.each(shard, tasks)
+    found = run(shard, tasks)
     compared = pd.concat([one for one, _ in found], ignore_index=True)
     skipped = pd.concat([other for _, other in found], ignore_index=True)
     if compared.empty:

@@ -14,6 +14,8 @@ Floats = NDArray[np.float64]
 
 GRAPH_FILE = Path(__file__).with_name("haematopoiesis.csv")
 PLANTED_FILE = "nodes.csv"
+TIE = 1e-9
+"""Relative difference below which two eigenvalues are one."""
 """In the folder of what is known, where a tree of cells was planted."""
 
 
@@ -127,12 +129,19 @@ def coordinates(distances: Floats, dimensions: int) -> Floats:
     """Return points whose distances are those given, as far as so many dimensions allow.
 
     Classical multidimensional scaling (Torgerson 1952); dimensions that a ruler does not have are
-    0. Shape (n, dimensions).
+    0, and so are the last ones where they tie with the next: which of them come first, and either
+    end of each, would be an accident of the processor. Shape (n, dimensions).
     """
     n = len(distances)
     centring = np.eye(n) - 1 / n
     values, vectors = np.linalg.eigh(-0.5 * centring @ distances**2 @ centring)
-    order = np.argsort(-values, kind="stable")[:dimensions]
+    every = np.argsort(-values, kind="stable")
+    order, left = every[:dimensions], values[every[dimensions:]]
+    if len(left):
+        order = order[values[order] > left[0] + TIE * values[every[0]]]
+    largest = np.abs(vectors).max(axis=0)
+    first = (np.abs(vectors) > largest - TIE).argmax(axis=0)
+    vectors = vectors * np.sign(vectors[first, np.arange(n)])
     found = np.zeros((n, dimensions))
     found[:, : len(order)] = vectors[:, order] * np.sqrt(np.clip(values[order], 0, None))
     return found

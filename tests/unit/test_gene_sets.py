@@ -128,7 +128,8 @@ def test_string_lists_both_directions_and_proteins_of_one_gene(tmp_path):
     ],
 )
 def test_string_that_is_none(tmp_path, text, names, fault):
-    info = written(tmp_path, INFO, "info.txt") if names else None
+    named = INFO + "9606.A\tA\t1\tx\n9606.B\tB\t1\tx\n"
+    info = written(tmp_path, named, "info.txt") if names else None
     with pytest.raises(AtlasError, match=fault):
         gene_sets.read(of(written(tmp_path, text), "string", names=info))
 

@@ -269,6 +269,16 @@ class TestRulers:
         assert again == pytest.approx(apart)
         assert found[:, 3:] == pytest.approx(0, abs=1e-6)
 
+    def test_tied_dimensions_are_taken_together_or_not_at_all(self):
+        hops = tree.hops()
+        six, seven = (rulers.coordinates(hops, n) for n in (6, 7))
+        assert (six[:, 5] == 0).all()
+        assert (np.abs(seven).max(axis=0) > 0.5).all()
+        assert six[:, :5] == pytest.approx(seven[:, :5])
+        # Which end is which is the same in any order of the kinds.
+        turned = rulers.coordinates(hops[::-1, ::-1], 3)[::-1]
+        assert np.abs(turned) == pytest.approx(np.abs(seven[:, :3]))
+
 
 def test_ridge_is_that_of_refits_without_each_group():
     rng = np.random.default_rng(0)
@@ -320,8 +330,9 @@ def planted(tmp_path_factory):
     ruler = rulers.of_cells(folder)
     rng = np.random.default_rng(3)
     basis, _ = np.linalg.qr(rng.standard_normal((N_ITEMS, N_ITEMS)))
-    places = rulers.coordinates(ruler.hops(), 6)
-    loud = 3 * rng.standard_normal((16, N_ITEMS - 6))
+    # As many as the tree has: the sixth and the seventh tie.
+    places = rulers.coordinates(ruler.hops(), 7)
+    loud = 3 * rng.standard_normal((16, N_ITEMS - 7))
     kind = np.tile(np.repeat(np.arange(16), 4), DONORS)
     donor = np.repeat([f"D{number}" for number in range(DONORS)], 64)
     own = 0.1 * rng.standard_normal((DONORS, N_ITEMS))[np.repeat(np.arange(DONORS), 64)]
@@ -331,7 +342,7 @@ def planted(tmp_path_factory):
     order = depth[kind] + 0.1 * rng.standard_normal(len(kind))
     cells = Cells(np.arange(len(kind)), donor, donor, kind, order)
     prepared = Prepared(ruler, cells, anchors(cells, fewest=2), x)
-    return prepared, Inputs(x), basis[:, :6]
+    return prepared, Inputs(x), basis[:, :7]
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +421,7 @@ class TestGates:
 def test_readouts_and_what_compression_loses(planted, settings, few, tmp_path):
     prepared, inputs, right = planted
     params = settings.operator_readouts.model_copy(
-        update={"ranks": [2, 4, 6, 32], "draws": 100, "donor_folds": 3}
+        update={"ranks": [2, 4, 7, 32], "draws": 100, "donor_folds": 3}
     )
     inputs = Inputs(inputs.x, inputs.x[:, :20])
     found = operator_readouts.readouts(
@@ -420,7 +431,7 @@ def test_readouts_and_what_compression_loses(planted, settings, few, tmp_path):
     steps = found[(found["source"] == "ov_weight") & (found["through"] == "features")]
     by = steps.pivot(index="name", columns="endpoint", values="value")
     # No rank of the head or above is offered.
-    assert set(by.index) == {"drift", "best head", "rank 4", "rank 2", "sparse 6"}
+    assert set(by.index) == {"drift", "best head", "rank 4", "rank 2", "sparse 7"}
     assert by.loc["best head"].to_numpy() == pytest.approx(by.loc["drift"].to_numpy(), abs=1e-9)
     assert by.loc["rank 2", "kind"] < by.loc["rank 4", "kind"] < by.loc["drift", "kind"]
     lost = steps[(steps["name"] == "rank 2") & (steps["endpoint"] == "kind")].iloc[0]
@@ -580,7 +591,7 @@ class TestEdges:
         assert operator_edges.programmes(of, names) == []
         of = Known({}, edges, near={"p": frozenset("fghabcdei")})
         (one,) = operator_edges.programmes(of, ["i", *names])
-        assert one.factors.tolist() == [6]
+        assert one.factors.tolist() == [5]
         assert one.genes.tolist() == [11, 10, 9, 8, 7, 0]
         assert one.edges.tolist() == [[True] * 3 + [False] * 3]
 
