@@ -64,6 +64,9 @@ def run(
     except (CancelledError, asyncio.CancelledError, OSError, TimeoutError) as error:
         if isinstance(error, OSError) and client.status == "running":
             raise
+        # What its client says on its way out is of the same loss.
+        for name in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         msg = f"the scheduler {_place(chosen)} is lost. Run again: finished shards are kept."
         raise StageError(msg) from None
     finally:

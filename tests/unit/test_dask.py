@@ -168,7 +168,7 @@ def cluster(sweep):
     def start(*security: str) -> tuple[str, list[subprocess.Popen[bytes]]]:
         kind = "tls" if security else "tcp"
         at = sweep.folder / f"scheduler{len(running)}.json"
-        options = ["--interface", "lo", "--no-dashboard", "--protocol", kind, *security]
+        options = ["--host", f"{kind}://127.0.0.1", "--no-dashboard", *security]
         worker = ["--nthreads", "1", "--no-nanny", "--scheduler-file", str(at), *security]
         begun = [
             subprocess.Popen(
