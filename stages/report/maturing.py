@@ -27,11 +27,10 @@ def context(found: Tables, made: Row, settings: Settings, seeds: Path | None) ->
     seeds
         Folder of further trainings, ``<model>/seed<N>/tables``.
     """
-    model = settings.cellmodel.name
-    folders = [] if seeds is None else sorted((seeds / model).glob("seed*/tables"))
+    folders = [] if seeds is None else _further(found.maturing, settings.cellmodel.name, seeds)
     asked = {
         "pairs": _of_pairs if len(settings.cell_pairs.states) else None,
-        "spectra": _of_spectra if made["spectra"]["genes"] else None,
+        "spectra": _of_spectra(found) if made["spectra"]["genes"] else None,
         "features": _of_features if made["features"] and settings.features.of != "model" else None,
         "operators": _of_operators if made["operators"] else None,
     }
@@ -45,6 +44,13 @@ def context(found: Tables, made: Row, settings: Settings, seeds: Path | None) ->
         },
         "n_trainings": 1 + len(folders),
     }
+
+
+def _further(maturing: pd.DataFrame, model: str, seeds: Path) -> list[Path]:
+    """Return the tables of the trainings that the one table has: those of the same recipe."""
+    of_model = maturing.loc[maturing["group"] == model, "seed"].dropna().astype(int)
+    folders = [seeds / model / f"seed{seed}" / "tables" for seed in sorted(of_model.unique())]
+    return [folder for folder in folders if folder.exists()]
 
 
 def _answers(table: pd.DataFrame) -> Row:
@@ -90,9 +96,15 @@ def _of_pairs(found: Tables) -> Mapping[str, float]:
     return by | ({"positive": positive["measured"]["value"]} if "measured" in positive else {})
 
 
-def _of_spectra(found: Tables) -> Mapping[str, float]:
-    zeros = spectra.zeros(found.cell_spectrum)
-    return {name: zeros[name]["last"] for name in ("plain", "zeros", "mean")}
+def _of_spectra(ours: Tables) -> Callable[[Tables], Mapping[str, float]]:
+    """Return what reads the ranks of the state in which rows of zeros do most in our training."""
+    state = spectra.zeros(ours.cell_spectrum)["state"]
+
+    def read(found: Tables) -> Mapping[str, float]:
+        zeros = spectra.zeros(found.cell_spectrum, state)
+        return {name: zeros[name]["last"] for name in ("plain", "zeros", "mean")}
+
+    return read
 
 
 def _of_features(found: Tables) -> Mapping[str, float]:

@@ -57,12 +57,15 @@ def _ranks(spectrum: pd.DataFrame, measured: pd.DataFrame) -> Row:
     }
 
 
-def zeros(spectrum: pd.DataFrame) -> Row:
-    """Return the ranks of the state in which rows of zeros make the largest fall over layers."""
+def zeros(spectrum: pd.DataFrame, state: str | None = None) -> Row:
+    """Return the ranks of a state with and without rows of zeros.
+
+    Without `state`, of the one in which they make the largest fall over layers.
+    """
     wide = spectrum.pivot(index=["matrix", "state"], columns="layer", values="effective_rank")
     layers = spectrum["layer"].unique()
     fall = np.log(wide[layers[0]] / wide[layers[-1]])
-    state = (fall.loc["zero rows"] - fall.loc["items"]).idxmax()
+    state = state or (fall.loc["zero rows"] - fall.loc["items"]).idxmax()
     some = spectrum[spectrum["matrix"] == "zero rows"].iloc[0]
     return {
         "state": state,
