@@ -40,7 +40,7 @@ from stages.operators.tables.factors import OPERATOR_FACTORS
 from stages.operators.tables.gates import OPERATOR_GATES
 from stages.operators.tables.readouts import OPERATOR_READOUTS
 from stages.pairs.tables.epistasis import EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS
-from stages.plane.tables import AXES, MATURING_ANSWERS, PLANE, PLANE_DIRECTIONS, SPLITS
+from stages.plane.tables import AXES, MATURING, MATURING_ANSWERS, PLANE, PLANE_DIRECTIONS, SPLITS
 from stages.report.tables import CLAIMS
 from stages.representations.tables.probes import PROBES
 from stages.spectra.tables.separation import SEPARATION
@@ -60,7 +60,7 @@ _BESIDE_HEADS = (
     COMPANION_AGREEMENT,
 )
 _FEATURES = (AUTOENCODERS, TRACED, TRACING, STATISTICS, COMBINATIONS, STEERING, ANNOTATED)
-_BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS, MATURING_ANSWERS)
+_BOTH = (PLANE, PLANE_DIRECTIONS, SPLITS, AXES, CLAIMS, MATURING, MATURING_ANSWERS)
 _PAIRS = (EPISTASIS, EPISTASIS_HEADS, EPISTASIS_SETS)
 _SECOND = (*_PAIRS, *_FEATURES)
 _ALL = (*_CELLS, *_ARGUED, *_PLATFORMS, *_CLUSTERS, *_HEADS, *_BESIDE_HEADS, *_SECOND, *_BOTH)
