@@ -9,6 +9,9 @@ from hypothesis import settings as hypothesis_settings
 
 from stages.base.settings import Settings, parse
 
+collect_ignore = ["sae_lens_slopes.py"]
+"""Run by another Python, which has sae-lens."""
+
 # A busy machine is no failure: nothing here tests how long something takes.
 hypothesis_settings.register_profile("patient", deadline=None)
 hypothesis_settings.load_profile("patient")

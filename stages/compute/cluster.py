@@ -65,7 +65,7 @@ def run(
         if isinstance(error, OSError) and client.status == "running":
             raise
         # What its client says on its way out is of the same loss.
-        for name in ("distributed", "tornado", "asyncio"):
+        for name in ("distributed", "distributed.client", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         msg = f"the scheduler {_place(chosen)} is lost. Run again: finished shards are kept."
         raise StageError(msg) from None

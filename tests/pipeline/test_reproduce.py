@@ -129,7 +129,7 @@ def test_every_output_says_what_it_comes_from(clone):
     )
     described = {name.partition("@")[0] for name in found["stages"]}
     absent = {"provenance", "render", "explorer", "downloaded", "cells_alone", "heads_alone"}
-    absent |= {"cell_downloaded"}
+    absent |= {"cell_downloaded", "datasets", "pooled", "forest"}
     assert described == set(graph) - absent
     files, n_ran = record.code_hashes(clone), 0
     for name, entry in found["stages"].items():
