@@ -28,6 +28,7 @@ from stages.base.record import n_processors
 from stages.base.settings import load
 from stages.compute.run import run
 from stages.features import trace
+from stages.features.subject import Files
 from stages.features.tail import along
 from stages.models.load import load_model
 
@@ -42,12 +43,12 @@ def ours(of: trace.Bench, features: Sequence[int]) -> list[Tensor]:
     return list(torch.split(whole, [len(some) for some in changes]))
 
 
-def _in_process(where: trace.Where, features: Sequence[int]) -> list[Tensor]:
+def _in_process(where: Files, features: Sequence[int]) -> list[Tensor]:
     torch.set_num_threads(1)
     return ours(trace.bench(where, 0), features)
 
 
-def side_by_side(where: trace.Where, features: Sequence[int], n: int) -> list[Tensor]:
+def side_by_side(where: Files, features: Sequence[int], n: int) -> list[Tensor]:
     """Return what ours gives, by `n` processes."""
     if n == 1:
         return _in_process(where, features)
@@ -131,7 +132,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     name = settings.features.names[0]
     interim = Path("data/interim") / name
-    where = trace.Where(
+    where = Files(
         args.params,
         settings.features.checkpoints,
         interim / settings.features.reads,

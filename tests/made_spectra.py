@@ -99,8 +99,8 @@ def write(folder: Path, scratch: Path, settings, name, states, *, genes=False):
     measured.write_draws(of_system[2], scratch.parent / "draws" / f"{name}.parquet")
     place = folder / "cell_model" if genes else folder
     tables.write(pd.concat(made, ignore_index=True), SPECTRUM, place / "spectrum.csv")
-    if genes:
-        _write_genes(place, settings, kept)
+    ends = dict.fromkeys((states[0], states[-1]))
+    (_write_genes if genes else _write_separation)(place, settings, kept, ends)
 
 
 def known(names):
@@ -119,9 +119,8 @@ def known(names):
     )
 
 
-def _write_genes(place, settings, kept):
+def _write_separation(place, settings, kept, ends):
     few = settings.separation.model_copy(update={"permutations": 20, "n_axes": 4})
-    ends = dict.fromkeys((next(iter(kept)), list(kept)[-1]))
     of = known(kept[next(iter(ends))].names)
     made = pd.concat(
         [
@@ -132,6 +131,11 @@ def _write_genes(place, settings, kept):
     made["q"], made["n_tests"] = made["p"], len(made)
     made = made.reindex(columns=list(SEPARATION.columns))
     tables.write(made, SEPARATION, place / "separation.csv")
+    return of
+
+
+def _write_genes(place, settings, kept, ends):
+    of = _write_separation(place, settings, kept, ends)
     few = settings.structures.model_copy(
         update={"permutations": 20, "draws": 20, "smallest_set": 3, "caliper": 2.0, "first_axis": 1}
     )

@@ -61,7 +61,7 @@ OF: dict[Trained, Made] = {
             "cell_heads.attention=false",
         ),
         (
-            *("cell_epistasis", "separation", "structures"),
+            *("cell_epistasis", "cell_separation", "structures"),
             *("autoencoders", "trace", "combine", "steer", "annotate"),
             *("operator_gates", "operator_readouts", "operator_factors", "operator_edges"),
             *(f"measured@{of}" for of in ("cell_heads", "cell_pairs", "cell_spectra")),

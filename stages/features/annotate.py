@@ -1,13 +1,13 @@
-"""Name features by the genes, and the cells, that they fire most in.
+"""Name features by the genes, or the tokens, and by the cells that they fire most in.
 
-A gene's share in a feature is its mean code where that gene is read; the top genes are held against
-sets of genes, and the top cells against the labels of cells, by the hypergeometric distribution
-with all genes (cells) that could have been on top as background, adjusted after Benjamini and
-Hochberg over all features and sets of a collection. Sets of the demo are those that were planted.
+An item's share in a feature is its mean code where that item is read; the top items are held
+against what is known of them (sets of genes, or how tokens are written), and the top cells against
+the labels of cells, by the hypergeometric distribution with all items (cells) that could have been
+on top as background, adjusted after Benjamini and Hochberg over all features and sets of a family.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stages.base import cli, tables
-from stages.base.errors import FeatureError
-from stages.base.settings import load
+from stages.base.settings import Settings, load
 from stages.features import autoencoder, subject
 from stages.features.autoencoders import name_of, source_layer
 from stages.features.settings import Annotate
 from stages.features.subject import Subject
 from stages.features.tables.annotate import ANNOTATED, ANNOTATION
 from stages.features.tables.trace import TRACED
-from stages.inputs import gene_sets
+from stages.inputs import known, token_classes
 from stages.inputs.encoders import encoded, vocabulary
+from stages.inputs.known import Known
 from stages.inputs.material import Cells
-from stages.inputs.settings import GeneSets
+from stages.inputs.settings import MiniModel
+from stages.inputs.tokens import tokenizer_of
 from stages.measurement.enrichment import nearest
 from stages.measurement.streams import stream
 from stages.models.devices import devices, matmul_precision
@@ -37,9 +38,11 @@ from stages.representations.streams import streams
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Row = dict[str, object]
+Families = dict[str, tuple[list[str], Mask]]
+"""Of each family the names of its sets, and what is in each: (n, n_sets)."""
 
 PERMUTATIONS = 20
-SET_SIZES = (5, 500)
+SMALLEST, LARGEST = 5, 500
 """Sets of fewer or more genes of the background are left out."""
 
 
@@ -51,61 +54,25 @@ def top(values: Floats, n: int) -> Mask:
     return found
 
 
-def collections(
-    params: Annotate,
-    files: Mapping[str, GeneSets],
-    names: Sequence[str],
-    synonyms: Mapping[str, str] | None = None,
-) -> dict[str, tuple[list[str], Mask]]:
-    """Return the collections of sets of genes: names of sets, and which genes are in each.
+def sets_of(
+    of: Known, names: Sequence[str], largest: int
+) -> Iterator[tuple[str, tuple[list[str], Mask]]]:
+    """Yield the families of sets: names of sets, and which of the background are in each.
 
     Parameters
     ----------
     names
-        Of the genes of the background.
-    synonyms
-        Other names of genes, in capitals, to those.
-
-    Raises
-    ------
-    FeatureError
-        A file is missing or has not what is asked for.
+        Of the background.
+    largest
+        Sets of more of it are left out.
     """
-    at = {name: i for i, name in enumerate(names)}
-    members: dict[str, dict[str, list[str]]] = {}
-    for path in params.tables:
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            for column in params.columns:
-                by = table.groupby(column)["gene"].apply(list)
-                members[column] = {name: genes for name, genes in by.items() if name != "-1"}
-        except (OSError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:120]
-            msg = (
-                f"{path} is no table of genes with the columns gene, {', '.join(params.columns)} "
-                f"({reason}). Correct annotate.tables."
-            )
-            raise FeatureError(msg) from None
-    for name, of in files.items():
-        read = gene_sets.read(of)
-        cli.log.info("%s: %s", of.path, read.said)
-        members[name] = {
-            label: [(synonyms or {}).get(gene.upper(), gene) for gene in sorted(genes)]
-            for label, genes in (read.sets or {}).items()
-        }
-    found = {}
-    for collection, sets in members.items():
-        kept: dict[str, list[int]] = {}
-        for name, genes in sets.items():
-            inside = sorted({at[gene] for gene in genes if gene in at})
-            if SET_SIZES[0] <= len(inside) <= SET_SIZES[1]:
-                kept[name] = inside
-        if kept:
-            mask = np.zeros((len(names), len(kept)), dtype=bool)
-            for i, inside in enumerate(kept.values()):
-                mask[inside, i] = True
-            found[collection] = list(kept), mask
-    return found
+    for family, sets in of.families.items():
+        labels, inside = known.membership(sets, names)
+        sizes = inside.sum(axis=1)
+        use = (sizes >= SMALLEST) & (sizes <= largest)
+        if use.any():
+            named = [label for label, at in zip(labels, use, strict=True) if at]
+            yield family, (named, inside[use].T)
 
 
 def shares(
@@ -193,49 +160,58 @@ def rows_of(
     }
 
 
-def _labels(
-    of: Subject, folder: Path, n: int, params: Annotate
-) -> Mapping[str, tuple[list[str], Mask]]:
+def _labels(of: Subject, folder: Path, n: int, params: Annotate) -> Families:
     """Return the labels of the cells as sets of them, if they have any."""
+    if not isinstance(of.learnt, Cells):
+        return {}
     cells = encoded.read(folder).cells
-    if params.label not in cells or not isinstance(of.learnt, Cells):
+    if params.label not in cells:
         return {}
     labels = cells[params.label].astype(str).to_numpy()[list(of.learnt.rows[:n])]
     names, counts = np.unique(labels, return_counts=True)
-    names = names[counts >= SET_SIZES[0]]
+    names = names[counts >= SMALLEST]
     return {params.label: (names.tolist(), labels[:, np.newaxis] == names)} if len(names) else {}
+
+
+def _known(settings: Settings, of: Subject, folder: Path, items: NDArray[np.int64]) -> Families:
+    """Return what is known of the items of the background, by family."""
+    if settings.features.of == "model":
+        code = isinstance(settings.model, MiniModel)
+        tokenizer, _ = tokenizer_of(of.checkpoint.parent)
+        classes = token_classes.classes(tokenizer, items.tolist(), code=code)
+        return dict(sets_of(classes, [str(item) for item in items], len(items)))
+    words = vocabulary.read(of.checkpoint)
+    of_genes = known.read(folder, settings.gene_sets, words.synonyms)
+    return dict(sets_of(of_genes, [words.names[item] for item in items], LARGEST))
 
 
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     params: Annotate = settings.annotate
+    traced = tables.read(args.traced, TRACED)
+    files = subject.files(args, devices(args.device)[0])
+    of = files.subject()
+    layer = source_layer(settings.autoencoders, of.architecture.n_layers)
+    made = autoencoder.load(args.autoencoders / name_of(layer, 0)).to(of.device)
+    features = traced["feature"].str.removeprefix("f").to_numpy(dtype=np.int64)
+    with matmul_precision("float32"):
+        by_item, counts, by_sequence = shares(of, made, layer, features, params.cells)
+    background = np.flatnonzero(counts >= params.min_count)
+    background = background[~np.isin(background, of.special)]
+    chosen = top(by_item[:, background], params.top)
+    found = [
+        (name, chosen, sets) for name, sets in _known(settings, of, args.known, background).items()
+    ]
+    found += [
+        (name, top(by_sequence, params.top), sets)
+        for name, sets in _labels(of, args.sequences, by_sequence.shape[1], params).items()
+    ]
     rows: list[Row] = []
     summary: list[Row] = []
-    if settings.features.of == "cellmodel":
-        traced = tables.read(args.traced, TRACED)
-        device = torch.device(devices(args.device)[0])
-        of = subject.of_settings(settings, args.checkpoints, args.sequences, device)
-        layer = source_layer(settings.autoencoders, of.architecture.n_layers)
-        made = autoencoder.load(args.autoencoders / name_of(layer, 0)).to(device)
-        features = traced["feature"].str.removeprefix("f").to_numpy(dtype=np.int64)
-        with matmul_precision("float32"):
-            by_item, counts, by_cell = shares(of, made, layer, features, params.cells)
-        known = vocabulary.read(of.checkpoint)
-        background = np.flatnonzero(counts >= params.min_count)
-        background = background[~np.isin(background, of.special)]
-        chosen = top(by_item[:, background], params.top)
-        names = [known.names[i] for i in background]
-        of_genes = collections(params, settings.gene_sets, names, known.synonyms)
-        found = [(name, chosen, sets) for name, sets in of_genes.items()]
-        n = by_cell.shape[1]
-        found += [
-            (name, top(by_cell, params.top), sets)
-            for name, sets in _labels(of, args.sequences, n, params).items()
-        ]
-        for name, on_top, sets in found:
-            more, one = rows_of(name, on_top, sets, traced, params)
-            rows += more
-            summary.append(one)
+    for name, on_top, sets in found:
+        more, one = rows_of(name, on_top, sets, traced, params)
+        rows += more
+        summary.append(one)
     for part, schema, name in (
         (rows, ANNOTATION, "annotation.csv"),
         (summary, ANNOTATED, "annotated.csv"),
@@ -246,16 +222,10 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument(
-        "--sequences", type=Path, required=True, help="folder of encoded cells, or of tokens"
-    )
-    parser.add_argument("--autoencoders", type=Path, required=True, help="folder of autoencoders")
+    parser = subject.parser_of(__doc__)
+    parser.add_argument("--known", type=Path, required=True, help="folder of what was planted")
     parser.add_argument("--traced", type=Path, required=True, help="table of traced features")
     parser.add_argument("--out", type=Path, required=True, help="folder of two tables")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

@@ -26,7 +26,7 @@ from stages.compute.run import a_process_each, kept, run, where_it_runs
 from stages.features import autoencoder, subject
 from stages.features.autoencoder import KINDS, Autoencoder, Kind
 from stages.features.settings import Autoencoders, Training
-from stages.features.subject import Sequences, Subject
+from stages.features.subject import Files, Sequences, Subject
 from stages.features.tables.autoencoders import AUTOENCODERS
 from stages.measurement.streams import stream
 from stages.models.devices import devices, matmul_precision
@@ -262,9 +262,7 @@ def _judged(
 class Job:
     """An autoencoder to be trained and judged, in any process."""
 
-    params: Path
-    checkpoints: Path
-    sequences: Path
+    files: Files
     rows: Path
     """Centred rows to learn from."""
     means: Path
@@ -275,12 +273,9 @@ class Job:
 
 
 @kept
-def _subject(
-    params: Path, checkpoints: Path, sequences: Path, device: str, on: str
-) -> tuple[Settings, Subject, Sequences]:
-    settings = load(params)
-    state = 0 if on == "untrained model" else -1
-    of = subject.of_settings(settings, checkpoints, sequences, torch.device(device), state=state)
+def _subject(files: Files, on: str) -> tuple[Settings, Subject, Sequences]:
+    settings = load(files.params)
+    of = files.subject(state=0 if on == "untrained model" else -1)
     asked = settings.autoencoders
     which = chosen_sequences(of, asked.judged, asked.training.seed)
     return settings, of, of.sequences(of.measured, which)
@@ -288,9 +283,7 @@ def _subject(
 
 def _made(job: Job, *, device: str) -> tuple[Autoencoder, Row, NDArray[np.bool_]]:
     """Train and judge one autoencoder."""
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(1)
-    settings, of, judged = _subject(job.params, job.checkpoints, job.sequences, device, job.on)
+    settings, of, judged = _subject(job.files.on(device), job.on)
     params: Autoencoders = settings.autoencoders
     drawn = int(stream(params.training.seed, "autoencoder", job.seed).integers(1 << 62))
     with matmul_precision("float32"):
@@ -328,25 +321,22 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     params: Autoencoders = settings.autoencoders
     device = devices(args.device)[0]
-    of = subject.of_settings(settings, args.checkpoints, args.sequences, torch.device(device))
+    where = subject.files(args, device)
+    of = where.subject()
     layers = layers_of(params, of.architecture.n_layers)
     source = source_layer(params, of.architecture.n_layers)
-    where = (args.params, args.checkpoints, args.sequences)
     with matmul_precision("float32"):
         files = harvested(of, layers, params, args.scratch, "stream")
         jobs = [
-            Job(*where, *files[layer], "stream", layer, "trained", seed)
+            Job(where, *files[layer], "stream", layer, "trained", seed)
             for layer in layers
             for seed in range(params.seeds)
         ]
-        jobs += [Job(*where, *files[source], "stream", source, kind, 0) for kind in KINDS[1:]]
+        jobs += [Job(where, *files[source], "stream", source, kind, 0) for kind in KINDS[1:]]
         states = settings.cellmodel if settings.features.of == "cellmodel" else settings.model
         if len(states.checkpoints) > 1:
-            blank = subject.of_settings(
-                settings, args.checkpoints, args.sequences, torch.device(device), state=0
-            )
-            files = harvested(blank, (source,), params, args.scratch, "untrained")
-            jobs.append(Job(*where, *files[source], "untrained model", source, "trained", 0))
+            files = harvested(where.subject(state=0), (source,), params, args.scratch, "untrained")
+            jobs.append(Job(where, *files[source], "untrained model", source, "trained", 0))
     on = a_process_each(where_it_runs(devices, args.device))
     found = run(_made, [(job,) for job in jobs], on=on)
     kept = {
@@ -381,16 +371,10 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument(
-        "--sequences", type=Path, required=True, help="folder of encoded cells, or of tokens"
-    )
+    parser = subject.parser_of(__doc__, autoencoders=False)
     parser.add_argument("--scratch", type=Path, required=True, help="folder of rows, removed")
     parser.add_argument("--out", type=Path, required=True, help="folder of L<layer>_seed<seed>/")
     parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

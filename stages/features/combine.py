@@ -5,6 +5,8 @@ out one after another on the way up, each by the code that it then has. The publ
 standardised effects, means over their standard deviations over cells: of a sum of independent
 effects the deviation is not the sum of theirs, so that the ratio is below 1 where effects add up
 exactly. Both are given; and so is the slope of the signed, raw effects, which is 1 there.
+
+Resumable: what finished sets gave lies in the scratch folder.
 """
 
 import argparse
@@ -21,13 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.base import cli, tables
+from stages.base.errors import FeatureError
+from stages.base.files import only_one
 from stages.base.settings import load
+from stages.compute import shards
+from stages.compute.run import a_process_each, kept, where_it_runs
+from stages.compute.shards import Shard
 from stages.features import autoencoder, subject
 from stages.features.autoencoder import Autoencoder
 from stages.features.autoencoders import chosen_sequences, layers_of, name_of
 from stages.features.edges import consistency, is_edge, standardised
 from stages.features.settings import Combine, Trace
-from stages.features.subject import Sequences, Subject
+from stages.features.subject import Files, Sequences, Subject
 from stages.features.tables.combine import COMBINATIONS
 from stages.features.tail import Change, Tail, sparse
 from stages.measurement import resampling
@@ -40,6 +47,8 @@ Row = dict[str, object]
 Members = tuple[int, ...]
 """Which of a set's features are switched off, by their places in it."""
 
+VERSION = 1
+"""Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 ABOVE = 1.2
 """The published bound of superadditivity."""
 MOST_POSITIONS = 4096
@@ -268,25 +277,65 @@ def rows_of(one: Set, found: Mapping[Members, Floats], trace: Trace, params: Com
     return rows
 
 
-def _run(args: argparse.Namespace) -> None:
-    settings = load(args.params)
+@dataclass(frozen=True)
+class Bench:
+    """What sets are switched off with."""
+
+    tail: Tail
+    made: Mapping[int, Autoencoder]
+    firing: Mapping[int, Tensor]
+    """By layer of the sets (:func:`firing_codes`)."""
+    which: NDArray[np.int64]
+    """The sequences, among those that are measured."""
+
+
+@kept
+def bench(files: Files) -> Bench:
+    """Return what the sets of the first autoencoder of each layer are switched off with."""
+    settings = load(files.params)
     params: Combine = settings.combine
-    device = torch.device(devices(args.device)[0])
-    of = subject.of_settings(settings, args.checkpoints, args.sequences, device)
+    of = files.subject()
     layers = layers_of(settings.autoencoders, of.architecture.n_layers)
     chosen = spread_layers(layers, 3)
     made = {
-        layer: autoencoder.load(args.autoencoders / name_of(layer, 0)).to(device)
+        layer: autoencoder.load(files.autoencoders / name_of(layer, 0)).to(of.device)
         for layer in (*chosen, layers[-1])
     }
     which = chosen_sequences(of, params.sequences, params.seed)
     sequences = of.sequences(of.measured, which)
-    rows: list[Row] = []
     with matmul_precision("float32"):
         firing = firing_codes(of, sequences, made, chosen)
         tail = Tail(of, sequences, chosen[0], {layers[-1]: made[layers[-1]]})
-        for one in together(firing, params, stream(params.seed, "sets")):
-            rows += rows_of(one, effects_of(tail, made, one, firing), settings.trace, params)
+    return Bench(tail, made, firing, which)
+
+
+def _work(files: Files, one: Set, *, device: str) -> shards.Arrays:
+    """Return what a set gives: (n_members, n_sequences, n_targets)."""
+    of = bench(files.on(device))
+    with matmul_precision("float32"):
+        found = effects_of(of.tail, of.made, one, of.firing)
+    return {"effects": np.stack([found[some] for some in members(len(one.features))])}
+
+
+def _run(args: argparse.Namespace) -> None:
+    settings = load(args.params)
+    params: Combine = settings.combine
+    on = where_it_runs(devices, args.device)
+    files = subject.files(args, on[0])
+    of = bench(files)
+    decides = files.decide(of.tail.subject, of.which) | {"version": VERSION}
+    sets = together(of.firing, params, stream(params.seed, "sets"))
+    every = [
+        Shard(one.name.replace("+", "-"), shards.key_of(decides | {"set": one.name}), one)
+        for one in sets
+    ]
+    with only_one(args.scratch / "lock", f"another run works in {args.scratch}; waiting for it"):
+        at = shards.store(args.scratch, raises=FeatureError)
+        found = at.filled(every, partial(_work, files), on=a_process_each(on))
+    rows: list[Row] = []
+    for one, arrays in zip(sets, found, strict=True):
+        of_set = dict(zip(members(len(one.features)), arrays["effects"], strict=True))
+        rows += rows_of(one, of_set, settings.trace, params)
     table = tables.empty(COMBINATIONS)
     if rows:
         table = pd.DataFrame(rows).reindex(columns=list(COMBINATIONS.columns))
@@ -295,15 +344,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument(
-        "--sequences", type=Path, required=True, help="folder of encoded cells, or of tokens"
-    )
-    parser.add_argument("--autoencoders", type=Path, required=True, help="folder of autoencoders")
+    parser = subject.parser_of(__doc__)
+    parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

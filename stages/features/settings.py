@@ -36,6 +36,8 @@ class Features(Section):
     """Which statement is about it."""
     kinds: dict[Literal["cellmodel", "model"], dict[str, str]]
     """What the last two are for either."""
+    known: PlainPath
+    """Folder of what is known of its genes."""
     tables: Path
     """What the paper reads of it."""
     without: dict[str, Path]
@@ -143,14 +145,8 @@ class Steer(Section):
 
 
 class Annotate(Section):
-    """Sets of genes and labels of cells that features are named by."""
+    """How features are named by what is known of genes, cells or tokens."""
 
-    tables: list[Path]
-    """Tables with a gene a row (``gene``), whose other columns are collections of sets."""
-    columns: list[str]
-    """These collections."""
-    source: Path
-    """What the tables come with, for ``dvc.yaml``."""
     label: str
     """A column of the encoded cells: what kind each is."""
     cells: Annotated[int, Field(ge=30)]

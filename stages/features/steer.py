@@ -9,7 +9,7 @@ late cells itself.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from stages.features import autoencoder, subject
 from stages.features.autoencoder import Autoencoder
 from stages.features.autoencoders import layers_of, name_of, source_layer
 from stages.features.settings import Steer
-from stages.features.subject import Sequences, Subject
+from stages.features.subject import Files, Sequences, Subject
 from stages.features.tables.steer import KINDS, READOUTS, STEERING
 from stages.features.tail import Change, Firing, Tail, along, sparse
 from stages.inputs.encoders import encoded
@@ -46,17 +46,6 @@ Row = dict[str, object]
 RIDGE = tuple(10.0 ** np.arange(-2, 5))
 LATE = 1 / 3
 """Share of the cells at either end of the order that are early, and late."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """The files that a process steers with."""
-
-    params: Path
-    checkpoints: Path
-    sequences: Path
-    autoencoders: Path
-    device: str
 
 
 @dataclass(frozen=True)
@@ -149,14 +138,12 @@ def fitted(
 
 
 @kept
-def _ordered(where: Where) -> tuple[Settings, Ordered]:
+def _ordered(files: Files) -> tuple[Settings, Ordered]:
     """Return the cells of a process; only where they have an order."""
-    settings = load(where.params)
+    settings = load(files.params)
     params: Steer = settings.steer
-    of = subject.of_settings(
-        settings, where.checkpoints, where.sequences, torch.device(where.device)
-    )
-    known = encoded.read(where.sequences).cells
+    of = files.subject()
+    known = encoded.read(files.sequences).cells
     learnt_rows = np.asarray(of.learnt.rows) if isinstance(of.learnt, Cells) else of.rows
     place = known[params.order].to_numpy(float)
     groups = np.full(len(known), "")
@@ -319,15 +306,12 @@ def sets(
     return {kind: some for kind, some in found.items() if some}
 
 
-def _work(where: Where, layer: int, seed: int, *, device: str) -> list[Row]:
+def _work(files: Files, layer: int, seed: int, *, device: str) -> list[Row]:
     """Steer the features of one autoencoder; rows of ``STEERING``."""
-    where = replace(where, device=device)
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(1)
-    settings, cells = _ordered(where)
+    settings, cells = _ordered(files.on(device))
     params: Steer = settings.steer
     of = cells.subject
-    made = autoencoder.load(where.autoencoders / name_of(layer, seed)).to(of.device)
+    made = autoencoder.load(files.autoencoders / name_of(layer, seed)).to(of.device)
     rng = stream(params.seed, "steer", layer, seed)
     with matmul_precision("float32"), torch.inference_mode():
         rho, often = follows(of, cells.choosing, made, layer, cells.order)
@@ -388,7 +372,7 @@ def _summary(each: Floats, key: Mapping[str, object], params: Steer) -> list[Row
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     on = where_it_runs(devices, args.device)
-    where = Where(args.params, args.checkpoints, args.sequences, args.autoencoders, on[0])
+    files = subject.files(args, on[0])
     rows: list[Row] = []
     has_order = (
         settings.features.of == "cellmodel"
@@ -397,7 +381,7 @@ def _run(args: argparse.Namespace) -> None:
     if has_order:
         n_layers, _ = shape_of(args.checkpoints / settings.cellmodel.checkpoints[-1])
         jobs = [
-            (where, layer, seed)
+            (files, layer, seed)
             for layer in steered_layers(settings, n_layers)
             for seed in range(settings.autoencoders.seeds)
         ]
@@ -411,15 +395,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument(
-        "--sequences", type=Path, required=True, help="folder of encoded cells, or of tokens"
-    )
-    parser.add_argument("--autoencoders", type=Path, required=True, help="folder of autoencoders")
+    parser = subject.parser_of(__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

@@ -1,7 +1,8 @@
-"""The model whose features are looked for, what it reads, and what stands at each position."""
+"""The model whose features are looked for, what it reads, and the files that all of it is in."""
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.base import cli
 from stages.base.errors import FeatureError
-from stages.base.settings import Settings
+from stages.base.files import file_hash
+from stages.base.settings import Settings, load
+from stages.compute import shards
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.measured import chosen, held_out
 from stages.inputs.material import Cells, Material, Tokens
 from stages.measurement.streams import stream
 from stages.models.architectures import architecture_of
 from stages.models.architectures.base import Architecture
-from stages.models.load import load_model
+from stages.models.load import fingerprint, load_model
 from stages.models.text import Text, read_tokens
 from stages.representations import gather
 from stages.representations.streams import streams, width_of
@@ -104,27 +108,74 @@ class Subject:
         return {layer: rows[i][:limit] for i, layer in enumerate(layers)}, ids
 
 
-def of_settings(
-    settings: Settings, checkpoints: Path, folder: Path, device: torch.device, *, state: int = -1
+@dataclass(frozen=True)
+class Files:
+    """What a process reads to work on features."""
+
+    params: Path
+    checkpoints: Path
+    """Folder of the model's states."""
+    sequences: Path
+    """Encoded cells, or the tokens of a text."""
+    autoencoders: Path
+    """Folder of them."""
+    device: str
+
+    def on(self, device: str) -> "Files":
+        """Return the same for another device; a processor works with one thread from here on."""
+        if torch.device(device).type == "cpu":
+            torch.set_num_threads(1)
+        return replace(self, device=device)
+
+    def subject(self, *, state: int = -1) -> Subject:
+        """Return the model that the settings name, in one of its states, by its place.
+
+        Raises
+        ------
+        FeatureError
+            There is nothing to train on beside what is measured.
+        """
+        settings, device = load(self.params), torch.device(self.device)
+        of = _of_cells if settings.features.of == "cellmodel" else _of_text
+        return of(settings, self.checkpoints, self.sequences, device, state)
+
+    def decide(self, of: Subject, which: Rows) -> dict[str, object]:
+        """Return what decides the numbers of any shard: weights, autoencoders, text and device."""
+        weights = sorted(self.autoencoders.glob("*/*.safetensors"))
+        return {
+            "weights": fingerprint(of.checkpoint),
+            "autoencoders": {
+                path.parent.name: shards.key_of({"sha256": file_hash(path)}) for path in weights
+            },
+            "torch": str(torch.__version__),
+            "device": of.device.type,
+            "text": of.measured.digest(which),
+        }
+
+
+def parser_of(doc: str | None, *, autoencoders: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of a stage that works on features."""
+    parser = cli.parser(doc)
+    cli.add_params(parser)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
+    parser.add_argument(
+        "--sequences", type=Path, required=True, help="folder of encoded cells, or of tokens"
+    )
+    if autoencoders:
+        parser.add_argument("--autoencoders", type=Path, required=True, help="folder of them")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
+    return parser
+
+
+def files(args: argparse.Namespace, device: str) -> Files:
+    """Return what the arguments of :func:`parser_of` name."""
+    made = getattr(args, "autoencoders", Path())
+    return Files(args.params, args.checkpoints, args.sequences, made, device)
+
+
+def _of_text(
+    settings: Settings, checkpoints: Path, folder: Path, device: torch.device, state: int
 ) -> Subject:
-    """Return the model that the settings name.
-
-    Parameters
-    ----------
-    checkpoints
-        Folder of its states.
-    folder
-        Encoded cells, or the tokens of a text.
-    state
-        Which of its states, by its place.
-
-    Raises
-    ------
-    FeatureError
-        There is nothing to train on beside what is measured.
-    """
-    if settings.features.of == "cellmodel":
-        return _of_cells(settings, checkpoints, folder, device, state)
     checkpoint = checkpoints / settings.model.checkpoints[state]
     architecture = architecture_of(load_model(checkpoint, device=device))
     tokens = (folder / "tokens.npy", folder / "reference_tokens.npy")

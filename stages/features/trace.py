@@ -11,7 +11,7 @@ Resumable: finished blocks of features lie in the scratch folder.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from stages.base import cli, tables
 from stages.base.errors import FeatureError
-from stages.base.files import file_hash, only_one
+from stages.base.files import only_one
 from stages.base.settings import load
 from stages.compute import shards
 from stages.compute.run import a_process_each, kept, where_it_runs
@@ -38,6 +38,7 @@ from stages.features.autoencoders import (
 )
 from stages.features.edges import is_edge, tested
 from stages.features.settings import Trace
+from stages.features.subject import Files
 from stages.features.tables.trace import DIRECTIONS, RULES, STATISTICS, TRACED, TRACING
 from stages.features.tail import NOISE, Firing, Tail, along, sparse
 from stages.measurement import effects, resampling
@@ -45,7 +46,6 @@ from stages.measurement.concentration import gini
 from stages.measurement.effects import Effects, State
 from stages.measurement.streams import stream
 from stages.models.devices import devices, matmul_precision
-from stages.models.load import fingerprint
 
 Floats = NDArray[np.float64]
 Row = dict[str, object]
@@ -54,17 +54,6 @@ VERSION = 3
 """Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 BLOCK = 48
 """Features in a shard."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """The files that a process traces from."""
-
-    params: Path
-    checkpoints: Path
-    sequences: Path
-    autoencoders: Path
-    device: str
 
 
 @dataclass(frozen=True)
@@ -95,18 +84,16 @@ class Bench:
 
 
 @kept
-def bench(where: Where, seed: int) -> Bench:
+def bench(files: Files, seed: int) -> Bench:
     """Return what the features of the autoencoder of a seed are traced with."""
-    settings = load(where.params)
+    settings = load(files.params)
     params: Trace = settings.trace
-    of = subject.of_settings(
-        settings, where.checkpoints, where.sequences, torch.device(where.device)
-    )
+    of = files.subject()
     n_layers = of.architecture.n_layers
     source = source_layer(settings.autoencoders, n_layers)
     layers = layers_of(settings.autoencoders, n_layers)
     made = {
-        layer: autoencoder.load(where.autoencoders / name_of(layer, seed)).to(of.device)
+        layer: autoencoder.load(files.autoencoders / name_of(layer, seed)).to(of.device)
         for layer in layers
     }
     which = chosen_sequences(of, params.sequences, params.seed)
@@ -254,30 +241,10 @@ def traced(of: Bench, task: Task) -> shards.Arrays:
     }
 
 
-def _work(where: Where, task: Task, *, device: str) -> shards.Arrays:
+def _work(files: Files, task: Task, *, device: str) -> shards.Arrays:
     """Return what a task gives."""
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(1)
     with matmul_precision("float32"):
-        return traced(bench(replace(where, device=device), task.seed), task)
-
-
-def _shard(where: Where, of: Bench, task: Task, decides: Mapping[str, object]) -> Shard:
-    settings = load(where.params)
-    sequences = chosen_sequences(of.tail.subject, of.params.sequences, of.params.seed)
-    key = shards.key_of(
-        dict(decides)
-        | {
-            "version": VERSION,
-            "torch": str(torch.__version__),
-            "device": torch.device(where.device).type,
-            "text": of.tail.subject.measured.digest(sequences),
-            "trace": settings.trace.model_dump(),
-            "alive": settings.autoencoders.min_frequency,
-            "task": repr(task),
-        }
-    )
-    return Shard(f"seed{task.seed}-{task.features[0]}", key, task)
+        return traced(bench(files.on(device), task.seed), task)
 
 
 def _joined(parts: Sequence[shards.Arrays]) -> shards.Arrays:
@@ -451,20 +418,27 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     params: Trace = settings.trace
     on = where_it_runs(devices, args.device)
-    where = Where(args.params, args.checkpoints, args.sequences, args.autoencoders, on[0])
-    weights = fingerprint(bench(where, 0).tail.subject.checkpoint)
-    dictionaries = {
-        path.parent.name: shards.key_of({"sha256": file_hash(path)})
-        for path in sorted(args.autoencoders.glob(f"*/{autoencoder.WEIGHTS_FILE}"))
+    files = subject.files(args, on[0])
+    of = bench(files, 0).tail.subject
+    decides = files.decide(of, chosen_sequences(of, params.sequences, params.seed)) | {
+        "version": VERSION,
+        "trace": params.model_dump(),
+        "alive": settings.autoencoders.min_frequency,
     }
-    decides = {"weights": weights, "autoencoders": dictionaries}
     seeds = range(min(params.seeds, settings.autoencoders.seeds))
-    tasks = [task for seed in seeds for task in plan(bench(where, seed), seed)]
-    every = [_shard(where, bench(where, task.seed), task, decides) for task in tasks]
+    tasks = [task for seed in seeds for task in plan(bench(files, seed), seed)]
+    every = [
+        Shard(
+            f"seed{task.seed}-{task.features[0]}",
+            shards.key_of(decides | {"task": repr(task)}),
+            task,
+        )
+        for task in tasks
+    ]
     busy = f"another run works in {args.scratch}; waiting for it to end"
     with only_one(args.scratch / "lock", busy):
         at = shards.store(args.scratch, raises=FeatureError)
-        found = at.filled(every, partial(_work, where), on=a_process_each(on))
+        found = at.filled(every, partial(_work, files), on=a_process_each(on))
     rows: list[Row] = []
     for seed in seeds:
         parts = [one for task, one in zip(tasks, found, strict=True) if task.seed == seed]
@@ -472,18 +446,21 @@ def _run(args: argparse.Namespace) -> None:
         edges = called(arrays, params)
         rows += tracing(arrays, edges, seed, params)
         if seed == 0:
-            first = bench(where, 0)
+            first = bench(files, 0)
             table = table_of(arrays, edges, first)
-            state = first.tail.subject.state
+            state = of.state
             chosen = settings.cellmodel if settings.features.of == "cellmodel" else settings.model
-            unit = f"{first.tail.subject.architecture.loss.value} per item"
+            unit = f"{of.architecture.loss.value} per item"
             parts_of = of_features(
                 arrays,
                 table,
                 first,
                 State("features", state, chosen.position(state), unit, "frequency"),
             )
-            provenance = {"weights_sha256": weights, "torch": str(torch.__version__)}
+            provenance = {
+                "weights_sha256": str(decides["weights"]),
+                "torch": str(torch.__version__),
+            }
             effects.write(args.out / f"{state}.parquet", parts_of, provenance=provenance)
             tables.write(table, TRACED, args.tables / "traced.csv")
             tables.write(statistics(table, params), STATISTICS, args.tables / "statistics.csv")
@@ -493,17 +470,10 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    parser = cli.parser(__doc__)
-    cli.add_params(parser)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument(
-        "--sequences", type=Path, required=True, help="folder of encoded cells, or of tokens"
-    )
-    parser.add_argument("--autoencoders", type=Path, required=True, help="folder of autoencoders")
+    parser = subject.parser_of(__doc__)
     parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True, help="folder of <state>.parquet")
     parser.add_argument("--tables", type=Path, required=True, help="folder of three tables")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     return cli.run(parser, _run, argv)
 
 

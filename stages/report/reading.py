@@ -75,6 +75,7 @@ SCHEMAS = {schema.name: schema for schema in _ALL} | {
     "cell_probes": PROBES,
     **{f"cell_{schema.name}": schema for schema in _PAIRS},
     "spectrum": SPECTRUM,
+    "separation": SEPARATION,
     "token_spectra": MEASURED,
     "cell_spectra": MEASURED,
     "cell_spectrum": SPECTRUM,

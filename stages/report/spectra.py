@@ -22,7 +22,8 @@ def context(found: Tables, *, of_genes: bool) -> Row:
     """
     published = found.claims[found.claims["id"] == "spectra-rank"]
     made: Row = {
-        "tokens": _ranks(found.spectrum, found.token_spectra),
+        "tokens": _ranks(found.spectrum, found.token_spectra)
+        | {"separation": _separated(found.separation), "classes": _classes(found.separation)},
         "published": dict(zip(published["quantity"], published["published"], strict=True)),
         "without_zeros": WITHOUT_ZEROS,
         "genes": {},
@@ -93,6 +94,27 @@ def _separated(table: pd.DataFrame) -> Row:
     return {
         "frequency": float(entering.loc[entering["axis"] == 1, "value"].iloc[0]),
         "n_tests": int(table["n_tests"].iloc[0]),
+    }
+
+
+def _classes(table: pd.DataFrame) -> Row:
+    """Return the set that the last layer tells best beyond frequency, and its family at first."""
+    sets = table[table["statistic"] == "auroc"]
+    if sets.empty:
+        return {}
+    ends = [str(state) for state in (sets["state"].iloc[0], sets["state"].iloc[-1])]
+    of_layer = sets[sets["layer"] == sets["layer"].iloc[-1]]
+    last = of_layer[of_layer["state"] == ends[-1]]
+    best = last.loc[last["beyond_frequency"].idxmax()]
+    alike = of_layer[(of_layer["state"] == ends[0]) & (of_layer["family"] == best["family"])]
+    return {
+        "states": ends,
+        "axis": int(best["axis"]),
+        "family": str(best["family"]),
+        "set": str(best["set"]),
+        "auroc": float(best["beyond_frequency"]),
+        "expected": float(best["expected"]),
+        "first": float(alike["beyond_frequency"].max()),
     }
 
 

@@ -1,5 +1,7 @@
 """Ask what the leading directions of each layer separate: frequencies first, then known classes.
 
+Of genes, what was planted or stands in files; of tokens, how they are written.
+
 In the first state and the last. A direction that orders items by how often they were met can seem
 to separate any classes that differ in frequency, so every class stands beside its own number after
 frequency is taken out. Labels are permuted, and everything that was tried is counted and adjusted
@@ -17,9 +19,11 @@ from scipy import stats
 
 from stages.base import cli, tables
 from stages.base.settings import load
-from stages.inputs import known
+from stages.inputs import known, token_classes
 from stages.inputs.encoders import vocabulary
 from stages.inputs.known import REGULATOR, Known
+from stages.inputs.settings import MiniModel
+from stages.inputs.tokens import tokenizer_of
 from stages.measurement import resampling
 from stages.measurement.ranks import auroc_of_ranks
 from stages.measurement.streams import stream
@@ -180,14 +184,23 @@ def separation(
 def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     params: Separation = settings.separation
-    model = settings.cellmodel
     states = settings.systems[args.system].states
-    synonyms = vocabulary.read(args.vocabulary).synonyms
-    of = known.read(args.known, settings.gene_sets, synonyms)
-    made = []
-    for name in dict.fromkeys((states[0], states[-1])):
-        items = matrices.read(args.items / name, min_count=settings.spectrum.min_count)
-        made.append(separation(items, of, name, model.position(name), params))
+    read = {
+        name: matrices.read(args.items / name, min_count=settings.spectrum.min_count)
+        for name in dict.fromkeys((states[0], states[-1]))
+    }
+    model = settings.model if args.checkpoints is not None else settings.cellmodel
+    if args.checkpoints is not None:
+        met = sorted({int(token) for items in read.values() for token in items.tokens})
+        of = token_classes.classes(
+            tokenizer_of(args.checkpoints)[0], met, code=isinstance(model, MiniModel)
+        )
+    else:
+        synonyms = vocabulary.read(args.vocabulary).synonyms
+        of = known.read(args.known, settings.gene_sets, synonyms)
+    made = [
+        separation(items, of, name, model.position(name), params) for name, items in read.items()
+    ]
     table = pd.concat(made, ignore_index=True)
     table["q"] = resampling.benjamini_hochberg(table["p"].to_numpy(float))
     table["n_tests"] = int(table["p"].notna().sum())
@@ -200,8 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_params(parser)
     parser.add_argument("--system", required=True, help="a key of systems")
     parser.add_argument("--items", type=Path, required=True, help="folder of <state>/")
-    parser.add_argument("--known", type=Path, required=True, help="folder of what was planted")
-    parser.add_argument("--vocabulary", type=Path, required=True, help="folder of the model")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoints", type=Path, help="folder of the model of tokens")
+    what.add_argument("--known", type=Path, help="folder of what was planted among genes")
+    parser.add_argument("--vocabulary", type=Path, help="folder of the model whose items are genes")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from stages.base import tables
 from stages.base.compose import CONF, compose, differences
-from stages.base.errors import AtlasError, FeatureError
+from stages.base.errors import FeatureError
 from stages.base.settings import parse
 from stages.compute.shards import Shard, Store
 from stages.features import (
@@ -32,15 +32,15 @@ from stages.features import (
 from stages.features.autoencoder import KINDS, Autoencoder
 from stages.features.autoencoders import planted, stabilities
 from stages.features.figures import features as figure
-from stages.features.settings import Annotate, Combine, Trace, Training
-from stages.features.subject import Sequences, Subject, item_means
+from stages.features.settings import Combine, Trace, Training
+from stages.features.subject import Files, Sequences, Subject, item_means
 from stages.features.tables.annotate import ANNOTATED
 from stages.features.tables.autoencoders import AUTOENCODERS
 from stages.features.tables.combine import COMBINATIONS
 from stages.features.tables.steer import STEERING
 from stages.features.tables.trace import STATISTICS, TRACED, TRACING
 from stages.features.tail import Tail, along, sparse, summed
-from stages.inputs.settings import GeneSets
+from stages.inputs.known import Known
 from stages.measurement import effects, enrichment, measured
 from stages.measurement.concentration import effective_number, gini
 from stages.measurement.effects import State
@@ -413,6 +413,27 @@ def test_additive_and_redundant_sets_are_told_apart_and_the_published_ratio_tell
     assert rows["adds"][3]["interaction"] == pytest.approx(0, abs=1e-5)
 
 
+def test_a_killed_combining_goes_on_from_its_shards(toy, tmp_path, monkeypatch):
+    of, sequences = toy
+    made = {layer: _identity(12) for layer in (0, 1, 2)} | {3: _identity(48)}
+    firing = _firing(of, sequences, made)
+    tail = Tail(of, sequences, 0, {3: made[3]})
+    bench = combine.Bench(tail, made, firing, np.arange(len(sequences)))
+    monkeypatch.setattr(combine, "bench", lambda files: bench)
+    work = partial(combine._work, Files(Path(), Path(), Path(), Path(), "cpu"))
+    sets = [combine.Set((0, 1, 2), features) for features in (ADDING, SHARING)]
+    every = [Shard(one.name, one.name, one) for one in sets]
+    store = Store(str(tmp_path))
+    (first,) = store.filled(every[:1], work, on=["cpu"])
+    direct = combine.effects_of(tail, made, sets[0], firing)
+    np.testing.assert_array_equal(first["effects"], np.stack(list(direct.values())))
+    ran = []
+    monkeypatch.setattr(combine, "effects_of", lambda *task: ran.append(task[2]) or direct)
+    again, _ = store.filled(every, work, on=["cpu"])
+    assert ran == sets[1:]
+    np.testing.assert_array_equal(first["effects"], again["effects"])
+
+
 def _firing(of, sequences, made):
     shape = sequences.kept.shape
     found = {}
@@ -576,31 +597,14 @@ def test_enrichment_is_the_tail_of_the_hypergeometric_distribution():
     assert found.q[0] == pytest.approx(2 * p[0, 0])
 
 
-def test_gene_sets_are_read_from_both_layouts_and_bad_ones_are_one_line(tmp_path):
+def test_sets_that_are_too_small_or_too_large_name_nothing():
     genes = [f"g{i}" for i in range(12)]
-    table = pd.DataFrame({"gene": genes, "programme": ["a"] * 6 + ["b"] * 5 + ["c"]})
-    table.to_csv(tmp_path / "genes.csv", index=False)
-    gmt = tmp_path / "go.gmt"
-    gmt.write_text("\t".join(["term", "", *genes[:7], "unknown"]) + "\n")
-    asked = Annotate(
-        tables=[tmp_path / "genes.csv"],
-        columns=["programme"],
-        source=tmp_path,
-        label="node",
-        cells=30,
-        top=5,
-        min_count=1,
-        hubs=2,
-        max_q=0.05,
-        seed=0,
-    )
-    files = {"go": GeneSets(path=gmt, format="gmt")}
-    found = annotate.collections(asked, files, genes)
-    assert found["programme"][0] == ["a", "b"]
-    assert found["go"][1].sum() == 7
-    gmt.write_text("lonely\n")
-    with pytest.raises(AtlasError, match="1 fields, where a term"):
-        annotate.collections(asked, files, genes)
+    sets = {"six": genes[:6], "few": genes[:4], "all but one": genes[1:], "unknown": ["x"] * 6}
+    of = Known({"go": {name: frozenset(some) for name, some in sets.items()}}, pd.DataFrame())
+    found = dict(annotate.sets_of(of, genes, largest=8))
+    assert found["go"][0] == ["six"]
+    assert found["go"][1].sum(axis=0).tolist() == [6]
+    assert dict(annotate.sets_of(of, genes, largest=5)) == {}
 
 
 def test_donors_choose_features_or_are_steered_but_never_both():
@@ -725,7 +729,7 @@ def test_the_figure_shows_every_null_and_stays_on_its_page(folder_of_tables, dra
 
 def test_a_killed_tracing_goes_on_from_its_shards(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(trace, "bench", lambda where, seed: bench)
-    work = partial(trace._work, trace.Where(Path(), Path(), Path(), Path(), "cpu"))
+    work = partial(trace._work, Files(Path(), Path(), Path(), Path(), "cpu"))
     every = [Shard("seed0-0", "key", trace.Task(0, (HUB, EDGE), ()))]
     store = Store(str(tmp_path))
     (first,) = store.filled(every, work, on=["cpu"])
