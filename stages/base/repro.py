@@ -228,8 +228,6 @@ def _start_from(fd: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dvc repro`` with these words; with ``--weights``, fetch those alone."""
     Lockfile.dump_stages = _dump_stages
-    # Threads that wait must sleep: spinning, they take the processor from the other lanes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == [ALONE]:
         reproduction.collect_stages = _of_index  # type: ignore[attr-defined]

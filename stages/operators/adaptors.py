@@ -30,10 +30,16 @@ class Ridge:
     a kind): errors of these are exact, without a refit.
     """
 
-    hats: Floats
-    """What each row of the fit contributes to any row: (strengths, rows, fitted)."""
-    left_out: Floats
-    """Errors of rows of the fit, had their group been left out: (strengths, fitted, fitted)."""
+    turned: Floats
+    """All rows along the directions of the fit: (rows, fitted)."""
+    vectors: Floats
+    """These directions, over the rows of the fit: (fitted, fitted)."""
+    shrunk: Floats
+    """What is left of each, over its variance: (strengths, fitted)."""
+    kept: Floats
+    """What is left of each: (strengths, fitted)."""
+    groups: Groups
+    """Of the rows of the fit: (fitted,)."""
 
     @classmethod
     def fit(cls, kernel: Floats, fitted: Rows, groups: Groups) -> "Ridge":
@@ -55,30 +61,39 @@ class Ridge:
         scale = max(values.sum() / len(fitted), 1e-300)
         outer = kernel[:, fitted]
         outer = outer - outer.mean(axis=1, keepdims=True) - mean + mean.mean()
-        turned = outer @ vectors
-        of_group = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-        hats, left_out = [], []
-        n = len(fitted)
-        for strength in RIDGE:
-            hats.append((turned / (values + strength * scale)) @ vectors.T + 1 / n)
-            hat = (vectors * (values / (values + strength * scale))) @ vectors.T + 1 / n
-            errors = np.eye(n) - hat
-            for group in of_group:
-                errors[group] = np.linalg.solve(errors[np.ix_(group, group)], errors[group])
-            left_out.append(errors)
-        # The share of the mean that each row has is in the hat; rows of a hat sum to 1.
-        return cls(np.stack(hats), np.stack(left_out))
+        shrunk = 1 / (values + np.array(RIDGE)[:, np.newaxis] * scale)
+        return cls(outer @ vectors, vectors, shrunk, values * shrunk, groups)
+
+    def told(self, targets: Floats) -> Floats:
+        """Return the targets of all rows: (fitted, width) -> (strengths, rows, width)."""
+        along = self.shrunk[:, :, np.newaxis] * (self.vectors.T @ targets)
+        return np.asarray(self.turned @ along + targets.mean(axis=0))
+
+    def told_at(self, strength: int, targets: Floats) -> Floats:
+        """Return those of one strength, by its place: (rows, width)."""
+        along = self.shrunk[strength, :, np.newaxis] * (self.vectors.T @ targets)
+        return np.asarray(self.turned @ along + targets.mean(axis=0))
+
+    def left_out(self, targets: Floats) -> Floats:
+        """Return the errors of rows of the fit, had their group been left out.
+
+        ``(1 - H_gg)^-1 (y - H y)_g`` of the hat H: (fitted, width) -> (strengths, fitted, width).
+        """
+        along = self.kept[:, :, np.newaxis] * (self.vectors.T @ targets)
+        found = targets - self.vectors @ along - targets.mean(axis=0)
+        for group in np.unique(self.groups):
+            at = np.flatnonzero(self.groups == group)
+            own = self.vectors[at]
+            hat = (own * self.kept[:, np.newaxis, :]) @ own.T + 1 / len(self.vectors)
+            found[:, at] = np.linalg.solve(np.eye(len(at)) - hat, found[:, at])
+        return np.asarray(found)
 
     def errors(self, targets: Floats) -> Floats:
         """Return the mean squared error of groups left out, by strength, over the variance."""
         variance = ((targets - targets.mean(axis=0)) ** 2).sum()
-        return np.asarray(((self.left_out @ targets) ** 2).sum(axis=(1, 2)) / variance)
+        return np.asarray((self.left_out(targets) ** 2).sum(axis=(1, 2)) / variance)
 
-    def predict(self, targets: Floats) -> Floats:
-        """Return the targets of all rows at the best strength: (rows, width)."""
-        return np.asarray(self.hats[int(self.errors(targets).argmin())] @ targets)
-
-    def outside(self, targets: Floats, groups: Groups, of: Groups) -> Floats:
+    def outside(self, targets: Floats, of: Groups) -> Floats:
         """Return the targets of all rows, each told without the group that it belongs to.
 
         A row of no group of the fit is told by all. What a group does to other rows is taken out
@@ -86,21 +101,20 @@ class Ridge:
 
         Parameters
         ----------
-        groups
-            Of the rows of the fit: (fitted,).
         of
-            Of all rows: (rows,).
+            The group of each row: (rows,).
 
         Returns
         -------
         ndarray
             (strengths, rows, width)
         """
-        found = self.hats @ targets
-        errors = self.left_out @ targets
-        for group in np.unique(groups):
-            inside, rows = np.flatnonzero(groups == group), np.flatnonzero(of == group)
-            found[:, rows] -= self.hats[:, rows][:, :, inside] @ errors[:, inside]
+        found, errors = self.told(targets), self.left_out(targets)
+        for group in np.unique(self.groups):
+            inside, rows = np.flatnonzero(self.groups == group), np.flatnonzero(of == group)
+            along = self.shrunk[:, :, np.newaxis] * (self.vectors[inside].T @ errors[:, inside])
+            found[:, rows] -= self.turned[rows] @ along
+            found[:, rows] -= errors[:, inside].sum(axis=1, keepdims=True) / len(self.vectors)
         return np.asarray(found)
 
 
@@ -128,16 +142,18 @@ def search(
     wanted = torch.from_numpy(distances / distances.max())
     weight = torch.eye(dimensions, x.shape[1], dtype=x.dtype).requires_grad_()
     offset = torch.zeros(x.shape[1], dtype=x.dtype).requires_grad_()
-    pairs = torch.triu_indices(len(x), len(x), 1)
+    # Each pair stands twice; a row is at no angle from itself.
+    n_pairs = len(x) * (len(x) - 1)
+    others = 1 - torch.eye(len(x), dtype=x.dtype)
     optimiser = torch.optim.Adam([weight, offset], lr=params.learning_rate)
     for _ in range(params.steps):
         optimiser.zero_grad()
         z = (x - offset) @ weight.T
         direction = torch.nn.functional.normalize(z, dim=1)
-        cosine = (direction @ direction.T)[pairs[0], pairs[1]].clamp(-1 + 1e-6, 1 - 1e-6)
-        apart = params.beta * torch.arccos(cosine) - wanted[pairs[0], pairs[1]]
+        cosine = (direction @ direction.T).clamp(-1 + 1e-6, 1 - 1e-6)
+        apart = (params.beta * torch.arccos(cosine) - wanted) * others
         kept = z @ weight + offset - x
-        loss = (apart**2).mean() + params.alpha * (kept**2).sum(dim=1).mean()
+        loss = (apart**2).sum() / n_pairs + params.alpha * (kept**2).sum(dim=1).mean()
         torch.autograd.backward(loss)
         optimiser.step()
     with torch.no_grad():

@@ -33,6 +33,8 @@ from stages.operators.tables.gates import OPERATOR_GATES
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Scores = list[tuple[str, Floats]]
+"""What was held out, and how well it was told: (labellings, donors); in any order."""
 HOLDOUTS = ("random", "donor", "branch", "within")
 RANDOM_FOLDS = 5
 
@@ -113,44 +115,73 @@ def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floa
     n, fitted, dimensions = wanted.shape
     flat = wanted.transpose(1, 0, 2).reshape(fitted, n * dimensions)
     if strength is not None:
-        found = (ridge.hats[strength] @ flat).reshape(-1, n, dimensions).transpose(1, 0, 2)
+        found = ridge.told_at(strength, flat).reshape(-1, n, dimensions).transpose(1, 0, 2)
         return found, np.full(n, np.nan), strength
-    errors = (ridge.left_out @ flat) ** 2
+    errors = ridge.left_out(flat) ** 2
     variance = ((wanted - wanted.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
     errors = errors.sum(axis=1).reshape(len(errors), n, dimensions).sum(axis=2) / variance
     best = errors.argmin(axis=0)
-    every = (ridge.hats @ flat).reshape(len(ridge.hats), -1, n, dimensions)
-    chosen = every[best, :, np.arange(n)]
+    chosen = np.empty((n, len(ridge.turned), dimensions))
+    for which in np.unique(best):
+        own = np.flatnonzero(best == which)
+        told = ridge.told_at(which, wanted[own].transpose(1, 0, 2).reshape(fitted, -1))
+        chosen[own] = told.reshape(-1, len(own), dimensions).transpose(1, 0, 2)
     return chosen, errors[best, np.arange(n)], int(best[0])
 
 
-def agreement(panel: Panel, fold: Fold, points: Floats, of: Labelling) -> list[tuple[str, Floats]]:
-    """Return the Spearman correlation of distances by labelling and donor: (labellings, donors).
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of anchors of one donor whose distances are held against those of some labellings."""
 
-    Of pairs of anchors of one donor of which one at least was held out, and, where branches were,
-    of those that both were (``within``); nan for donors with fewer than three pairs.
+    donor: int
+    """Number of the donor."""
+    i: NDArray[np.int64]
+    j: NDArray[np.int64]
+    ruled: Floats
+    """Ranks of the distances that the labellings say: (1 or labellings, pairs)."""
+
+
+def pairs_of(panel: Panel, fold: Fold, of: Labelling) -> dict[str, list[Pairs]]:
+    """Return the pairs of a fold: those of which one anchor at least was held out.
+
+    Where branches were, those that both were, too (``within``). Donors with fewer than three have
+    none.
     """
-    found = [(fold.holdout, _agreement(panel, fold.test, points, of, both=False))]
+    found: dict[str, list[Pairs]] = {fold.holdout: []}
     if fold.holdout == "branch":
-        found.append(("within", _agreement(panel, fold.test, points, of, both=True)))
+        found["within"] = []
+    for number, donor in enumerate(np.unique(panel.donor)):
+        rows = np.flatnonzero(panel.donor == donor)
+        i, j = (rows[at] for at in np.triu_indices(len(rows), 1))
+        for name, chosen in found.items():
+            both = name == "within"
+            kept = fold.test[i] & fold.test[j] if both else fold.test[i] | fold.test[j]
+            if kept.sum() < 3:
+                continue
+            one, other = i[kept], j[kept]
+            which = np.arange(len(of))[:, np.newaxis] if len(of.distances) > 1 else 0
+            ruled = of.distances[which, of.kinds[:, one], of.kinds[:, other]]
+            chosen.append(Pairs(number, one, other, rankdata(ruled, axis=1)))
     return found
 
 
-def _agreement(panel: Panel, test: Mask, points: Floats, of: Labelling, *, both: bool) -> Floats:
-    donors = np.unique(panel.donor)
-    found = np.full((len(of), len(donors)), np.nan)
-    for number, donor in enumerate(donors):
-        rows = np.flatnonzero(panel.donor == donor)
-        i, j = np.triu_indices(len(rows), 1)
-        i, j = rows[i], rows[j]
-        kept = test[i] & test[j] if both else test[i] | test[j]
-        i, j = i[kept], j[kept]
-        if len(i) < 3:
-            continue
-        apart = np.sqrt(((points[:, i] - points[:, j]) ** 2).sum(axis=2))
-        which = np.arange(len(of))[:, np.newaxis] if len(of.distances) > 1 else 0
-        ruled = of.distances[which, of.kinds[:, i], of.kinds[:, j]]
-        found[:, number] = _correlation(rankdata(apart, axis=1), rankdata(ruled, axis=1))
+def agreement(of: Mapping[str, list[Pairs]], points: Floats, n_donors: int) -> Scores:
+    """Return the Spearman correlation of distances by labelling and donor: (labellings, donors).
+
+    Parameters
+    ----------
+    of
+        As of :func:`pairs_of`.
+    points
+        Of all anchors: (labellings, anchors, dimensions).
+    """
+    found = []
+    for name, every in of.items():
+        scores = np.full((len(points), n_donors), np.nan)
+        for pairs in every:
+            apart = np.sqrt(((points[:, pairs.i] - points[:, pairs.j]) ** 2).sum(axis=2))
+            scores[:, pairs.donor] = _correlation(rankdata(apart, axis=1), pairs.ruled)
+        found.append((name, scores))
     return found
 
 
@@ -178,15 +209,21 @@ class Judge:
         self.right = Labelling(panel.kind[np.newaxis], distances[np.newaxis])
         self.wrong = self._wrong(distances)
         self.shuffled = self._shuffled(distances)
-        self.wanted = [self._wanted(fold) for fold in self.folds]
+        self.n_donors, most = len(np.unique(panel.donor)), params.dimensions[-1]
+        self.wanted: list[dict[str, Floats]] = []
+        """Of each fold the targets under the labellings that it is judged by."""
+        self.pairs: list[dict[str, dict[str, list[Pairs]]]] = []
+        """And the pairs that they rank."""
+        for fold in self.folds:
+            of = {"right": self.right}
+            of |= {} if fold.holdout == "random" else {"wrong": self.wrong}
+            of |= {"shuffled": self.shuffled} if fold.holdout == "donor" else {}
+            self.wanted.append({name: targets(fold, one, most) for name, one in of.items()})
+            self.pairs.append({name: pairs_of(panel, fold, one) for name, one in of.items()})
 
-    def _wanted(self, fold: Fold) -> dict[str, Floats]:
-        """Return the targets of a fold under the labellings that it is judged by."""
-        of = {"right": self.right}
-        of |= {} if fold.holdout == "random" else {"wrong": self.wrong}
-        of |= {"shuffled": self.shuffled} if fold.holdout == "donor" else {}
-        most = self.params.dimensions[-1]
-        return {name: targets(fold, labelling, most) for name, labelling in of.items()}
+    def scores(self, fold: int, name: str, points: Floats) -> Scores:
+        """Return how well points agree with a labelling on a fold, by its number."""
+        return agreement(self.pairs[fold][name], points, self.n_donors)
 
     def _wrong(self, distances: Floats) -> Labelling:
         """Return rulers whose kinds, of those that there are, change names."""
@@ -207,7 +244,7 @@ class Judge:
             kinds[:, at] = rng.permuted(kinds[:, at], axis=1)
         return Labelling(kinds, distances[np.newaxis])
 
-    def of_donors(self, scores: Sequence[tuple[str, Floats]]) -> dict[str, Floats]:
+    def of_donors(self, scores: Scores) -> dict[str, Floats]:
         """Average scores of folds by donor: by holdout, (labellings, donors)."""
         found = {}
         for holdout in HOLDOUTS:
@@ -252,11 +289,11 @@ def judge(
     """
     params, panel = by.params, by.panel
     most = params.dimensions[-1]
-    right: dict[int, list[tuple[str, Floats]]] = {count: [] for count in params.dimensions}
-    wrong: list[tuple[str, Floats]] = []
-    shuffled: list[tuple[str, Floats]] = []
+    right: dict[int, Scores] = {count: [] for count in params.dimensions}
+    wrong: Scores = []
+    shuffled: Scores = []
     latent = np.zeros((len(panel), most))
-    for fold, wanted in zip(by.folds, by.wanted, strict=True):
+    for number, (fold, wanted) in enumerate(zip(by.folds, by.wanted, strict=True)):
         if fold.holdout == "random" and len(kernels) > 1:
             continue
         fits = [Ridge.fit(kernel, fold.fitted, fold.groups[fold.fitted]) for kernel in kernels]
@@ -264,7 +301,7 @@ def judge(
         best = int(np.argmin([errors[0] for _, errors, _ in found]))
         points, _, strength = found[best]
         for count in params.dimensions:
-            right[count] += agreement(panel, fold, points[:, :, :count], by.right)
+            right[count] += by.scores(number, "right", points[:, :, :count])
         if fold.holdout == "donor":
             latent[fold.test] = points[0][fold.test]
         if not nulls:
@@ -273,10 +310,10 @@ def judge(
             others = [led(fit, wanted["wrong"]) for fit in fits]
             which = np.argmin([errors for _, errors, _ in others], axis=0)
             chosen = np.stack([others[at][0][place] for place, at in enumerate(which)])
-            wrong += agreement(panel, fold, chosen, by.wrong)
+            wrong += by.scores(number, "wrong", chosen)
         if "shuffled" in wanted and len(kernels) == 1:
             moved, _, _ = led(fits[0], wanted["shuffled"], strength)
-            shuffled += agreement(panel, fold, moved, by.shuffled)
+            shuffled += by.scores(number, "shuffled", moved)
     return Judged(
         candidate,
         {count: by.of_donors(scores) for count, scores in right.items()},
@@ -287,7 +324,7 @@ def judge(
     )
 
 
-def _by_branch(scores: Sequence[tuple[str, Floats]]) -> dict[str, Floats]:
+def _by_branch(scores: Scores) -> dict[str, Floats]:
     """Return what each branch that was held out says: (branches, donors)."""
     found = {
         name: [score[0] for holdout, score in scores if holdout == name]
@@ -299,9 +336,9 @@ def _by_branch(scores: Sequence[tuple[str, Floats]]) -> dict[str, Floats]:
 def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
     """Judge a candidate by the published adaptor, on the right ruler, by donor and branch."""
     most = by.params.dimensions[-1]
-    scores: list[tuple[str, Floats]] = []
+    scores: Scores = []
     latent = np.zeros((len(by.panel), most))
-    for fold in by.folds:
+    for number, fold in enumerate(by.folds):
         if fold.holdout == "random":
             continue
         kinds = by.panel.kind[fold.fitted]
@@ -309,7 +346,7 @@ def judge_arccos(by: Judge, features: Floats, candidate: Candidate) -> Judged:
         points = search(features, fold.fitted, apart, by.params.arccos, dimensions=most)
         if fold.holdout == "donor":
             latent[fold.test] = points[fold.test]
-        scores += agreement(by.panel, fold, points[np.newaxis], by.right)
+        scores += by.scores(number, "right", points[np.newaxis])
     of = by.of_donors(scores)
     return Judged(candidate, {most: of}, {}, {}, latent, "arccos", _by_branch(scores))
 

@@ -107,7 +107,7 @@ class Readouts:
         kernel = np.concatenate([anchors @ anchors.T, products])
         donors = np.concatenate([self.panel.donor, self.cells.donor])
         fit = Ridge.fit(kernel, rows, self.panel.donor[rows])
-        every = fit.outside(self.wanted[rows], self.panel.donor[rows], donors)
+        every = fit.outside(self.wanted[rows], donors)
         every = every[:, len(self.panel) :]
         fitted = ~np.isin(self.cells.donor, list(group)) & self.known
         errors = ((every[:, fitted] - self.places[fitted]) ** 2).sum(axis=(1, 2))

@@ -287,11 +287,12 @@ def test_ridge_is_that_of_refits_without_each_group():
     fit = Ridge.fit(features @ features.T, fitted, groups)
     centred = features[:14] - features[:14].mean(axis=0)
     of_all = np.concatenate([groups, np.full(6, -1)])
-    outside = fit.outside(targets[:14], groups, of_all)
+    outside = fit.outside(targets[:14], of_all)
     for number, strength in enumerate(RIDGE):
         alpha = strength * (centred**2).sum() / 14
         whole = Reference(alpha=alpha).fit(features[:14], targets[:14])
-        predicted = fit.hats[number] @ targets[:14]
+        predicted = fit.told(targets[:14])[number]
+        assert fit.told_at(number, targets[:14]) == pytest.approx(predicted)
         assert predicted == pytest.approx(whole.predict(features))
         assert outside[number, 14:] == pytest.approx(whole.predict(features[14:]))
         for group in range(4):
@@ -299,7 +300,7 @@ def test_ridge_is_that_of_refits_without_each_group():
             part = Reference(alpha=alpha).fit(features[:14][~out], targets[:14][~out])
             expected = part.predict(features[:14][out])
             assert outside[number, :14][out] == pytest.approx(expected)
-            errors = (fit.left_out[number] @ targets[:14])[out]
+            errors = fit.left_out(targets[:14])[number][out]
             assert errors == pytest.approx(targets[:14][out] - expected)
 
 
