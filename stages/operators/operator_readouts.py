@@ -2,20 +2,22 @@
 
 Anchors of the donors of the fit lead features onto the ruler; linear probes of the coordinates read
 the cells of donors that were held out. Beside them a small network on frozen embeddings,
-diffusion pseudotime and, where it is asked for, Palantir. Maps and probes are fitted anew at every
-step of the compression; differences are tested over donors, who are few, and not over cells or
-splits, which are many.
+diffusion pseudotime and, where they are asked for, Palantir and scVI. Maps and probes are fitted
+anew at every step of the compression; differences are tested over donors, who are few, and not over
+cells or splits, which are many.
 """
 
 import argparse
 import contextlib
 import importlib
 import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +35,7 @@ from stages.operators.adaptors import Ridge
 from stages.operators.candidates import Candidate
 from stages.operators.endpoints import Endpoints, donor_groups
 from stages.operators.maps import THIRDS, Kind, Maps, factors
-from stages.operators.panel import Inputs, Prepared, add_arguments, maps_of, prepare
+from stages.operators.panel import Inputs, Prepared, add_arguments, counts, maps_of, prepare
 from stages.operators.settings import OperatorReadouts
 from stages.operators.tables.readouts import OPERATOR_READOUTS
 
@@ -136,8 +138,15 @@ def readouts(
     *,
     dimensions: int,
     components: list[int],
+    counts: Floats | None = None,
 ) -> pd.DataFrame:
-    """Return the table of all candidates; arguments as of `operator_gates.gates`."""
+    """Return the table of all candidates; arguments as of `operator_gates.gates`.
+
+    Parameters
+    ----------
+    counts
+        Of the cells, for scVI: (n_cells, n_items).
+    """
     by = Readouts(prepared, inputs, params, dimensions)
     found: list[_Found] = []
     for candidate in _plain(inputs, maps_of, components):
@@ -151,6 +160,8 @@ def readouts(
         found += _compressed(by, maps_of[last], last, kind)
     if inputs.residual is not None:
         found.append(_network(by, inputs.residual, last))
+    if counts is not None:
+        found.append(_latent(by, counts))
     if by.endpoints.order is not None:
         found += _pseudotimes(by)
     return _table(by, found)
@@ -282,15 +293,7 @@ def _diffusion(components: Floats, start: int) -> Floats:
 
 
 def _palantir(components: Floats, start: int) -> Floats:
-    try:
-        # Its types are not known, and it is not among the requirements.
-        palantir = importlib.import_module("palantir")
-    except ImportError:
-        msg = (
-            "operator_readouts.extras names palantir, which is not installed. "
-            "pip install palantir, or take it out."
-        )
-        raise SettingsError(msg) from None
+    palantir = _extra("palantir", "palantir")
     table = pd.DataFrame(components, index=[str(cell) for cell in range(len(components))])
     # It prints what it does.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -300,6 +303,52 @@ def _palantir(components: Floats, start: int) -> Floats:
             space, str(start), use_early_cell_as_start=True, n_jobs=1, seed=0
         )
     return np.asarray(found.pseudotime.reindex(table.index), dtype=float)
+
+
+def _latent(by: Readouts, counts: Floats) -> _Found:
+    """Return what is read off the latent space of scVI (Lopez et al. 2018), of its defaults.
+
+    It learns from all cells, without their kinds; donors are its batches.
+    """
+    latent, size = _scvi(counts, by.cells.donor)
+    one = _Found("expression", "scVI", "", size)
+    anchors = by.panel.mean(latent)
+    for group in by.groups:
+        by.read(one, (anchors, latent @ anchors.T), group)
+    return one
+
+
+def _scvi(counts: Floats, batch: NDArray[np.str_], epochs: int | None = None) -> tuple[Floats, int]:
+    """Return latent vectors of cells, (n_cells, 10), and how many numbers their encoder has."""
+    scvi = _extra("scvi", "scvi-tools")
+    from anndata import AnnData
+
+    data = AnnData(counts.astype(np.float32))
+    data.obs["batch"] = batch
+    # It says on both what it does, and warns of the number of processors.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scvi.settings.seed = 0
+        scvi.settings.verbosity = logging.ERROR
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        scvi.model.SCVI.setup_anndata(data, batch_key="batch")
+        model = scvi.model.SCVI(data)
+        model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, logger=False)
+        latent = model.get_latent_representation()
+    encoder = model.module.z_encoder.parameters()
+    return np.asarray(latent, dtype=float), sum(part.numel() for part in encoder)
+
+
+def _extra(name: str, package: str) -> Any:
+    """Import a package that is not among the requirements; its types are not known."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        msg = (
+            f"operator_readouts.extras names {name}, which is not installed. "
+            f"pip install {package}, or take it out."
+        )
+        raise SettingsError(msg) from None
 
 
 def _table(by: Readouts, found: list[_Found]) -> pd.DataFrame:
@@ -358,13 +407,16 @@ def _run(args: argparse.Namespace) -> None:
     prepared = prepare(args, settings, next(iter(of.values())))
     table = tables.empty(OPERATOR_READOUTS)
     if prepared is not None:
+        params, maps = settings.operator_readouts, next(iter(of.values()))
+        with_counts = "scvi" in params.extras
         table = readouts(
             prepared,
             prepared.inputs(args.maps),
             of,
-            settings.operator_readouts,
+            params,
             dimensions=settings.operator_gates.dimensions[-1],
             components=settings.operator_gates.components,
+            counts=counts(args, settings, maps, prepared.cells) if with_counts else None,
         )
     tables.write(table, OPERATOR_READOUTS, args.out)
 

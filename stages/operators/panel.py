@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stages.base import cli
 from stages.base.settings import Settings
 from stages.inputs.encoders import encoded, expression, vocabulary
+from stages.inputs.encoders.settings import Encoding
 from stages.measurement.streams import stream
 from stages.operators import maps, rulers
 from stages.operators.maps import Maps
@@ -192,12 +193,24 @@ def logs(
     args: argparse.Namespace, settings: Settings, of: Maps, rows: NDArray[np.int64] | None = None
 ) -> Floats:
     """Return ln(1 + counts per 10,000) of encoded cells, the judged ones: (rows, n_items)."""
+    return np.concatenate(list(expression.logs(*_source(args, settings, of, rows))))
+
+
+def counts(args: argparse.Namespace, settings: Settings, of: Maps, cells: Cells) -> Floats:
+    """Return the counts of labelled cells: (rows, n_items)."""
+    rows = judged(len(encoded.read(args.cells).cells), settings.operator_maps)[cells.rows]
+    found = expression.counts(*_source(args, settings, of, rows))
+    return np.concatenate([some for some, _ in found])
+
+
+def _source(
+    args: argparse.Namespace, settings: Settings, of: Maps, rows: NDArray[np.int64] | None
+) -> tuple[Path, Encoding, NDArray[np.int64], vocabulary.Vocabulary, NDArray[np.int64]]:
     cells, asked = encoded.read(args.cells).cells, settings.cellmodel.cells
     rows = judged(len(cells), settings.operator_maps) if rows is None else rows
     words = vocabulary.read(args.checkpoints / settings.cellmodel.checkpoints[-1])
     in_file = cells["row"].to_numpy()[rows]
-    chunks = expression.logs(Path(str(asked.h5ad)), asked.encoding, in_file, words, of.items)
-    return np.concatenate(list(chunks))
+    return Path(str(asked.h5ad)), asked.encoding, in_file, words, of.items
 
 
 def unit(values: Floats) -> Floats:

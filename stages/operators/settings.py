@@ -96,8 +96,8 @@ class OperatorReadouts(Section):
     sparse_factors: Count
     hidden: Count
     """Units of the network that reads frozen embeddings."""
-    extras: list[Literal["palantir"]] = []
-    """Baselines that need packages of their own: ``pip install palantir``."""
+    extras: list[Literal["palantir", "scvi"]] = []
+    """Baselines that need packages of their own: ``pip install palantir scvi-tools``."""
     confidence: Confidence
     draws: Annotated[int, Field(ge=20)]
     seed: Seed

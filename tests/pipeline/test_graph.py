@@ -58,6 +58,7 @@ MODULES = WEIGHTS | {
     "cell_epistasis": "epistasis",
     "cell_items": "items",
     "cell_spectrum": "spectrum",
+    "cell_separation": "separation",
 }
 
 

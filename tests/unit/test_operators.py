@@ -460,6 +460,21 @@ def test_palantir_that_is_not_installed_is_one_line(monkeypatch):
         operator_readouts._palantir(np.zeros((3, 2)), 0)
 
 
+def test_scvi_tells_two_kinds_of_cells_that_were_counted_in_two_batches():
+    pytest.importorskip("scvi", reason="scVI is an extra: pip install scvi-tools")
+    rng = np.random.default_rng(3)
+    kind = np.arange(240) % 2
+    means = np.where((np.arange(40) < 20) == kind[:, None].astype(bool), 8.0, 2.0)
+    batch = np.where(np.arange(240) < 120, "a", "b")
+    counts = rng.poisson(means * np.where(batch == "a", 1, 2)[:, None]).astype(float)
+    latent, size = operator_readouts._scvi(counts, batch, epochs=60)
+    assert latent.shape == (240, 10)
+    assert size > 40 * 128
+    apart = latent[kind == 1].mean(axis=0) - latent[kind == 0].mean(axis=0)
+    along = latent @ apart
+    assert auroc(along, kind.astype(bool)) > 0.99
+
+
 class TestFactors:
     @pytest.fixture
     def drops(self):

@@ -14,14 +14,14 @@ from stages.inputs.encoders.vocabulary import Vocabulary
 Floats = NDArray[np.float64]
 
 
-def logs(
+def counts(
     h5ad: Path,
     encoding: Encoding,
     rows: NDArray[np.int64],
     known: Vocabulary | None = None,
     tokens: NDArray[np.int64] | None = None,
-) -> Iterator[Floats]:
-    """Yield ln(1 + counts per 10,000) of cells, some at a time: (cells, genes).
+) -> Iterator[tuple[Floats, Floats]]:
+    """Yield counts of cells, some at a time: (cells, genes), and over all genes, (cells,).
 
     Parameters
     ----------
@@ -50,6 +50,18 @@ def logs(
             source=str(h5ad),
         )
         for chunk in source.chunks(rows, whole=preset.counts):
-            counts = genes.only(chunk.counts) if genes else chunk.counts
-            dense = (counts if tokens is None else counts.tocsc()[:, tokens]).toarray()
-            yield np.log1p(dense / np.maximum(chunk.totals, 1.0)[:, np.newaxis] * 1e4)
+            found = genes.only(chunk.counts) if genes else chunk.counts
+            dense = (found if tokens is None else found.tocsc()[:, tokens]).toarray()
+            yield dense, chunk.totals
+
+
+def logs(
+    h5ad: Path,
+    encoding: Encoding,
+    rows: NDArray[np.int64],
+    known: Vocabulary | None = None,
+    tokens: NDArray[np.int64] | None = None,
+) -> Iterator[Floats]:
+    """Yield ln(1 + counts per 10,000), (cells, genes); arguments as of :func:`counts`."""
+    for dense, totals in counts(h5ad, encoding, rows, known, tokens):
+        yield np.log1p(dense / np.maximum(totals, 1.0)[:, np.newaxis] * 1e4)
