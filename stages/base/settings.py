@@ -104,7 +104,8 @@ def needed(section: Any, kind: type[S], *, source: Path, does: str, instead: str
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # By libyaml, ten times as fast: every stage reads this.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # noqa: TID251
     except FileNotFoundError:
         msg = (
             f"{path} does not exist. "

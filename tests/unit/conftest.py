@@ -448,6 +448,59 @@ def study_folder(
         monkeypatch.chdir(tmp_path)
         return {name: table.copy() for name, table in made.items()}
 
+    def of_cells(platforms, tissue, simulated):
+        """Return the measured samples, and all tables on annotated types."""
+        key = "cells", platforms, tissue, simulated
+        if key not in made_studies:
+            counted = _cells(platforms, tissue)
+            shares, excluded = proportions.proportions(counted, settings.proportions)
+            measured = metrics.metrics(shares, settings.metrics)
+            aged, left_out = contrast.contrast(measured, settings.contrast)
+            described = describe.samples(counted, pooled_pattern="/")
+            both = concordance.concordance(aged, settings.concordance)
+            truth = tables.empty(TRUTH)
+            if simulated:
+                row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
+                who = [row.cohort, row.platform, row.tissue, "gini"]
+                truth = pd.DataFrame([[*who, row.change, row.change]], columns=list(truth.columns))
+            made_studies[key] = (
+                measured,
+                {
+                    "samples": described,
+                    "confounding": describe.confounding(described),
+                    "proportions": shares,
+                    "exclusions": excluded,
+                    "contrast": aged,
+                    "not_compared": left_out,
+                    "concordance": both,
+                    "concordance_summary": concordance.summary(
+                        both, settings.concordance, rng=None
+                    ),
+                    "recovery": recovery(truth, aged),
+                    **_argued(few_draws, counted, shares, measured, aged),
+                },
+            )
+        measured, made = made_studies[key]
+        return measured.copy(), {name: table.copy() for name, table in made.items()}
+
+    def write_heads(changed, states, trainings):
+        """Write all tables on heads and on directions of tokens."""
+        key = "heads", tuple(states.items()), trainings
+        if key not in made_studies:
+            place = tmp_path_factory.mktemp("heads")
+            (place / "params.yaml").write_text(yaml.safe_dump(changed))
+            monkeypatch.chdir(place)
+            folder = Path("tables")
+            _write_head_tables(folder, states)
+            shutil.copytree(companion_tables, place, dirs_exist_ok=True)
+            made_spectra.write(folder, place / "spectra", settings, "spectra", list(states))
+            _write_seeds(folder, settings, states, trainings)
+            name = "head_removals"
+            tables.write(_removals(settings, states), SCHEMAS[name], folder / f"{name}.csv")
+            (place / "params.yaml").unlink()
+            made_studies[key] = place
+        shutil.copytree(made_studies[key], tmp_path, dirs_exist_ok=True)
+
     def make(
         platforms,
         *,
@@ -460,29 +513,7 @@ def study_folder(
         trainings=1,
     ):
         folder = tmp_path / "tables"
-        counted = _cells(platforms, tissue)
-        shares, excluded = proportions.proportions(counted, settings.proportions)
-        measured = metrics.metrics(shares, settings.metrics)
-        aged, left_out = contrast.contrast(measured, settings.contrast)
-        described = describe.samples(counted, pooled_pattern="/")
-        both = concordance.concordance(aged, settings.concordance)
-        truth = tables.empty(TRUTH)
-        if simulated:
-            row = aged[(aged["metric"] == "gini") & (aged["cells"] == "all")].iloc[0]
-            key = [row.cohort, row.platform, row.tissue, "gini"]
-            truth = pd.DataFrame([[*key, row.change, row.change]], columns=list(truth.columns))
-        made = {
-            "samples": described,
-            "confounding": describe.confounding(described),
-            "proportions": shares,
-            "exclusions": excluded,
-            "contrast": aged,
-            "not_compared": left_out,
-            "concordance": both,
-            "concordance_summary": concordance.summary(both, settings.concordance, rng=None),
-            "recovery": recovery(truth, aged),
-            **_argued(few_draws, counted, shares, measured, aged),
-        }
+        measured, made = of_cells(tuple(platforms), tissue, simulated)
         for name, table in made.items():
             tables.write(table, SCHEMAS[name], folder / f"{name}.csv")
         cluster_tables.write(folder, clusters)
@@ -524,11 +555,8 @@ def study_folder(
         changed["systems"]["spectra"] |= {"effects": "spectra/effects/spectra"}
         changed["systems"]["heads"] |= {"effects": "effects", "states": list(states)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
+        write_heads(changed, states, trainings)
         monkeypatch.chdir(tmp_path)
-        _write_head_tables(folder, states)
-        shutil.copytree(companion_tables, tmp_path, dirs_exist_ok=True)
-        made_spectra.write(folder, tmp_path / "spectra", settings, "spectra", list(states))
-        _write_seeds(folder, settings, states, trainings)
         if summary is not None:
             out = folder / "head_control_variate.csv"
             tables.write(summary, HEAD_CONTROL_VARIATE, out)
@@ -536,8 +564,6 @@ def study_folder(
         if published:
             agreement = _published_effects(folder, moved=-0.125)
         tables.write(agreement, COMPANION_AGREEMENT, folder / "companion_agreement.csv")
-        name = "head_removals"
-        tables.write(_removals(settings, states), SCHEMAS[name], folder / f"{name}.csv")
         made["companion_agreement"] = agreement
         tables.write(measured, METRICS, folder / "metrics.csv")
         if clusters is cluster_tables.empty:

@@ -214,6 +214,25 @@ def test_a_damaged_pickle_is_one_line(content, says, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_number_in_a_pickle_is_no_length_of_memory(tmp_path):
+    # What is kept under this number takes 32 GiB in the reader that is written in C.
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x04}r\xff\xff\xff\x7f.")
+    assert dictionaries.read_pickle(path) == {}
+
+
+@pytest.mark.parametrize("code", ["O", "V8", "S8", "M8[ns]", "c16", "f8,f8"])
+def test_a_number_is_of_a_kind_of_numbers(code, tmp_path):
+    class Posing:
+        def __reduce__(self):
+            return np.float64(0).__reduce__()[0], (np.dtype(code), b"\0" * 8)
+
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"a": Posing()}, protocol=4))
+    with pytest.raises(CheckpointError, match=r"no pickle of a dictionary|no dictionary of genes"):
+        dictionaries.read_pickle(path)
+
+
 @pytest.mark.parametrize("text", [b"0123456789", bytes(range(256))])
 @given(data=st.data())
 def test_no_bytes_get_past_the_reader(text, data, tmp_path_factory):

@@ -36,6 +36,7 @@ from stages.inputs.haematopoiesis import tree
 from stages.inputs.known import Known
 from stages.measurement import effects, measured
 from stages.measurement.effects import State
+from stages.measurement.ranks import auroc
 from stages.models.architectures import architecture_of
 from stages.models.attention import attended_by
 from stages.models.load import load_model

@@ -250,6 +250,16 @@ def test_dimension_of_a_cube_in_many_dimensions(rng, dimension):
     assert found.error == pytest.approx(dimension / np.sqrt(3000), rel=0.6)
 
 
+def test_dimension_is_that_of_scikit_dimension():
+    rng = np.random.default_rng(0)
+    plane = rng.uniform(size=(2000, 2)) @ rng.normal(size=(2, 30))
+    cube = rng.uniform(size=(2000, 5)) @ rng.normal(size=(5, 20))
+    gaussian = rng.normal(size=(2000, 10))
+    # TwoNN(discard_fraction=0.1) of scikit-dimension 0.5.0; it divides by n, not n + 1.
+    for points, theirs in ((plane, 1.98375120), (cube, 4.99454218), (gaussian, 9.69373665)):
+        assert two_nn(points, rng).value == pytest.approx(theirs, rel=2e-3)
+
+
 def test_dimension_of_a_swiss_roll_and_of_a_sphere(rng):
     turn, along = rng.uniform(5, 14, 4000), rng.uniform(0, 20, 4000)
     roll = np.stack([turn * np.cos(turn), along, turn * np.sin(turn)], axis=1)

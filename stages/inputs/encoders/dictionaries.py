@@ -1,8 +1,10 @@
 """Read the published dictionaries of models of cells: pickles of Geneformer, JSON of scGPT.
 
-A pickle is a program. All that Geneformer's may call is what makes a NumPy number; any other
-name that one asks for is refused before it is called, and the file with it. What comes out is
-checked and becomes a :class:`~stages.inputs.encoders.vocabulary.Vocabulary`, which is kept as JSON.
+A pickle is a program. All that Geneformer's may call is what makes a NumPy number, and neither
+pickle's fast reader nor NumPy makes it: a changed byte ends the one (it takes all memory, or the
+process falls), and the other believes any state it is told. Any other name that a file asks for is
+refused before it is called, and the file with it. What comes out is checked and becomes a
+:class:`~stages.inputs.encoders.vocabulary.Vocabulary`, which is kept as JSON.
 """
 
 import json
@@ -21,20 +23,52 @@ from stages.inputs.encoders.vocabulary import CLS, EOC, EOS, MASK, PAD, Vocabula
 
 AGAIN = "Fetch it again."
 SCGPT_SPECIALS = (PAD, CLS, EOC)
-_SCALAR = np.float64(0).__reduce__()[0]
+
+
+class _Kind:
+    """What a pickle says of the kind of a number, as ``f8``."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code, self.order = str(code), "="
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        self.order = str(state[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The kind, if it is one of numbers."""
+        order = self.order if self.order in ("<", ">") else "="
+        found = np.dtype(f"{order}{self.code}")
+        if found.kind not in "biuf" or found.itemsize > LARGEST:
+            msg = f"{self.code[:20]!r} is no kind of number"
+            raise pickle.UnpicklingError(msg)
+        return found
+
+
+LARGEST = 16
+"""Bytes of a number."""
+
+
+def _scalar(kind: _Kind, content: bytes) -> np.generic:
+    found: tuple[np.generic, ...] = tuple(np.frombuffer(content, kind.dtype))
+    [number] = found
+    return number
+
+
 # Both names of one module: NumPy 2 renamed it, and the files are older.
 ALLOWED: Mapping[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
-    ("numpy", "dtype"): np.dtype,
-} | {("numpy.dtypes", name): getattr(np.dtypes, name) for name in np.dtypes.__all__}
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy", "dtype"): _Kind,
+}
 
 
 class _Refused(pickle.UnpicklingError):
     """A pickle asks for more than numbers."""
 
 
-class _Numbers(pickle.Unpickler):  # noqa: TID251 - refuses every name but those of numbers
+# Refuses every name but those of numbers; in Python, where a number is no length of memory.
+class _Numbers(pickle._Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Return one of the few things that a dictionary of numbers needs."""
         try:
