@@ -26,6 +26,7 @@ from stages.base.settings import PARAMS_FILE, check_machine, parse, short_keys
 
 CONF = Path("conf")
 DIGEST_KEY = "conf_digest"
+NOTHING_GIVEN = "stages/inputs/__init__.py"
 # The groups of conf/ of which one file each is chosen.
 GROUPS = ("atlas", "model", "cellmodel")
 # And one that is a fact about this machine: it goes into a file of its own, which decides nothing.
@@ -62,6 +63,7 @@ def register_resolvers(conf: Path) -> None:
     OmegaConf.register_new_resolver(
         "unless", lambda actual, refused, name: [name] * (actual != refused), replace=True
     )
+    OmegaConf.register_new_resolver("given", lambda path: path or NOTHING_GIVEN, replace=True)
     OmegaConf.register_new_resolver("spread", spread, replace=True)
 
 

@@ -687,6 +687,14 @@ class GeneSets(Section):
     """Of GAF: whether annotations by computation alone (IEA and its like) are left out."""
 
 
+class Given(Section):
+    """What a person put there, and ``dvc.yaml`` watches; a file of the project where nothing is."""
+
+    weights: Path
+    text: Path
+    cell_weights: Path
+
+
 SECTIONS = {
     "atlas": Atlas,
     "model": Model,
@@ -698,6 +706,7 @@ SECTIONS = {
     "downloaded": list[str],
     "cell_trained": list[str],
     "cell_downloaded": list[str],
+    "given": Given,
     "encode": list[str],
 }
 SHORT_KEYS = dict.fromkeys(CellsFile.model_fields, "atlas.cells.*") | dict.fromkeys(

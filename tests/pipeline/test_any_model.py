@@ -209,6 +209,20 @@ def test_one_more_state_runs_that_alone_and_what_shows_all(study):
     assert of_states == ["downloaded@local", "attribution@last", "ablate@last"]
 
 
+def test_weights_that_were_exchanged_in_their_place_are_noticed(study):
+    folder, states, _ = study
+    if len(states) == 1:
+        pytest.skip("where one state lies, there is none to exchange it for")
+    shutil.rmtree(folder / "weights" / states[0])
+    must(folder, "python", "-c", _ANOTHER, "weights/final-2", f"weights/{states[0]}")
+    shutil.copyfile(
+        folder / "weights/final-2/tokenizer.json", folder / f"weights/{states[0]}/tokenizer.json"
+    )
+    ran = stages_run(must(folder, "dvc", "repro", "importance"))
+    of_states = [name for name in ran if "@" in name]
+    assert of_states == ["downloaded@local", f"attribution@{states[0]}", f"ablate@{states[0]}"]
+
+
 # Another model in the same layout.
 _ANOTHER = """
 import sys

@@ -63,7 +63,7 @@ def study(repository, tmp_path_factory):
     return copy_of(repository, tmp_path_factory.mktemp("study") / "clone")
 
 
-@pytest.mark.parametrize(("name", "n_promised"), [("your_cells", 0), ("your_checkpoint", 0)])
+@pytest.mark.parametrize(("name", "n_promised"), [("your_cells", 12), ("your_checkpoint", 5)])
 def test_data_of_ones_own(name, n_promised, repository, study, tmp_path):
     page = repository / "docs" / "tutorials" / f"{name}.md"
     assert len(page.read_text(encoding="utf-8").splitlines()) <= 100
