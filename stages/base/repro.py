@@ -6,7 +6,8 @@ for the inputs that some share, and after them all what joins them.
 
 After every stage, DVC 3.67 reads and writes the whole file in pure Python: 4 s for the 280 kB of
 this study, which is more than most of its stages take. Here the lines of the stage are put in the
-place of its old ones. And stages are started from a process that has imported their libraries
+place of its old ones. For every stage it reads ``params.yaml``, which is read once here while it
+stays as it is. And stages are started from a process that has imported their libraries
 (:mod:`stages.base.warm`). The file that results is the same, byte for byte, and so is everything
 else: a person may as well type ``dvc repro``.
 """
@@ -28,6 +29,7 @@ from typing import Any
 
 import networkx as nx
 from dvc.cli import main as dvc
+from dvc.dependency import param
 from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -54,6 +56,8 @@ PROVENANCE = Path("reports/provenance.json")
 HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
 _run_by_dvc = running_stages._run
+_load_by_dvc = param.load_path
+_params: dict[tuple[str, int, int], Any] = {}
 
 
 def spliced(text: str, entries: Mapping[str, Any]) -> str:
@@ -82,6 +86,14 @@ def _dump_stages(lock: Any, stages: Sequence[Any], **options: Any) -> None:
     if after != before:
         write_text(path, after)
         lock.repo.scm_context.track_file(lock.relpath)
+
+
+def _load_params(path: str, fs: Any, **options: Any) -> Any:
+    state = Path(path).stat()
+    key = path, state.st_mtime_ns, state.st_size
+    if key not in _params:
+        _params[key] = _load_by_dvc(path, fs, **options)
+    return _params[key]
 
 
 @dataclass(frozen=True)
@@ -228,6 +240,7 @@ def _start_from(fd: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dvc repro`` with these words; with ``--weights``, fetch those alone."""
     Lockfile.dump_stages = _dump_stages
+    param.load_path = _load_params
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == [ALONE]:
         reproduction.collect_stages = _of_index  # type: ignore[attr-defined]

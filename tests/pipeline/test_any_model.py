@@ -18,6 +18,9 @@ from transformers import (
 )
 
 from stages.base import tables
+from stages.features.tables.annotate import ANNOTATED
+from stages.features.tables.steer import STEERING
+from stages.features.tables.trace import TRACED
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.mini import tokenizer as tokenizers
 from stages.measurement.effects import read
@@ -35,6 +38,11 @@ SETTINGS = {
     "model.text.min_characters": 20,
     "sweep.noise.draws": 4,
 }
+# Features of the language model, by one setting, and few of them.
+FEATURES = """
+    features.of=model autoencoders.judged=4 autoencoders.seeds=1 autoencoders.training.features=48
+    combine.min_sequences=5 combine.sets=2 trace.min_sequences=5 trace.nulls=4 trace.sequences=8
+"""
 FIGURES = ("head_trajectories", "head_effects", "head_heatmap", "lorenz", "pythia_overlay_v2")
 
 
@@ -106,7 +114,7 @@ def study(request, clone):
         tokenizers.save(learnt, weights)
     given = SETTINGS | {"model.checkpoints": f"[{','.join(states)}]"}
     words = " ".join(f"{key}={value}" for key, value in given.items())
-    words += FEW_OF_CELLS + FEW_OF_HEADS
+    words += FEW_OF_CELLS + FEW_OF_HEADS + FEATURES * (len(states) > 1)
     said = must(clone, "make", "reproduce", *NAMED, f"SET={words}")
     ran = stages_run(said)
     assert [name for name in ran if name.startswith("ablate@")] == [f"ablate@{s}" for s in states]
@@ -180,6 +188,19 @@ def test_the_paper_says_what_there_is(study):
     assert ("gini_first" in numbers["heads"]) == (not one)
 
 
+def test_features_of_a_language_model_are_traced_and_named_by_how_tokens_are_written(study):
+    folder, states, _ = study
+    if len(states) == 1:
+        pytest.skip("features are asked for of the other model")
+    of = folder / "reports/tables/features"
+    traced = tables.read(of / "traced.csv", TRACED)
+    assert len(traced) >= 3
+    assert {"kind", "place"} <= set(tables.read(of / "annotated.csv", ANNOTATED)["collection"])
+    assert tables.read(of / "steering.csv", STEERING).empty
+    paper = (folder / "reports/paper.qmd").read_text(encoding="utf-8")
+    assert "Sparse autoencoders of the last state of local" in paper
+
+
 def test_heads_alone_need_no_more_than_their_own_paper(study):
     folder, _, _ = study
     assert stages_run(must(folder, "make", "heads")) == ["study", "heads_alone@heads"]
@@ -202,7 +223,7 @@ def test_one_more_state_runs_that_alone_and_what_shows_all(study):
     must(folder, "python", "-c", _ANOTHER, "weights/final-2", "weights/last")
     given = SETTINGS | {"model.checkpoints": f"[{','.join([*states, 'last'])}]"}
     words = [f"{key}={value}" for key, value in given.items()]
-    words += f"{FEW_OF_CELLS} {FEW_OF_HEADS}".split()
+    words += f"{FEW_OF_CELLS} {FEW_OF_HEADS} {FEATURES}".split()
     must(folder, "python", "-m", "stages.base.compose", "--set", *words)
     ran = stages_run(must(folder, "dvc", "repro", "importance"))
     of_states = [name for name in ran if "@" in name]
