@@ -225,27 +225,29 @@ def core(
 
 
 def programmes(
-    factored: Factored, of_items: NDArray[np.str_], count: int, state: str
+    factored: Factored, sets: tuple[list[str], Mask], count: int, state: str
 ) -> pd.DataFrame:
     """Return for each factor and side the programme that its largest entries are most often of.
 
     Parameters
     ----------
-    of_items
-        Programme of each item, empty for none: (n_items,). All items are the background.
+    sets
+        Names of programmes, and which items are in each: (n_sets, n_items). All items are the
+        background.
     """
-    count = min(count, len(of_items))
-    named = np.unique(of_items[of_items != ""])
-    if not len(named):
+    labels, inside = sets
+    there = inside.any(axis=1)
+    n_items, count = inside.shape[1], min(count, inside.shape[1])
+    if not there.any():
         return tables.empty(OPERATOR_PROGRAMMES)
     rows = [
         (factor, side, np.argsort(-np.abs(entries[:, at]), kind="stable")[:count])
         for side, entries in (("read", factored.reads), ("write", factored.writes))
         for at, factor in enumerate(factored.names)
     ]
-    items = np.arange(len(of_items))
+    items, named = np.arange(n_items), np.array(labels)[there]
     chosen = np.stack([np.isin(items, top) for _, _, top in rows])
-    found = nearest(chosen, of_items[:, np.newaxis] == named)
+    found = nearest(chosen, inside[there].T)
     table = pd.DataFrame(
         {
             "state": state,
@@ -254,9 +256,9 @@ def programmes(
             "programme": named[found.at],
             "n_top": count,
             "n_programme": found.size,
-            "n_background": len(of_items),
+            "n_background": n_items,
             "overlap": found.overlap,
-            "expected": count * found.size / len(of_items),
+            "expected": count * found.size / n_items,
             "p": found.p,
             "q": found.q,
         }
@@ -328,9 +330,8 @@ def _run(args: argparse.Namespace) -> None:
             else:
                 parts, last = _of_state(prepared, of, settings, name, rows)
                 if near and name == states[-1]:
-                    of_gene = {gene: one for one, genes in near.items() for gene in genes}
-                    named = np.array([of_gene.get(gene, "") for gene in of.names])
-                    found = programmes(last, named, params.top_genes, name)
+                    sets = known.membership(near, of.names)
+                    found = programmes(last, sets, params.top_genes, name)
             effects.write(folder / f"{name}.parquet", parts)
     for schema, made in ((OPERATOR_FACTORS, rows["factors"]), (OPERATOR_CORE, rows["core"])):
         table = pd.DataFrame(made, columns=list(schema.columns)) if made else tables.empty(schema)

@@ -545,11 +545,13 @@ class TestFactors:
         assert number["value"] == pytest.approx(4, abs=0.6)
 
     def test_programmes_by_an_exact_count(self, tmp_path):
-        of_items = np.array(["a"] * 5 + ["b"] * 5 + [""] * 10)
+        sets = np.zeros((3, 20), dtype=bool)
+        # The third has none of these items.
+        sets[0, :5] = sets[1, 5:10] = True
         reads = np.zeros((20, 2))
         reads[:4, 0], reads[5:9, 1] = 1.0, -1.0
         head = Factored("L0H0", reads, np.array([2.0, 1.0]), reads[:, ::-1])
-        found = operator_factors.programmes(head, of_items, 4, "s")
+        found = operator_factors.programmes(head, (["a", "b", "gone"], sets), 4, "s")
         tables.write(found, OPERATOR_PROGRAMMES, tmp_path / "programmes.csv")
         assert list(found["programme"]) == ["a", "b", "b", "a"]
         # All 4 of 5 among 20: 5 / C(20, 4).
