@@ -33,7 +33,7 @@ SETTINGS = {
     "model.local": "weights",
     "model.text.path": "text.txt",
     "model.text.n_sequences": N_SEQUENCES,
-    "model.text.reference_sequences": N_SEQUENCES,
+    "model.text.reference_sequences": 64,
     "model.text.seq_len": SEQ_LEN,
     "model.text.min_characters": 20,
     "sweep.noise.draws": 4,
@@ -41,6 +41,7 @@ SETTINGS = {
 # Features of the language model, by one setting, and few of them.
 FEATURES = """
     features.of=model autoencoders.judged=4 autoencoders.seeds=1 autoencoders.training.features=48
+    autoencoders.training.batch=128
     combine.min_sequences=5 combine.sets=2 trace.min_sequences=5 trace.nulls=4 trace.sequences=8
 """
 FIGURES = ("head_trajectories", "head_effects", "head_heatmap", "lorenz", "pythia_overlay_v2")
