@@ -234,6 +234,7 @@ WORDS = {
     "cellmodel.known",
     "clusters.reference",
     "features.checkpoints",
+    "features.known",
     "features.reads",
     "features.study",
     "item",
@@ -256,7 +257,7 @@ def test_commands_are_made_of_words_that_the_settings_restrict(repository):
 # An option is one only where a word begins; names stand in the middle of paths.
 FIRST = ("atlas.acquire", "atlas.cells", "atlas.graphs", "atlas.libraries", "model.folder")
 OF_CELLS = ("folder", "checkpoints", "known")
-PATHS = ("cellmodel.folder", "cellmodel.known", "features.checkpoints")
+PATHS = ("cellmodel.folder", "cellmodel.known", "features.checkpoints", "features.known")
 SHELL = ("a;touch b", "$(id)", "a b", "`id`", "a|b", "a\nb", "'")
 
 
@@ -269,7 +270,7 @@ SHELL = ("a;touch b", "$(id)", "a b", "`id`", "a|b", "a\nb", "'")
             for key in ("folder", "checkpoints", "known")
             for word in SHELL
         ),
-        *(("features.checkpoints", word) for word in SHELL),
+        *((f"features.{key}", word) for key in ("checkpoints", "known") for word in SHELL),
         *(
             (place, "-rf")
             for place in ("cellmodel.folder", "cellmodel.known", "features.checkpoints")
