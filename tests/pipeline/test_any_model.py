@@ -236,7 +236,7 @@ def test_weights_that_were_exchanged_in_their_place_are_noticed(study):
     if len(states) == 1:
         pytest.skip("where one state lies, there is none to exchange it for")
     shutil.rmtree(folder / "weights" / states[0])
-    must(folder, "python", "-c", _ANOTHER, "weights/final-2", f"weights/{states[0]}")
+    must(folder, "python", "-c", _ANOTHER, "weights/last", f"weights/{states[0]}")
     shutil.copyfile(
         folder / "weights/final-2/tokenizer.json", folder / f"weights/{states[0]}/tokenizer.json"
     )
