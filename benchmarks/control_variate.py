@@ -32,7 +32,8 @@ from stages.heads import attribution, control_variate, subset
 from stages.heads.settings import SweepControlVariate
 from stages.inputs.mini.corpus import SEPARATOR, spread
 from stages.inputs.mini.tokenizer import encode
-from stages.inputs.tokens import text_lines, tokenizer_of
+from stages.inputs.tokenizer import tokenizer_of
+from stages.inputs.tokens import text_lines
 from stages.measurement.concentration import gini as gini_of
 from stages.models.interventions import single_heads
 from stages.models.load import load_model

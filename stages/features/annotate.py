@@ -28,8 +28,6 @@ from stages.inputs import known, token_classes
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.known import Known
 from stages.inputs.material import Cells
-from stages.inputs.settings import MiniModel
-from stages.inputs.tokens import tokenizer_of
 from stages.measurement.enrichment import nearest
 from stages.measurement.streams import stream
 from stages.models.devices import devices, matmul_precision
@@ -176,9 +174,7 @@ def _labels(of: Subject, folder: Path, n: int, params: Annotate) -> Families:
 def _known(settings: Settings, of: Subject, folder: Path, items: NDArray[np.int64]) -> Families:
     """Return what is known of the items of the background, by family."""
     if settings.features.of == "model":
-        code = isinstance(settings.model, MiniModel)
-        tokenizer, _ = tokenizer_of(of.checkpoint.parent)
-        classes = token_classes.classes(tokenizer, items.tolist(), code=code)
+        classes = token_classes.read(of.checkpoint.parent, settings.model, items.tolist())
         return dict(sets_of(classes, [str(item) for item in items], len(items)))
     words = vocabulary.read(of.checkpoint)
     of_genes = known.read(folder, settings.gene_sets, words.synonyms)

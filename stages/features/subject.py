@@ -14,7 +14,6 @@ from stages.base import cli
 from stages.base.errors import FeatureError
 from stages.base.files import file_hash
 from stages.base.settings import Settings, load
-from stages.compute import shards
 from stages.inputs.encoders import encoded, vocabulary
 from stages.inputs.encoders.measured import chosen, held_out
 from stages.inputs.material import Cells, Material, Tokens
@@ -144,9 +143,7 @@ class Files:
         weights = sorted(self.autoencoders.glob("*/*.safetensors"))
         return {
             "weights": fingerprint(of.checkpoint),
-            "autoencoders": {
-                path.parent.name: shards.key_of({"sha256": file_hash(path)}) for path in weights
-            },
+            "autoencoders": {path.parent.name: file_hash(path) for path in weights},
             "torch": str(torch.__version__),
             "device": of.device.type,
             "text": of.measured.digest(which),

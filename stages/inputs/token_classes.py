@@ -7,11 +7,14 @@ word or goes on in one, and of words whether they begin with a capital.
 
 import keyword
 from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 from tokenizers import Tokenizer
 
 from stages.inputs.known import Known
+from stages.inputs.settings import HubModel, MiniModel
+from stages.inputs.tokenizer import tokenizer_of
 
 KIND, PLACE, CASE, KEYWORD = "kind", "place", "case", "keyword"
 SPACE, MARKED = " \t\r\n", ("\u0120", "\u2581")
@@ -74,3 +77,14 @@ def classes(tokenizer: Tokenizer, tokens: Iterable[int], *, code: bool) -> Known
         },
         edges=pd.DataFrame(columns=["factor", "target", "sign"]),
     )
+
+
+def read(checkpoints: Path, model: MiniModel | HubModel, tokens: Iterable[int]) -> Known:
+    """Return the classes of a model's tokens, by their ids as names.
+
+    Raises
+    ------
+    CheckpointError
+        There is no tokenizer of the model beside its checkpoints.
+    """
+    return classes(tokenizer_of(checkpoints)[0], tokens, code=isinstance(model, MiniModel))

@@ -64,13 +64,14 @@ class Ridge:
         shrunk = 1 / (values + np.array(RIDGE)[:, np.newaxis] * scale)
         return cls(outer @ vectors, vectors, shrunk, values * shrunk, groups)
 
-    def told(self, targets: Floats) -> Floats:
-        """Return the targets of all rows: (fitted, width) -> (strengths, rows, width)."""
-        along = self.shrunk[:, :, np.newaxis] * (self.vectors.T @ targets)
-        return np.asarray(self.turned @ along + targets.mean(axis=0))
+    def told(self, targets: Floats, strength: int | slice = slice(None)) -> Floats:
+        """Return the targets of all rows: (fitted, width) -> (strengths, rows, width).
 
-    def told_at(self, strength: int, targets: Floats) -> Floats:
-        """Return those of one strength, by its place: (rows, width)."""
+        Parameters
+        ----------
+        strength
+            The place of one of them, whose are (rows, width).
+        """
         along = self.shrunk[strength, :, np.newaxis] * (self.vectors.T @ targets)
         return np.asarray(self.turned @ along + targets.mean(axis=0))
 

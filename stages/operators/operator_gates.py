@@ -115,7 +115,7 @@ def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floa
     n, fitted, dimensions = wanted.shape
     flat = wanted.transpose(1, 0, 2).reshape(fitted, n * dimensions)
     if strength is not None:
-        found = ridge.told_at(strength, flat).reshape(-1, n, dimensions).transpose(1, 0, 2)
+        found = ridge.told(flat, strength).reshape(-1, n, dimensions).transpose(1, 0, 2)
         return found, np.full(n, np.nan), strength
     errors = ridge.left_out(flat) ** 2
     variance = ((wanted - wanted.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
@@ -124,7 +124,7 @@ def led(ridge: Ridge, wanted: Floats, strength: int | None = None) -> tuple[Floa
     chosen = np.empty((n, len(ridge.turned), dimensions))
     for which in np.unique(best):
         own = np.flatnonzero(best == which)
-        told = ridge.told_at(which, wanted[own].transpose(1, 0, 2).reshape(fitted, -1))
+        told = ridge.told(wanted[own].transpose(1, 0, 2).reshape(fitted, -1), int(which))
         chosen[own] = told.reshape(-1, len(own), dimensions).transpose(1, 0, 2)
     return chosen, errors[best, np.arange(n)], int(best[0])
 

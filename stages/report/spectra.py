@@ -114,6 +114,7 @@ def _classes(table: pd.DataFrame) -> Row:
         "set": str(best["set"]),
         "auroc": float(best["beyond_frequency"]),
         "expected": float(best["expected"]),
+        "q": float(best["q"]),
         "first": float(alike["beyond_frequency"].max()),
     }
 

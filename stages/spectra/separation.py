@@ -22,8 +22,6 @@ from stages.base.settings import load
 from stages.inputs import known, token_classes
 from stages.inputs.encoders import vocabulary
 from stages.inputs.known import REGULATOR, Known
-from stages.inputs.settings import MiniModel
-from stages.inputs.tokens import tokenizer_of
 from stages.measurement import resampling
 from stages.measurement.ranks import auroc_of_ranks
 from stages.measurement.streams import stream
@@ -189,14 +187,13 @@ def _run(args: argparse.Namespace) -> None:
         name: matrices.read(args.items / name, min_count=settings.spectrum.min_count)
         for name in dict.fromkeys((states[0], states[-1]))
     }
-    model = settings.model if args.checkpoints is not None else settings.cellmodel
-    if args.checkpoints is not None:
+    if args.known is None:
+        model = settings.model
         met = sorted({int(token) for items in read.values() for token in items.tokens})
-        of = token_classes.classes(
-            tokenizer_of(args.checkpoints)[0], met, code=isinstance(model, MiniModel)
-        )
+        of = token_classes.read(args.checkpoints, model, met)
     else:
-        synonyms = vocabulary.read(args.vocabulary).synonyms
+        model = settings.cellmodel
+        synonyms = vocabulary.read(args.checkpoints / states[0]).synonyms
         of = known.read(args.known, settings.gene_sets, synonyms)
     made = [
         separation(items, of, name, model.position(name), params) for name, items in read.items()
@@ -213,10 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_params(parser)
     parser.add_argument("--system", required=True, help="a key of systems")
     parser.add_argument("--items", type=Path, required=True, help="folder of <state>/")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoints", type=Path, help="folder of the model of tokens")
-    what.add_argument("--known", type=Path, help="folder of what was planted among genes")
-    parser.add_argument("--vocabulary", type=Path, help="folder of the model whose items are genes")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of <state>/")
+    parser.add_argument("--known", type=Path, help="of genes, folder of what was planted")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

@@ -17,7 +17,7 @@ from stages.heads import attribution, control_variate, subset
 from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.mini.corpus import SEPARATOR, spread
 from stages.inputs.mini.tokenizer import encode
-from stages.inputs.tokens import tokenizer_of
+from stages.inputs.tokenizer import tokenizer_of
 from stages.measurement.concentration import gini as gini_of
 from stages.measurement.tables import MEASURED
 from stages.models.interventions import single_heads

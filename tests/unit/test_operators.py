@@ -293,7 +293,7 @@ def test_ridge_is_that_of_refits_without_each_group():
         alpha = strength * (centred**2).sum() / 14
         whole = Reference(alpha=alpha).fit(features[:14], targets[:14])
         predicted = fit.told(targets[:14])[number]
-        assert fit.told_at(number, targets[:14]) == pytest.approx(predicted)
+        assert fit.told(targets[:14], number) == pytest.approx(predicted)
         assert predicted == pytest.approx(whole.predict(features))
         assert outside[number, 14:] == pytest.approx(whole.predict(features[14:]))
         for group in range(4):

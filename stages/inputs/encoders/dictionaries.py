@@ -50,8 +50,7 @@ LARGEST = 16
 
 
 def _scalar(kind: _Kind, content: bytes) -> np.generic:
-    found: tuple[np.generic, ...] = tuple(np.frombuffer(content, kind.dtype))
-    [number] = found
+    number: np.generic = np.frombuffer(content, kind.dtype, count=1)[0]
     return number
 
 
