@@ -7,8 +7,7 @@ for the inputs that some share, and after them all what joins them.
 After every stage, DVC 3.67 reads and writes the whole file in pure Python: 4 s for the 280 kB of
 this study, which is more than most of its stages take. Here the lines of the stage are put in the
 place of its old ones. For every stage it reads ``params.yaml``, which is read once here while it
-stays as it is. Where another lane holds its lock it looks again after half a second, here at once.
-And stages are started from a process that has imported their libraries
+stays as it is. And stages are started from a process that has imported their libraries
 (:mod:`stages.base.warm`). The file that results is the same, byte for byte, and so is everything
 else: a person may as well type ``dvc repro``.
 """
@@ -20,7 +19,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -34,7 +32,6 @@ from dvc.cli import main as dvc
 from dvc.dependency import param
 from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
-from dvc.lock import DEFAULT_TIMEOUT, Lock, LockError
 from dvc.repo import Repo
 from dvc.repo.graph import get_subgraph_of_nodes
 from dvc.stage import run as running_stages
@@ -60,7 +57,6 @@ HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
 _run_by_dvc = running_stages._run
 _load_by_dvc = param.load_path
-_lock_by_dvc = Lock.lock
 _params: dict[tuple[str, int, int], Any] = {}
 
 
@@ -98,17 +94,6 @@ def _load_params(path: str, fs: Any, **options: Any) -> Any:
     if key not in _params:
         _params[key] = _load_by_dvc(path, fs, **options)
     return _params[key]
-
-
-def _lock(lock: Any) -> None:
-    until = time.monotonic() + DEFAULT_TIMEOUT
-    while time.monotonic() < until:
-        with suppress(LockError):
-            lock._do_lock()
-            return
-        time.sleep(0.01)
-    # Another run: DVC says that it waits, or gives up.
-    _lock_by_dvc(lock)
 
 
 @dataclass(frozen=True)
@@ -256,7 +241,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dvc repro`` with these words; with ``--weights``, fetch those alone."""
     Lockfile.dump_stages = _dump_stages
     param.load_path = _load_params
-    Lock.lock = _lock
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == [ALONE]:
         reproduction.collect_stages = _of_index  # type: ignore[attr-defined]
