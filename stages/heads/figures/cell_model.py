@@ -28,6 +28,7 @@ TOP_MM, FOOT_MM, GAP_MM = 7, 18, 4
 LEFT_MM, WIDTH_MM = (14, 78, 141), (50, 44, 37)
 METRICS = {"gini": "Gini coefficient", "effective_number": "Effective number"}
 LINES: dict[str, style.LineStyle] = dict(zip(CONDITIONS, ("-", "--", "-.", ":"), strict=False))
+MARKS = dict(zip(CONDITIONS, ("o", "s", "^", "D"), strict=False))
 PROBED = {"label": "Label found (share)", "order": "Place in order ($R^2$)"}
 ACROSS: tuple[style.LineStyle, ...] = ("--", ":", "-.", "-")
 
@@ -113,7 +114,7 @@ def _concentration(axes: Axes, rows: pd.DataFrame, states: heads.States, *, last
             of["value"],
             color=colour,
             linestyle=LINES[str(condition)],
-            marker="o",
+            marker=MARKS[str(condition)],
             markersize=2.4,
             linewidth=1.1,
         )
@@ -178,7 +179,15 @@ def _known(axes: Axes, rows: pd.DataFrame, states: heads.States, *, last: bool) 
 def _legend(figure: Figure, conditions: Sequence[str], probes: pd.DataFrame, *, seeds: int) -> None:
     colour = style.COLOURS["heads"]
     handles: list[Line2D] = [
-        Line2D([], [], color=colour, linestyle=LINES[name], marker="o", markersize=2.4, label=name)
+        Line2D(
+            [],
+            [],
+            color=colour,
+            linestyle=LINES[name],
+            marker=MARKS[name],
+            markersize=2.4,
+            label=name,
+        )
         for name in sorted(conditions, key=CONDITIONS.index)
     ]
     handles.append(
