@@ -4,7 +4,7 @@ A model of random weights, in the shape of pythia-mini but wider, and a text. Ea
 workers before the clock: a worker imports torch once, which takes either the same. The routes take
 turns; of each the fastest counts. The bytes of all effects are compared.
 
-Run: ``python -m benchmarks.dask_overhead [--workers 2] [--sequences 96] [--repeats 3]``; needs
+Run: ``python -m benchmarks.dask_overhead [--workers 2] [--sequences 16] [--repeats 3]``; needs
 requirements-dask.txt.
 """
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run and print a table."""
     parser = cli.parser(__doc__)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--sequences", type=int, default=96)
+    parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     return cli.run(parser, _run, argv)
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from stages.base.errors import StageError
 from stages.base.record import n_processors
-from stages.compute.run import called, gathered, let_go, one_thread
+from stages.compute.run import ONE_THREAD, called, gathered, let_go, one_thread
 from stages.compute.settings import Compute
 
 Result = TypeVar("Result")
@@ -168,7 +168,10 @@ def _client(described: str) -> Any:
 
 def _started(chosen: Compute, distributed: Any) -> Any:
     if chosen.cluster == "processes":
-        with one_thread():
+        # Dask would have its workers give back freed memory at once (MALLOC_TRIM_THRESHOLD_): every
+        # product of matrices then waits for new pages.
+        own = {"distributed.nanny.pre-spawn-environ": ONE_THREAD}
+        with one_thread(), _needed("dask", "distributed").config.set(own):
             return distributed.LocalCluster(
                 n_workers=chosen.workers or n_processors(),
                 threads_per_worker=1,

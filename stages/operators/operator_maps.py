@@ -211,7 +211,7 @@ def _residual(
         cells.cells.iloc[rows].reset_index(drop=True),
         None if cells.values is None else cells.values[rows],
     )
-    _, last = max(means(some, args.checkpoints / state, on).items())
+    (last,) = means(some, args.checkpoints / state, on, last=True).values()
     np.save(folder / RESIDUAL_FILE, last.astype(np.float32))
 
 

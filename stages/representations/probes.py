@@ -1,10 +1,10 @@
 """Ask what a model of cells knows: of hidden genes, of a cell's label, of its place in an order.
 
-In every state of the model, the untrained one among them, by its last layer (by all in the first
-state and the last), and beside what needs no model: genes guessed by their frequency at a rank,
-with and without those that are seen already; and probes of principal components of expression.
-Probes are linear (discriminant analysis with shrinkage, ridge regression), fitted on the cells that
-the model learnt from and judged on others, or on halves where none are held out.
+By the last layer of some states of the model, by all of the first and of the last, and beside what
+needs no model: genes guessed by their frequency at a rank, with and without those that are seen
+already; and probes of principal components of expression. Probes are linear (discriminant analysis
+with shrinkage, ridge regression), fitted on the cells that the model learnt from and judged on
+others, or on halves where none are held out.
 """
 
 import argparse
@@ -76,11 +76,14 @@ def of_order(vectors: Floats, order: Floats, test: Mask) -> tuple[Floats, Floats
     return error, (order[test] - order[test].mean()) ** 2
 
 
-def means(cells: Encoded, checkpoint: Path, device: str) -> dict[int, Floats]:
-    """Return the mean over the genes of each cell by layer: (n_cells, width) each."""
+def means(
+    cells: Encoded, checkpoint: Path, device: str, *, last: bool = False
+) -> dict[int, Floats]:
+    """Return the mean over genes of each cell, (n_cells, width), by layer, or of the last alone."""
     on = torch.device(devices(device)[0])
     architecture = architecture_of(load_model(checkpoint, device=on))
-    layers = (EMBEDDING, *range(architecture.n_layers))
+    every = (EMBEDDING, *range(architecture.n_layers))
+    layers = every[-1:] if last else every
     ids, lengths = np.asarray(cells.ids), cells.cells["length"].to_numpy(dtype=np.int64)
     inside = np.arange(ids.shape[1]) < lengths[:, np.newaxis]
     with matmul_precision("float32"):
@@ -175,11 +178,13 @@ def _run(args: argparse.Namespace) -> None:
         pca = PCA(count, random_state=0, svd_solver="covariance_eigh").fit(logs[~test])
         of: dict[str, object] = {"source": "expression", "name": f"PCA-{count}"}
         rows.probed(of, pca.transform(logs), cells.cells, test)
+    ends = (model.checkpoints[0], model.checkpoints[-1])
     for state in model.checkpoints:
-        found = means(cells, args.checkpoints / state, args.device)
+        if state not in (*ends, *params.states):
+            continue
         # Every layer where training begins and ends, the last along the way.
-        ends = state in (model.checkpoints[0], model.checkpoints[-1])
-        for layer, vectors in found.items() if ends else [max(found.items())]:
+        found = means(cells, args.checkpoints / state, args.device, last=state not in ends)
+        for layer, vectors in found.items():
             of = _of_model(model, state) | {"layer": layer_name(layer)}
             rows.probed(of, vectors, cells.cells, test)
     table = pd.DataFrame(rows.found, columns=list(PROBES.columns))

@@ -5,11 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from stages.base.sections import Confidence, Count, Section
+from stages.measurement.states import STATE
 
 
 class Probes(Section):
     """What is asked of the vectors of cells."""
 
+    states: list[Annotated[str, Field(pattern=STATE)]] = []
+    """Of the checkpoints of the model of cells, beside the first and the last."""
     label: str
     """A column of the encoded cells: what kind of cell each is."""
     order: str

@@ -20,38 +20,12 @@ from stages.cells.tables.pooled import DATASETS, DATASETS_NOT_COMPARED, POOLED, 
 from stages.compute import run as computed
 from stages.inputs import cells
 from stages.inputs.obs import count_obs
-
-COLUMNS = ["dataset_id", "donor_id", "tissue_general", "cell_type", "development_stage", "sex"]
-
-
-def _obs(n_datasets=7, seed=0):
-    """Return cells: in the lung old donors are more uneven, in the liver they are not."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(n_datasets):
-        for j in range(10):
-            age = 25 + j if j < 5 else 65 + j
-            for tissue, power in (("lung", 1.6), ("liver", 1.0)):
-                logs = np.array([1.5, 0.5, 0.0, -0.5, -1.5]) + 0.2 * rng.normal(size=5)
-                shares = np.exp(logs * (power if age > 60 else 1.0))
-                counts = rng.multinomial(300, shares / shares.sum())
-                for k, n in enumerate(counts):
-                    row = [
-                        f"set{i}",
-                        f"d{i}-{j}",
-                        tissue,
-                        f"type {k}",
-                        f"{age}-year-old stage",
-                        "male",
-                    ]
-                    rows += [row] * n
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.assign(is_primary_data=True, disease="normal")
+from tests.made_census import cells_of
 
 
 @pytest.fixture(scope="module")
 def obs():
-    return _obs()
+    return cells_of()
 
 
 @pytest.fixture
