@@ -57,6 +57,11 @@ SYSTEM = System(
 
 def samples(young, old, tissue="T", platform="facs"):
     """Return metrics of animals at places (gini, effective number) of 10 components each."""
+    rows = sample_rows(young, old, tissue, platform)
+    return METRICS.validate(pd.DataFrame(rows, columns=list(METRICS.columns)))
+
+
+def sample_rows(young, old, tissue="T", platform="facs"):
     rows = []
     for group, values in (("reference", young), ("compared", old)):
         for i, (gini, number) in enumerate(values):
@@ -72,7 +77,7 @@ def samples(young, old, tissue="T", platform="facs"):
             ]
             chosen = [gini, gini * 10 / 9, number, number, number, 10, 0.5, 10, number, number]
             rows.append([*key, group, "all", 500, *chosen, number])
-    return METRICS.validate(pd.DataFrame(rows, columns=list(METRICS.columns)))
+    return rows
 
 
 def animals(rng, n, centre, spread=0.05):
@@ -283,13 +288,20 @@ def test_intervals_of_coordinates_and_angles_cover_a_known_vector():
     rng = np.random.default_rng(5)
     truth = np.array([0.15, -1.5])
     angle = float(directions.direction(truth))
-    settings = MEDIANS.model_copy(update={"draws": 300})
-    held = []
-    for _ in range(300):
+    settings = MEDIANS.model_copy(update={"draws": 300, "max_permutations": 20})
+    rows = []
+    for i in range(300):
         young = animals(rng, 9, (0.4, 6))
         old = animals(rng, 9, (0.4 + truth[0], 6 + truth[1]))
-        row = plane.plane([tissue(young, old, settings=settings)], SETTINGS)
-        found = row.iloc[0]
+        rows += sample_rows(young, old, tissue=f"T{i}")
+    studies = METRICS.validate(pd.DataFrame(rows, columns=list(METRICS.columns)))
+    system = read_as(medians.medians(studies, settings))
+    trails = vectors.trails({"cells": system}, SETTINGS)
+    table = plane.plane([one for one in trails if one.scale == "raw"], SETTINGS)
+    table = table.drop_duplicates(list(plane.KEY))
+    assert len(table) == 300
+    held = []
+    for _, found in table.iterrows():
         turned = float(directions.wrap(np.array(angle - found["angle_degrees"])))
         held.append(
             [
