@@ -29,10 +29,10 @@ from tests.clones import FEW, call, copy_of, must, stages_run
 REPRO = ("python", "-m", "stages.base.repro")
 """What make calls; `dvc repro` does the same, and takes longer."""
 NOTICE = "Simulated demo data and demo model"
-# A real model in every respect, trained for a sixteenth of the steps: the suite has ten minutes.
+# A real model in every respect, trained for a 32nd of the steps: the suite has ten minutes.
 SMALL = f"""{FEW}
     cellmodel.train.steps=48 cellmodel.checkpoints=[step16,step48]
-    model.train.steps=128 model.checkpoints=[step16,step128]
+    model.train.steps=64 model.checkpoints=[step16,step64]
     model.text.n_sequences=24 model.text.reference_sequences=24
 """
 
@@ -85,12 +85,12 @@ def test_every_cell_is_accounted_for(clone):
 def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
     found = tables.read(clone / "reports/tables/head_importance.csv", HEAD_IMPORTANCE)
     heads = found[found["unit"] == "head"]
-    assert heads.groupby("position").size().to_dict() == {16: 48, 128: 48}
+    assert heads.groupby("position").size().to_dict() == {16: 48, 64: 48}
     assert (heads["n_sequences"] == 24).all()
     along = tables.read(clone / "reports/tables/measured/heads.csv", MEASURED)
     loss = along.drop_duplicates("position").set_index("position")["baseline"]
     # Training lowers the loss; before training it would be ln 2048 = 7.62.
-    assert 7.62 > loss[16] > loss[128] > 3
+    assert 7.62 > loss[16] > loss[64] > 3
 
 
 def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
@@ -98,7 +98,7 @@ def test_a_control_variate_covers_the_exact_effects_of_the_trained_model(clone):
     tokenizer, _ = tokenizer_of(model_folder)
     documents = (model_folder / "heldout.txt").read_text(encoding="utf-8").split(SEPARATOR)
     tokens = torch.from_numpy(spread(encode(tokenizer, documents), 96, 128).astype(np.int64))
-    model = load_model(model_folder / "step128")
+    model = load_model(model_folder / "step64")
     text = next_tokens(tokens)
     removed = [one for layer in range(6) for one in single_heads(layer, range(8))]
     losses = Passes(model, text).run([(), *removed])
