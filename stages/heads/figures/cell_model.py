@@ -166,10 +166,12 @@ def _known(axes: Axes, rows: pd.DataFrame, states: heads.States, *, last: bool) 
         return
     of_model = rows[rows["source"] == "model"]
     layer = of_model["layer"].iloc[-1]
-    of = of_model[of_model["layer"] == layer].set_index("name").loc[states.names]
+    of = of_model[of_model["layer"] == layer].set_index("name")
+    asked = [i for i, state in enumerate(states.names) if state in of.index]
+    of, at = of.loc[[states.names[i] for i in asked]], states.at[asked]
     colour = style.COLOURS["heads"]
-    axes.fill_between(states.at, of["low"], of["high"], color=colour, alpha=0.25, linewidth=0)
-    axes.plot(states.at, of["value"], color=colour, marker="o", markersize=2.4, linewidth=1.1)
+    axes.fill_between(at, of["low"], of["high"], color=colour, alpha=0.25, linewidth=0)
+    axes.plot(at, of["value"], color=colour, marker="o", markersize=2.4, linewidth=1.1)
     others = rows[rows["source"] != "model"]
     for line, value in zip(ACROSS, others["value"], strict=False):
         axes.axhline(value, color=style.INK, linewidth=0.8, linestyle=line)
