@@ -461,6 +461,16 @@ class TestText:
         words_ = re.sub(r"\$[^$]*\$", "x", " ".join(prose)).split()
         assert len(words_) <= 250
 
+    def test_where_no_pair_is_told_from_0_nothing_is_said_of_its_sign(self, found, settings):
+        for name in ("epistasis", "cell_epistasis"):
+            table = getattr(found, name)
+            setattr(found, name, table[~table["quantity"].isin(["share_positive", "tier_ratio"])])
+        values = {"pairs": report.context(found, settings), "settings": settings}
+        text = Templates().fill("sections/pairs.md.j2", values | {"significant": 0.05})
+        assert "standard errors (noise: " in text
+        assert "of them above" not in text
+        assert "The ratio is" not in text
+
     def test_without_pairs_there_is_no_section(self, found, settings):
         none = settings.pairs.model_copy(update={"states": []})
         assert report.context(found, settings.model_copy(update={"pairs": none}))["models"]
