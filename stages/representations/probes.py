@@ -21,6 +21,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from stages.base import cli, tables
+from stages.base.errors import SettingsError
 from stages.base.settings import load
 from stages.inputs.encoders import encoded, expression, vocabulary
 from stages.inputs.encoders.encoded import Encoded
@@ -150,6 +151,24 @@ def _guesses(
         yield name, of
 
 
+def states_of(model: MiniCellModel, params: Probes) -> list[str]:
+    """Return the states that are probed, in order: the first, the last, and those that are named.
+
+    Raises
+    ------
+    SettingsError
+        One that is named is none of the model's checkpoints.
+    """
+    if unknown := [name for name in params.states if name not in model.checkpoints]:
+        msg = (
+            f"probes.states names {unknown[0]}, which is no checkpoint of {model.name}: "
+            f"{', '.join(model.checkpoints)}. Change it in conf/config.yaml."
+        )
+        raise SettingsError(msg)
+    kept = {model.checkpoints[0], model.checkpoints[-1], *params.states}
+    return [state for state in model.checkpoints if state in kept]
+
+
 def _of_model(model: MiniCellModel, state: str) -> dict[str, object]:
     return {"source": "model", "name": state, "position": model.position(state)}
 
@@ -179,9 +198,7 @@ def _run(args: argparse.Namespace) -> None:
         of: dict[str, object] = {"source": "expression", "name": f"PCA-{count}"}
         rows.probed(of, pca.transform(logs), cells.cells, test)
     ends = (model.checkpoints[0], model.checkpoints[-1])
-    for state in model.checkpoints:
-        if state not in (*ends, *params.states):
-            continue
+    for state in states_of(model, params):
         # Every layer where training begins and ends, the last along the way.
         found = means(cells, args.checkpoints / state, args.device, last=state not in ends)
         for layer, vectors in found.items():

@@ -29,7 +29,7 @@ from tests.clones import FEW, call, copy_of, must, stages_run
 REPRO = ("python", "-m", "stages.base.repro")
 """What make calls; `dvc repro` does the same, and takes longer."""
 NOTICE = "Simulated demo data and demo model"
-# A real model in every respect, trained for a 32nd of the steps: the suite has ten minutes.
+# A real model in every respect, trained for a 32nd of the steps.
 SMALL = f"""{FEW}
     cellmodel.train.steps=48 cellmodel.checkpoints=[step16,step48]
     model.train.steps=64 model.checkpoints=[step16,step64]

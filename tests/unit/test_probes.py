@@ -4,13 +4,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stages.base.errors import SettingsError
 from stages.representations.frequency import PSEUDO_COUNT, WINDOW, by_rank, losses
-from stages.representations.probes import _Rows, of_label, of_order
+from stages.representations.probes import _Rows, of_label, of_order, states_of
 from stages.representations.settings import Probes
 
 PARAMS = Probes(
     label="node", order="pseudotime", components=[2], confidence=0.95, draws=200, seed=1
 )
+
+
+def test_states_that_are_probed(settings):
+    model = settings.cellmodel.model_copy(update={"checkpoints": ["step0", "step8", "step64"]})
+    assert states_of(model, PARAMS) == ["step0", "step64"]
+    named = PARAMS.model_copy(update={"states": ["step8"]})
+    assert states_of(model, named) == ["step0", "step8", "step64"]
+    other = PARAMS.model_copy(update={"states": ["step9"]})
+    with pytest.raises(SettingsError, match=r"states names step9, .*: step0, step8, step64\."):
+        states_of(model, other)
 
 
 class TestFrequency:
