@@ -57,7 +57,7 @@ endif
 # Brackets and quotes of SET are for compose, not for the shell.
 export SET
 COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(CELLMODEL),--cellmodel $(CELLMODEL)) $(if $(COMPUTE),--compute $(COMPUTE))
-# Another processor would train another model: its weights are kept, and trained again if their settings or code changed.
+# Another processor would train other weights: they are kept, and trained again if their settings or code changed.
 PULL_WEIGHTS = python -m stages.base.repro --weights || echo "note: the demo's weights could not be fetched, and are trained again" >&2
 
 .PHONY: reproduce
@@ -86,9 +86,10 @@ forest: setup ## Many datasets: every tissue of each compared, and all pooled in
 	python -m stages.base.repro forest
 
 .PHONY: train
-train: setup ## Train the demo's models of the last commit again; are they the same, byte for byte?
+train: setup ## Train the demo's models and autoencoders of the last commit again; are they the same, byte for byte?
 	python -m stages.audit.verification --only trained
 	python -m stages.audit.verification --only cell_trained
+	python -m stages.audit.verification --only autoencoders
 
 .PHONY: seeds
 seeds: setup ## Train the demo's models from further seeds and measure them; goes on where it stopped

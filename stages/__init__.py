@@ -18,3 +18,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read by huggingface_hub when it is imported, whichever stage imports it: nothing is reported home.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Read by numba when it is imported: it would compile for this processor, and sums of a graph of
+# neighbours would have other last digits on another.
+os.environ.setdefault("NUMBA_CPU_NAME", "generic")

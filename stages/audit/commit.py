@@ -16,12 +16,11 @@ import yaml
 
 from stages.audit import lock
 from stages.audit.verdicts import VerificationError
+from stages.base.repro import TRAINED
 from stages.base.settings import PARAMS_FILE
 
 LOCAL_SETTINGS = Path(".dvc/config.local")
 STANDARD_ERROR = 2
-TRAINED = ("trained", "cell_trained")
-"""The stage whose results another processor does not give."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class Commit:
     def reproduce(self, only: str = "") -> None:
         """Run its graph, or one stage and what it needs; what that prints goes to standard error.
 
-        The weights of a model that was trained are taken from the remote, as `make reproduce` does,
-        unless they are what is asked for.
+        Weights that were trained are taken from the remote, as `make reproduce` does, unless they
+        are what is asked for.
 
         Raises
         ------

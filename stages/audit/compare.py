@@ -28,9 +28,8 @@ from stages.base.errors import TableError
 
 SCHEMAS = tables.schemas()
 """A table is known by its columns: no two schemas have the same."""
-KINDS_OF_ROWS = ("metric", "scale")
-"""Keys that say what a row's numbers are: its columns have tolerances of their own, named
-``column/metric``."""
+KINDS_OF_ROWS = ("metric", "scale", "quantity", "what", "statistic", "measure", "readout")
+"""Keys that say what a row's numbers are: a column has a scale of its own among rows of a kind."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -88,8 +87,7 @@ def tables_side_by_side(
     committed, recomputed
         The tables.
     allowed
-        The tolerance of each column of numbers, or of each of its metrics; flags and texts have
-        none.
+        The tolerance of each column of numbers; flags and texts have none.
     key
         The columns that name a row. Without any, a row is known by its number.
 
@@ -120,7 +118,7 @@ def tables_side_by_side(
                     name,
                     committed[column].to_numpy()[at],
                     recomputed[column].to_numpy()[at],
-                    allowed.column(name),
+                    allowed.column(column),
                     [left[i] for i in at].__getitem__,
                 )
             )
@@ -131,7 +129,7 @@ def deviation(
     column: str,
     committed: npt.NDArray[Any],
     recomputed: npt.NDArray[Any],
-    tolerance: float,
+    share: float,
     name: Callable[[int], str],
 ) -> Deviation:
     """Return the largest difference between two arrays of one shape.
@@ -145,24 +143,29 @@ def deviation(
         What the arrays are called.
     committed, recomputed
         Any dtype, the same shape.
-    tolerance
-        What the difference is held to.
+    share
+        What the difference is held to, as a share of the largest committed number.
     name
         Names a place in the flattened arrays.
     """
     a, b = committed.ravel(), recomputed.ravel()
     same = (a == b) | (pd.isna(a) & pd.isna(b))
+    scale = 0.0
     if all(x.dtype.kind in "iuf" for x in (a, b)):
         with np.errstate(invalid="ignore", over="ignore"):
             sizes = np.abs(a.astype(float) - b.astype(float))
+        scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
         sizes = np.where(same, 0.0, np.where(np.isfinite(sizes), sizes, np.inf))
     else:
         sizes = np.where(same, 0.0, np.inf)
     at = int(sizes.argmax()) if len(sizes) else 0
     largest = float(sizes[at]) if len(sizes) else 0.0
     if largest == 0:
-        return Deviation(column, "", None, None, 0.0, tolerance, 0, len(a))
-    return Deviation(column, name(at), a[at], b[at], largest, tolerance, int((~same).sum()), len(a))
+        return Deviation(column, "", None, None, 0.0, 0.0, scale, 0, len(a))
+    n_differ = int((~same).sum())
+    return Deviation(
+        column, name(at), a[at], b[at], largest, share * scale, scale, n_differ, len(a)
+    )
 
 
 def _csv(path: Path) -> pd.DataFrame:

@@ -55,6 +55,8 @@ class Deviation:
     difference: float
     """Absolute; infinite where one value is no number and where texts differ."""
     tolerance: float
+    scale: float
+    """The largest committed number among those compared, in absolute value."""
     n_differ: int
     n: int
 
@@ -172,15 +174,14 @@ class _Strict(BaseModel):
 
 
 class Allowed(_Strict):
-    """The tolerances of one output."""
+    """The tolerances of one output, each a share of the largest number of its column."""
 
     columns: dict[str, float] = Field(default_factory=dict)
     rests_on: str = ""
 
     def column(self, name: str) -> float:
-        """Return the tolerance of a column: 0, bit for bit, unless another was observed."""
-        of_metric = f"*/{name.partition('/')[2]}"
-        return self.columns.get(name, self.columns.get(of_metric, self.columns.get("*", 0.0)))
+        """Return the tolerance of a column: 0, bit for bit, unless a deviation was observed."""
+        return self.columns.get(name, self.columns.get("*", 0.0))
 
 
 class Group(_Strict):
@@ -190,10 +191,10 @@ class Group(_Strict):
     """What makes them depend on it; said of an output of the group that differs."""
     model: str = ""
     """The model whose deviations they are; empty: they do not depend on it."""
-    outputs: dict[str, dict[str, NonNegativeFloat]]
-    """The largest deviation observed, by column (or ``column/metric``), by pattern of the output's
-    path. ``*/metric`` stands for the columns of a metric that are not named, ``*`` for all others,
-    and for all arrays of a file."""
+    outputs: dict[str, NonNegativeFloat | dict[str, NonNegativeFloat]]
+    """The largest deviation observed, as a share of the largest number of its column (of its kind
+    of row, of its array), by pattern of the output's path: of all columns, or by column, where
+    ``*`` stands for those that are not named."""
 
 
 class Tolerances(_Strict):
@@ -216,7 +217,8 @@ class Tolerances(_Strict):
             for pattern, observed in group.outputs.items():
                 if fnmatchcase(file, pattern):
                     rests_on = group.rests_on
-                    columns |= {name: self.factor * value for name, value in observed.items()}
+                    by_column = observed if isinstance(observed, dict) else {"*": observed}
+                    columns |= {name: self.factor * share for name, share in by_column.items()}
         return Allowed(columns=columns, rests_on=rests_on)
 
 

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ FIRST = "study"
 """The stage that all others depend on."""
 JOINING = ("plane", "report", "audit")
 """Rooms whose stages may need several systems."""
-TRAINED = ("trained", "cell_trained")
-"""Stages whose outputs are fetched, since another processor would make others."""
+TRAINED = ("trained", "cell_trained", "autoencoders")
+"""Stages whose outputs are fetched, since another processor would train others."""
 INPUTS = "inputs"
 """The room whose stages several systems may share."""
 ALONE, WEIGHTS, ALLOW_MISSING = "--lane", "--weights", "--allow-missing"
@@ -163,12 +163,40 @@ def left(found: Sequence[Lane], changed: Callable[[str], bool]) -> list[Lane]:
     return kept
 
 
+def absent(stages: Iterable[Any], made: Collection[str]) -> dict[str, str]:
+    """Return the paths that are not there though a stage reads them, each with such a stage.
+
+    Parameters
+    ----------
+    made
+        The paths of all outputs, which a run makes.
+    """
+    found, around_made = {}, {str(folder) for path in made for folder in Path(path).parents}
+    for stage in stages:
+        for dep in stage.deps:
+            around = {dep.fs_path, *map(str, Path(dep.fs_path).parents)}
+            comes = dep.fs_path in around_made or not around.isdisjoint(made)
+            if not comes and not dep.exists:
+                found[str(dep)] = stage.addressing
+    return found
+
+
 def _side_by_side(targets: Sequence[str], options: Sequence[str], fd: int | None = None) -> int:
     """Make what lies in lanes; return the first status that is not 0."""
     with Repo() as repo:
         graph = repo.index.graph
         wanted = _of_index(repo, targets)
-        found = lanes(get_subgraph_of_nodes(graph, wanted) if wanted else graph)
+        asked = get_subgraph_of_nodes(graph, wanted) if wanted else graph
+        made = {out.fs_path for stage in graph for out in stage.outs}
+        if ALLOW_MISSING not in options and (gone := absent(asked, made)):
+            path, reader = min(gone.items())
+            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+            sys.stderr.write(
+                f"error: {path}{more} is not there; {reader} reads it, and no stage makes it. Put "
+                "it there, or name another in conf/ or by SET=.\n"
+            )
+            return 1
+        found = lanes(asked)
         stages = {stage.addressing: stage for stage in graph}
 
         def changed(name: str) -> bool:
@@ -199,9 +227,13 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str], fd: int | None
 
 
 def _fetch_weights() -> int:
-    """Fetch the weights of the models that these settings have trained."""
+    """Fetch the weights that these settings have trained, of models and of autoencoders."""
     with Repo() as repo:
-        names = [one.addressing for one in repo.index.stages if one.name.split("@")[0] in TRAINED]
+        names = [
+            one.addressing
+            for one in repo.index.stages
+            if one.name.split("@")[0] in TRAINED and all(out.hash_info for out in one.outs)
+        ]
     return int(dvc(["pull", "--quiet", "--allow-missing", *names])) if names else 0
 
 

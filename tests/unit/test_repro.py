@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -144,3 +145,18 @@ def test_the_weights_that_are_fetched_are_those_of_both_demo_models(repository, 
     assert asked == [
         ["pull", "--quiet", "--allow-missing", "trained@pythia-mini", "cell_trained@cell-mini"]
     ]
+
+
+def test_what_no_stage_makes_and_is_not_there_is_named(tmp_path):
+    graph = """
+stages:
+  first: {cmd: true, deps: [raw.csv], outs: [folder/a, b]}
+  second: {cmd: true, deps: [folder, b/inside, here.csv, gone.csv]}
+"""
+    Repo.init(str(tmp_path), no_scm=True).close()
+    (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    (tmp_path / "here.csv").touch()
+    with Repo(str(tmp_path)) as repo:
+        made = [out.fs_path for stage in repo.index.stages for out in stage.outs]
+        found = {Path(path).name: by for path, by in repro.absent(repo.index.stages, made).items()}
+    assert found == {"raw.csv": "first", "gone.csv": "second"}
