@@ -49,6 +49,7 @@ KIMMEL_COLUMNS = (
 TARGET_COUNTS = 1e4
 CLIP = 10.0
 ROUNDING = 1024.0
+DECIMALS = 9
 """X is rounded to multiples of 1/1024, far below the noise of counts, so that it packs well."""
 
 
@@ -141,9 +142,10 @@ def processed(counts: sparse.csr_matrix) -> tuple[sparse.csr_matrix, pd.DataFram
     var = pd.DataFrame(
         {
             "n_cells": _detected(counts),
-            "means": np.log1p(mean),
-            "dispersions": dispersion,
-            "dispersions_norm": standardised,
+            # The last digits of a logarithm are the processor's.
+            "means": np.log1p(mean).round(DECIMALS),
+            "dispersions": dispersion.round(DECIMALS),
+            "dispersions_norm": standardised.round(DECIMALS),
             "highly_variable": standardised >= np.quantile(standardised, 2 / 3),
         },
         index=pd.Index(expression.GENES, name="index"),
