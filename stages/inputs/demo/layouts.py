@@ -48,8 +48,8 @@ KIMMEL_COLUMNS = (
 
 TARGET_COUNTS = 1e4
 CLIP = 10.0
-ROUNDING = 1024.0
 DECIMALS = 9
+ROUNDING = 1024.0
 """X is rounded to multiples of 1/1024, far below the noise of counts, so that it packs well."""
 
 
