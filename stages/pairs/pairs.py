@@ -82,6 +82,7 @@ def effects_of(
             source.material,
             sequences,
             folder=scratch / source.state.name / "pairs",
+            precision=params.precision,
             on=on,
         )
         for source in sources

@@ -97,11 +97,13 @@ class Job:
     sequences: tuple[int, ...]
     decides: str
     """sha256 of what the files hold: a worker that keeps a model takes no other for it."""
+    precision: str
+    """A floating-point type of torch."""
 
 
 @partial(kept, only_last=True)
 def _opened(job: Job, device: str) -> Passes:
-    model = load_model(job.checkpoint, device=device)
+    model = load_model(job.checkpoint, device=device, dtype=getattr(torch, job.precision))
     architecture = architecture_of(model)
     return Passes(
         model,
@@ -140,6 +142,8 @@ class Losses:
         What the model reads, and which of it.
     folder
         Of the shards of this state; whoever works there holds its lock.
+    precision
+        Of the passes: ``float32`` or ``float64``.
     on
         Devices on which passes are computed.
     """
@@ -151,6 +155,7 @@ class Losses:
         sequences: NDArray[np.int64],
         *,
         folder: Path,
+        precision: str,
         on: Sequence[str],
     ) -> None:
         self._on = on
@@ -161,10 +166,11 @@ class Losses:
             "reference": material.reference_digest(),
             "device": torch.device(on[0]).type,
             "engine": ENGINE_VERSION,
+            "precision": precision,
             "torch": torch.__version__,
         }
         decides = shards.key_of(self._decides)
-        self._job = Job(checkpoint, material, tuple(sequences.tolist()), decides)
+        self._job = Job(checkpoint, material, tuple(sequences.tolist()), decides, precision)
         self._store.sweep_up()
 
     @property
@@ -174,6 +180,7 @@ class Losses:
             "weights_sha256": str(self._decides["weights"]),
             "tokens_sha256": self._job.material.source(),
             "device": str(self._decides["device"]),
+            "precision": str(self._decides["precision"]),
             "torch": torch.__version__,
         }
 

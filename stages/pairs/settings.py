@@ -32,6 +32,9 @@ class Pairs(Section):
     """First tokens of each sequence that are read; none: all. Of cells always all genes."""
     cumulative: Annotated[int, Field(ge=0)] = 8
     """Heads that are removed one after another, each the one that adds most to those before."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of the passes. Single precision moves the loss of a sequence by 1e-7 nats, of which the
+    effects of pairs may be no more before training; double precision takes twice as long."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from stages.measurement.effects import Effects, State
 from stages.measurement.interaction import interaction
 from stages.models.architectures import architecture_of
 from stages.models.interventions import AblationType, Heads, donors
+from stages.models.load import load_model
 from stages.models.passes import Passes
 from stages.models.text import cell_text, next_tokens
 from stages.pairs import choice, epistasis, pairs, structure
@@ -610,6 +611,32 @@ class TestStage:
         sizes = {len(part.components) for part in found if part.kind == "pair"}
         assert len(sizes) == 1
         assert sizes.pop() <= 5 + 2 * 3
+
+    def test_double_precision_has_no_rounding_that_effects_could_drown_in(self, study, tmp_path):
+        content = yaml.safe_load((study / "params.yaml").read_text(encoding="utf-8"))
+        model = load_model(study / "step8", dtype=torch.float64)
+        text = next_tokens(torch.from_numpy(np.load(study / "tokens.npy")[:4, :12]).long())
+        one = ((0, 1), (2, 3))
+        sets = [(), *((head,) for head in one), one]
+        removed = [without(heads, AblationType.ZERO) for heads in sets]
+        base, first, second, both = Passes(model, text).run(removed).numpy()
+        off = {}
+        for precision in ("float32", "float64"):
+            content["pairs"] |= {"perturbations": ["zero"], "precision": precision}
+            (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+            given = words(study, tmp_path)
+            given[1] = str(tmp_path / "params.yaml")
+            assert pairs.main(given) == 0
+            (found,) = (
+                part
+                for part in effects.read(tmp_path / "out" / "step8.parquet")
+                if part.kind == "pair"
+            )
+            excess = found.values[:, list(found.components.index).index("L0H1+L2H3")]
+            off[precision] = np.abs(excess - (both - first - second + base)).max()
+        # Both from one scratch folder: shards of one precision are none of the other.
+        assert off["float64"] < 1e-12
+        assert 1e-9 < off["float32"] < 1e-5
 
     @pytest.mark.parametrize(
         ("changed", "said"),
