@@ -5,8 +5,17 @@ One package, one room a question.
 
 import os
 import time
+from contextlib import suppress
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+
+def _has_avx2() -> bool:
+    with suppress(OSError):
+        return " avx2 " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return False
+
 
 # When this process began to import the project: what a stage imports is part of its wall time.
 STARTED = time.time()
@@ -18,6 +27,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read by huggingface_hub when it is imported, whichever stage imports it: nothing is reported home.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Read by numba when it is imported: it would compile for this processor, and sums of a graph of
-# neighbours would have other last digits on another.
+
+# What is computed has the same bytes on every processor that has AVX2, with or without AVX-512 (of
+# PyTorch on one maker's: its products come from MKL, which differs between makers). Read by numba,
+# NumPy, OpenBLAS, PyTorch and oneDNN when they are imported. No sweep was seen to take longer.
 os.environ.setdefault("NUMBA_CPU_NAME", "generic")
+if _has_avx2():
+    os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4 AVX512_ICL AVX512_SPR")
+    os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
