@@ -30,7 +30,6 @@ from stages.audit.verification import verify
 from stages.base import tables
 from stages.base.files import folder_hash
 from stages.cells.tables.recovery import RECOVERY
-from stages.heads.metrics import METRICS
 from stages.heads.tables.attribution import ATTRIBUTION
 
 NONE = Allowed()
@@ -96,9 +95,7 @@ def test_the_last_digit_counts(both):
 
 
 def test_a_flag_has_no_tolerance(both):
-    found = both(
-        _recovery(), _recovery(covered=[True, True]), Allowed(columns={"covered": 9.0})
-    )
+    found = both(_recovery(), _recovery(covered=[True, True]), Allowed(columns={"covered": 9.0}))
     assert found.status is Status.DIFFERS
     assert "covered/gini in row" in found.detail
     assert "False committed, True recomputed" in found.detail

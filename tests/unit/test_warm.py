@@ -91,3 +91,26 @@ def test_where_that_process_is_gone_a_stage_starts_by_itself(asked):
     with warm.started() as fd:
         pass
     assert warm.run(fd, "python -m double 0", str(folder), env) is None
+
+
+PORTABLE = """
+import stages
+import numpy, scipy.linalg, torch, threadpoolctl
+from numpy._core._multiarray_umath import __cpu_features__ as features
+assert torch.backends.cpu.get_cpu_capability() == "AVX2", torch.backends.cpu.get_cpu_capability()
+assert not [name for name, on in features.items() if on and name in ("X86_V4", "AVX512_ICL")]
+kinds = {one["architecture"] for one in threadpoolctl.threadpool_info()
+         if one["internal_api"] == "openblas"}
+assert kinds == {"Haswell"}, kinds
+"""
+
+
+def test_no_library_computes_in_a_way_of_its_own_on_this_processor(repository):
+    if " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("this processor has no AVX2: what is computed on it has bytes of its own")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NPY_", "OPENBLAS", "ATEN"))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", PORTABLE],
+        cwd=repository, env=kept, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
