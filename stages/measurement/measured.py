@@ -243,6 +243,7 @@ def _floor(
     drawn = nulls.floor_draws(part.values, (*metrics, SUM), draws=params.draws, rng=rng)
     floor, noise = drawn[:, :-1], float(np.median(drawn[:, -1]))
     error = part.values.std(axis=0, ddof=1) / math.sqrt(part.n_replicates)
+    error[nulls.without_noise(part.values)] = 0.0
     alone = nulls.independent_draws(error, metrics, draws=params.draws, rng=rng)
     low, high = resampling.percentile_interval(floor, confidence=params.confidence)
     above = (1 + (floor >= observed).sum(axis=0)) / (params.draws + 1)

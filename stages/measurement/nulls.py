@@ -27,8 +27,22 @@ from stages.measurement.metrics import OF_EFFECTS, Metric, Size, measure, measur
 
 Floats = NDArray[np.float64]
 
+ROUNDING = 1e-12
+"""Of a number: what double precision may change of it in a sum of some thousands."""
 MIN_FITTED = 3
 """Components of non-zero effect and exposure that the line of :func:`by_exposure` needs."""
+
+
+def without_noise(effects: Floats) -> NDArray[np.bool_]:
+    """Return of which components the replicates differ by rounding alone, (n_components,).
+
+    Examples
+    --------
+    >>> without_noise(np.array([[0.1, 0.5], [0.1 + 1e-16, 0.25]])).tolist()
+    [True, False]
+    """
+    none: NDArray[np.bool_] = np.ptp(effects, axis=0) <= ROUNDING * np.abs(effects).max(axis=0)
+    return none
 
 
 def floor_draws(
@@ -44,7 +58,7 @@ def floor_draws(
     Each component's effects are centred at zero and the replicates resampled, all components
     together, so that these keep their correlation and their skewness. A resampled mean of n values
     has (n - 1) / n of the variance of the mean, which the factor :math:`\sqrt{n / (n - 1)}` makes
-    good.
+    good. Where replicates differ by rounding alone there is no noise, and nan.
 
     Parameters
     ----------
@@ -55,6 +69,7 @@ def floor_draws(
     """
     n = len(effects)
     centred = (effects - effects.mean(axis=0)) * math.sqrt(n / (n - 1))
+    centred[:, without_noise(effects)] = 0.0
     weights = resampling.group_weights(n, draws, rng)
     return measure_weighted(weights, centred, metrics, size=size)
 
@@ -67,6 +82,8 @@ def independent_draws(
     rng: np.random.Generator,
 ) -> Floats:
     """Return draws of the metrics of independent normal effects with these standard errors.
+
+    Where all are zero there is no noise, and nan.
 
     Examples
     --------

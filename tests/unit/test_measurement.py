@@ -241,6 +241,18 @@ def test_floor_keeps_the_correlation_of_the_components():
     assert gini["floor_independent"] == pytest.approx(0.4, abs=0.05)
 
 
+def test_what_replicates_do_not_change_has_no_floor():
+    effect = np.array([1.0, 0.3, 0.1])
+    # Replicates that are the same but for the last digit, which another processor may turn.
+    same = effect * (1 + np.random.default_rng(8).integers(-2, 3, (20, 3)) * 2.0**-53)
+    assert np.ptp(same, axis=0).max() > 0
+    gini = rows_of([part(same)]).loc["gini"]
+    assert np.isnan(gini[["floor", "floor_low", "floor_high"]].to_numpy(float)).all()
+    assert np.isnan(gini["floor_independent"])
+    assert gini["noise_share"] == 0
+    assert gini["p"] == gini["p_smallest"]
+
+
 def test_noise_alone_lies_within_its_floor_at_the_stated_rate():
     rng = np.random.default_rng(5)
     n_runs, inside = 150, np.zeros(len(NAMES))
