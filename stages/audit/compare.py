@@ -383,10 +383,11 @@ KINDS: dict[str, Comparison] = {
     ".html": _text(_html),
     ".pdf": _text(_pdf),
     ".md": _text(_utf8),
+    ".qmd": _text(_utf8),
     ".txt": _text(_utf8),
     ".gz": _text(_unzipped),
 }
 """How each kind of file is compared."""
 
-FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".yml", "/provenance.json")
+FOLLOWS = (".png", ".svg", ".html", ".pdf", ".md", ".qmd", ".yml", "/provenance.json")
 """Pictures, pages and the record of runs: they show what has a tolerance of its own."""
