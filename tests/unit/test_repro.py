@@ -146,13 +146,14 @@ def test_the_weights_that_are_fetched_are_those_that_the_demo_trains(repository,
     assert asked == [["pull", "--quiet", "--allow-missing", *names]]
 
 
-def test_what_no_stage_makes_and_is_not_there_is_named(tmp_path):
+def test_what_no_stage_makes_and_is_not_there_is_named(tmp_path, monkeypatch):
     graph = """
 stages:
-  first: {cmd: true, deps: [raw.csv], outs: [folder/a, b]}
-  second: {cmd: true, deps: [folder, b/inside, here.csv, gone.csv]}
+  first: {cmd: echo, deps: [raw.csv], outs: [folder/a, b]}
+  second: {cmd: echo, deps: [folder, b/inside, here.csv, gone.csv]}
 """
     Repo.init(str(tmp_path), no_scm=True).close()
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
     (tmp_path / "here.csv").touch()
     with Repo(str(tmp_path)) as repo:
