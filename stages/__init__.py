@@ -19,6 +19,8 @@ def _has_avx2() -> bool:
 
 # When this process began to import the project: what a stage imports is part of its wall time.
 STARTED = time.time()
+WORKERS = "spawn"
+"""How `multiprocessing` starts what this process shares its work with."""
 
 # Read by numpy and torch when they are imported. Several threads are slow on small matrices, many
 # times so beside other work, and last digits would depend on how many there are; threads that spin

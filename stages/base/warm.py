@@ -3,7 +3,8 @@
 That process imports libraries alone, none of this project's modules, so that a stage runs the code
 that lies there when it starts; and it computes nothing, so that it may be forked. A stage is a
 process of its own as ever, with the arguments, folder, environment, output and exit status of
-``python -m``; ``top`` shows it by its room and name. Outside Linux every stage starts by itself.
+``python -m``; ``top`` shows it by its room and name. What it shares its work with is forked from a
+copy of it that was made before it did anything. Outside Linux every stage starts by itself.
 """
 
 import atexit
@@ -20,9 +21,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver, util
 from pathlib import Path
+from typing import Any
 
 import stages
 
@@ -133,6 +136,39 @@ def _serve(asked: socket.socket) -> list[str]:
     return [module, *arguments]
 
 
+def _fork_workers() -> None:
+    """Have ``multiprocessing`` fork this stage's workers from a copy of what it is now.
+
+    The copy waits, and becomes the fork server that `multiprocessing` would start and have import
+    everything anew. It ends with the stage.
+    """
+    ours, theirs = socket.socketpair()
+    if not (copy := os.fork()):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        Path("/proc/self/comm").write_text("workers", encoding="utf-8")
+        ours.close()
+        _, fds, _, _ = socket.recv_fds(theirs, 1, 2)
+        if fds:
+            theirs.close()
+            # Ignores it, and gives its children what was there.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            listener, alive = fds
+            forkserver.main(listener, alive, [])
+        os._exit(0)
+    theirs.close()
+    otherwise = util.spawnv_passfds
+
+    def asked(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        if forkserver.__name__ not in str(args[-1]) or ours.fileno() < 0:
+            return otherwise(path, args, passfds)
+        with ours:
+            socket.send_fds(ours, [b"."], passfds)
+        return copy
+
+    util.spawnv_passfds = asked
+    stages.WORKERS = "forkserver"
+
+
 def _be(module: str) -> None:
     """Run a module as ``python -m`` does and end as that ends, but leave the memory to the system.
 
@@ -161,6 +197,7 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as asked:
         module, *sys.argv[1:] = _serve(asked)
     stages.STARTED = time.time()
+    _fork_workers()
     _be(module)
 
 

@@ -6,6 +6,7 @@ Processes of this machine, one a processor or a device, or the workers of a Dask
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,8 +15,10 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, TypeVar
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+import stages
 from stages.base.errors import StageError
 from stages.base.record import n_processors
 from stages.compute import settings
@@ -176,8 +179,8 @@ def _on_mine(work: Callable[..., Result], task: tuple[Any, ...]) -> Result:
 
 @cache
 def _pool(devices: tuple[str | None, ...]) -> ProcessPoolExecutor:
-    # Not forked: a process whose libraries have started threads cannot be, safely.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from here: a process whose libraries have started threads cannot be, safely.
+    context: Any = multiprocessing.get_context(stages.WORKERS)
     free = context.SimpleQueue()
     for device in devices:
         free.put(device)
@@ -211,6 +214,11 @@ def _begin(free: Any) -> None:
     It would wait for work for ever.
     """
     _mine.append(free.get())
+    os.environ.update(ONE_THREAD)
+    # Of libraries that were imported before.
+    threadpool_limits(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
