@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,24 @@ from stages.base import warm
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages start by themselves here")
 
 MODULE = """
-import json, multiprocessing, os, signal, sys
+import json, multiprocessing, os, signal, sys, time
 from stages import STARTED
 
 def double(n):
     return 2 * n
+
+def where(n, device):
+    import torch
+    name = open("/proc/self/comm").read().strip()
+    return n, name, torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+def kill(n, stage, device):
+    with open(f"of{n}", "x") as file:
+        file.write(f"{os.getpid()} {os.getppid()}")
+    while not (os.path.exists("of1") and os.path.exists("of2")):
+        time.sleep(0.01)
+    os.kill(stage, signal.SIGKILL)
+    time.sleep(60)
 
 if __name__ == "__main__":
     said = {"argv": sys.argv, "variable": os.environ["VARIABLE"], "folder": os.getcwd()}
@@ -26,6 +41,12 @@ if __name__ == "__main__":
         case "workers":
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 print(pool.map(double, [21]))
+        case "share":
+            from stages.compute.run import run
+            print(run(where, [(1,), (2,)], on=["cpu", "cpu"]))
+        case "orphan":
+            from stages.compute.run import run
+            run(kill, [(n, os.getpid()) for n in (1, 2)], on=["cpu", "cpu"])
         case "warm":
             name = open("/proc/self/comm").read().strip()
             print("torch" in sys.modules, name, STARTED > float(sys.argv[2]))
@@ -69,6 +90,24 @@ def test_it_has_the_libraries_its_own_name_and_its_own_start(asked, capfd):
     fd, folder, env = asked
     assert warm.run(fd, f"python -m double warm {folder.stat().st_mtime}", str(folder), env) == 0
     assert capfd.readouterr().out.splitlines()[-1] == "True double True"
+
+
+def test_its_workers_are_forked_and_have_one_thread_each(asked, capfd):
+    fd, folder, env = asked
+    assert warm.run(fd, "python -m double share", str(folder), env) == 0
+    found = [(n, "workers", 1, "1") for n in (1, 2)]
+    assert capfd.readouterr().out.splitlines()[-1] == str(found)
+
+
+def test_none_is_left_where_it_was_killed(asked):
+    fd, folder, env = asked
+    assert warm.run(fd, "python -m double orphan", str(folder), env) == -signal.SIGKILL
+    processes = {n for of in (1, 2) for n in (folder / f"of{of}").read_text("utf-8").split()}
+    assert len(processes) == 3  # two workers, and what they were forked from
+    deadline = time.monotonic() + 30
+    while left := [n for n in processes if Path(f"/proc/{n}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def test_it_runs_the_code_that_lies_there_now(asked, capfd):
