@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +177,13 @@ class Repro:
         """Kill DVC and its stage at once, as losing the machine does."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        # A lost machine has none of them left; here they are there until someone reaps them.
+        deadline = time.monotonic() + PATIENCE_S
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(self.process.pid, 0)
+                assert time.monotonic() < deadline, "killed processes are still there"
+                time.sleep(0.01)
 
     def ends_well(self) -> None:
         assert self.process.wait(timeout=PATIENCE_S) == 0, self.said[-3000:]
