@@ -118,7 +118,7 @@ def tables_side_by_side(
                     name,
                     committed[column].to_numpy()[at],
                     recomputed[column].to_numpy()[at],
-                    allowed.column(column),
+                    allowed.column(name),
                     [left[i] for i in at].__getitem__,
                 )
             )

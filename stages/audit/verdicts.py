@@ -180,8 +180,12 @@ class Allowed(_Strict):
     rests_on: str = ""
 
     def column(self, name: str) -> float:
-        """Return the tolerance of a column: 0, bit for bit, unless a deviation was observed."""
-        return self.columns.get(name, self.columns.get("*", 0.0))
+        """Return the tolerance of a column, or of its rows of a kind, as ``change/gini``.
+
+        It is 0, bit for bit, unless a deviation was observed.
+        """
+        known = (one for one in (name, name.partition("/")[0], "*") if one in self.columns)
+        return self.columns.get(next(known, ""), 0.0)
 
 
 class Group(_Strict):
@@ -193,8 +197,8 @@ class Group(_Strict):
     """The model whose deviations they are; empty: they do not depend on it."""
     outputs: dict[str, NonNegativeFloat | dict[str, NonNegativeFloat]]
     """The largest deviation observed, as a share of the largest number of its column (of its kind
-    of row, of its array), by pattern of the output's path: of all columns, or by column, where
-    ``*`` stands for those that are not named."""
+    of row, of its array), by pattern of the output's path: of all columns, or by column, which may
+    name a kind of row (``change/gini``), where ``*`` stands for those that are not named."""
 
 
 class Tolerances(_Strict):

@@ -209,13 +209,13 @@ def one_thread() -> Iterator[None]:
 
 
 def _begin(free: Any) -> None:
-    """Take a device, and leave no worker behind where the parent is killed.
+    """Take a device and one thread, and end where the parent is killed.
 
-    It would wait for work for ever.
+    A worker that is left behind would wait for work for ever.
     """
     _mine.append(free.get())
+    # One that was forked has libraries that did not read the variables.
     os.environ.update(ONE_THREAD)
-    # Of libraries that were imported before.
     threadpool_limits(1)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
