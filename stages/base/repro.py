@@ -6,38 +6,42 @@ for the inputs that some share, and after them all what joins them.
 
 After every stage, DVC 3.67 reads and writes the whole file in pure Python: 4 s for the 280 kB of
 this study, which is more than most of its stages take. Here the lines of the stage are put in the
-place of its old ones. For every stage it reads ``params.yaml``, which is read once here while it
-stays as it is. And stages are started from a process that has imported their libraries
-(:mod:`stages.base.warm`). The file that results is the same, byte for byte, and so is everything
-else: a person may as well type ``dvc repro``.
+place of its old ones, and what was parsed once is not parsed again while its text stays the same.
+For every stage DVC reads ``params.yaml`` and goes through all of it for each setting; here it is
+read once, and asked by name. Lanes are forked from what has parsed all this. And stages are started
+from a process that has imported their libraries (:mod:`stages.base.warm`). The file that results is
+the same, byte for byte, and so is everything else: a person may as well type ``dvc repro``.
 """
 
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
+from dvc import rwlock
 from dvc.cli import main as dvc
 from dvc.dependency import param
-from dvc.dvcfile import Lockfile
+from dvc.dvcfile import PROJECT_FILE, Lockfile, ProjectFile
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.graph import get_subgraph_of_nodes
 from dvc.stage import run as running_stages
 from dvc.stage import serialize
 from dvc.stage.exceptions import StageCmdFailedError
-from dvc.utils.serialize import dumps_yaml
+from dvc.utils import strictyaml
+from dvc.utils.serialize import YAMLFileCorruptedError, dumps_yaml, parse_yaml
 
 from stages.base import warm
 from stages.base.files import write_text
@@ -51,12 +55,13 @@ TRAINED = ("trained", "cell_trained", "autoencoders")
 """Stages whose outputs are fetched, since another processor would train others."""
 INPUTS = "inputs"
 """The room whose stages several systems may share."""
-ALONE, WEIGHTS, ALLOW_MISSING = "--lane", "--weights", "--allow-missing"
+WEIGHTS, ALLOW_MISSING = "--weights", "--allow-missing"
 PROVENANCE = Path("reports/provenance.json")
 HEAD = "schema: '2.0'\nstages:\n"
 _by_dvc = Lockfile.dump_stages
 _run_by_dvc = running_stages._run
 _load_by_dvc = param.load_path
+_read_by_dvc = param.read_param_file
 _params: dict[tuple[str, int, int], Any] = {}
 
 
@@ -94,6 +99,45 @@ def _load_params(path: str, fs: Any, **options: Any) -> Any:
     if key not in _params:
         _params[key] = _load_by_dvc(path, fs, **options)
     return _params[key]
+
+
+def _read_params(
+    fs: Any,
+    path: str,
+    names: list[str] | None = None,
+    flatten: bool = False,  # noqa: FBT001, FBT002 - as DVC calls it
+    **options: Any,
+) -> Any:
+    if not (names and flatten):
+        return _read_by_dvc(fs, path, names, flatten, **options)
+    whole, found = _load_params(path, fs, **options), {}
+    for name in names:
+        value = whole
+        for part in name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                # A list, a pattern, or nothing.
+                return _read_by_dvc(fs, path, names, flatten, **options)
+            value = value[part]
+        found[name] = value
+    return found
+
+
+_parsed = cache(parse_yaml)
+
+
+def _parse(text: str, path: str, typ: str = "safe") -> Any:
+    """Parse a file of DVC's; of a lock file, only the entries that are new."""
+    if typ != "safe":
+        return parse_yaml(text, path, typ)
+    if not text.startswith(HEAD):
+        return deepcopy(_parsed(text, path))
+    entries = re.split(r"^(?=  \S)", text.removeprefix(HEAD), flags=re.MULTILINE)
+    try:
+        each = [_parsed(entry, path) for entry in entries if entry]
+    except YAMLFileCorruptedError:
+        # Something else stands among them.
+        return parse_yaml(text, path)
+    return {"schema": "2.0", "stages": {k: deepcopy(v) for of in each for k, v in of.items()}}
 
 
 @dataclass(frozen=True)
@@ -181,14 +225,16 @@ def absent(stages: Iterable[Any], made: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _side_by_side(targets: Sequence[str], options: Sequence[str], fd: int | None = None) -> int:
-    """Make what lies in lanes; return the first status that is not 0."""
+def _made(targets: Sequence[str], options: Sequence[str], fd: int | None) -> int:
+    """Make what all rest on, what lies in lanes, and what joins it; return the first fault."""
+    missing = ALLOW_MISSING in options
     with Repo() as repo:
         graph = repo.index.graph
-        wanted = _of_index(repo, targets)
-        asked = get_subgraph_of_nodes(graph, wanted) if wanted else graph
+        stages = {stage.addressing: stage for stage in graph}
+        named = [stages[name] for name in _matching(stages, targets)]
+        asked = get_subgraph_of_nodes(graph, named) if named else graph
         made = {out.fs_path for stage in graph for out in stage.outs}
-        if ALLOW_MISSING not in options and (gone := absent(asked, made)):
+        if not missing and (gone := absent(asked, made)):
             path, reader = min(gone.items())
             more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
             sys.stderr.write(
@@ -196,60 +242,96 @@ def _side_by_side(targets: Sequence[str], options: Sequence[str], fd: int | None
                 "it there, or name another in conf/ or by SET=.\n"
             )
             return 1
+        if status := int(dvc(["repro", *options, "--single-item", FIRST])):
+            return status
         found = lanes(asked)
-        stages = {stage.addressing: stage for stage in graph}
+        # Where another run is at work, a lane says so.
+        with suppress(DvcException), _looking(repo, asked):
+            found = left(found, lambda name: bool(stages[name].changed(allow_missing=missing)))
+        joining = [name for name in _ordered(asked) if not _belongs_to_one_system(stages[name])]
+    if status := _side_by_side(found, options, fd):
+        return status
+    # Lanes are made. Where files may be missing, DVC looks at what they come from as well.
+    return int(dvc(["repro", *options, *(targets if missing else ["--single-item", *joining])]))
 
-        def changed(name: str) -> bool:
-            return bool(stages[name].changed(allow_missing=ALLOW_MISSING in options))
 
-        if set(options) <= {ALLOW_MISSING}:
-            # Where another run is at work, a lane says so.
-            with suppress(DvcException), repo.lock:
-                found = left(found, changed)
-    # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
-    words = [sys.executable, "-m", "stages.base.repro", ALONE, str(fd or ""), "--single-item"]
-    words += options
+@contextmanager
+def _looking(repo: Repo, stages: Iterable[Any]) -> Iterator[None]:
+    """Hold all files of some stages at once; DVC would, one by one, seven times a stage."""
+    paths = {item.fs_path for stage in stages for item in (*stage.deps, *stage.outs)}
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    each = rwlock.rwlock
+    with repo.lock, each(repo.tmp_dir, repo.fs, " ".join(sys.argv), [*paths], [], hardlink):
+        rwlock.rwlock = lambda *_: nullcontext()
+        try:
+            yield
+        finally:
+            rwlock.rwlock = each
+
+
+def _side_by_side(found: list[Lane], options: Sequence[str], fd: int | None = None) -> int:
+    """Make what lies in lanes; return the first status that is not 0."""
     taken = _taken()
     statuses: list[int] = []
-    running: dict[Future[int], Lane] = {}
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        while found or running:
-            found.sort(key=lambda lane: lane.seconds(taken))
-            while found and len(running) < workers:
-                lane = found.pop()
-                running[pool.submit(_status, [*words, *lane.names])] = lane
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                lane = running.pop(done)
-                statuses.append(done.result())
-                found += lane.then if statuses[-1] == 0 else ()
+    running: dict[Any, tuple[Any, Lane]] = {}
+    while found or running:
+        found.sort(key=lambda lane: lane.seconds(taken))
+        while found and len(running) < (os.cpu_count() or 1):
+            lane = found.pop()
+            begun = _begun([*options, *lane.names], fd)
+            running[begun.sentinel] = begun, lane
+        for sentinel in wait(list(running)):
+            ended, lane = running.pop(sentinel)
+            ended.join()
+            statuses.append(ended.exitcode)
+            found += lane.then if ended.exitcode == 0 else ()
     return max(statuses, key=abs, default=0)
+
+
+def _begun(words: Sequence[str], fd: int | None) -> Any:
+    """Begin a ``dvc repro`` of a lane's stages in a process of its own."""
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    process = context.Process(target=_make, args=(words, fd))
+    sys.stdout.flush()
+    process.start()
+    return process
+
+
+def _make(words: Sequence[str], fd: int | None) -> None:
+    _hasten(fd)
+    # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
+    sys.exit(int(dvc(["--wait-for-lock", "repro", "--single-item", *words])))
 
 
 def _fetch_weights() -> int:
     """Fetch the weights that these settings have trained, of models and of autoencoders."""
-    with Repo() as repo:
-        names = [
-            one.addressing
-            for one in repo.index.stages
-            if one.name.split("@")[0] in TRAINED and all(out.hash_info for out in one.outs)
-        ]
+    with Repo() as repo, repo.lock:
+        names = [stage.addressing for stage in _named(repo, TRAINED) if _is_to_fetch(stage)]
     return int(dvc(["pull", "--quiet", "--allow-missing", *names])) if names else 0
 
 
-def _of_index(repo: Repo, targets: Sequence[str], **_: Any) -> list[Any]:
+def _is_to_fetch(stage: Any) -> bool:
+    """Whether what a stage made is not here, and would not be made anew."""
+    known = all(out.hash_info for out in stage.outs)
+    return known and stage.changed_outs() and not stage.changed(allow_missing=True)
+
+
+def _matching(names: Iterable[str], targets: Iterable[str]) -> list[str]:
+    """Return the names of stages that are targets, or one item of them."""
+    wanted = set(targets)
+    return [name for name in names if not wanted.isdisjoint((name, name.partition("@")[0]))]
+
+
+def _named(repo: Repo, targets: Sequence[str], **_: Any) -> list[Any]:
     """Return stages by their names, or of all items: DVC would read the graph again for each."""
-    stages = defaultdict(list)
-    for stage in repo.index.stages:
-        for name in {stage.addressing, stage.addressing.partition("@")[0]}:
-            stages[name].append(stage)
+    every = ProjectFile(repo, PROJECT_FILE).stages
+    of = {name: _matching(every, [name]) for name in targets}
     # DVC says what is wrong with another target, or knows what it is.
-    return [one for name in targets for one in stages.get(name) or repo.stage.collect(name)]
-
-
-def _status(words: Sequence[str]) -> int:
-    # With the socket of the warm process, which alone is open to others.
-    return subprocess.run(words, check=False, close_fds=False).returncode
+    return [
+        stage
+        for name, keys in of.items()
+        for stage in ([every[key] for key in keys] or repo.stage.collect(name))
+    ]
 
 
 def _start_from(fd: int) -> None:
@@ -269,28 +351,29 @@ def _start_from(fd: int) -> None:
     running_stages._run = run
 
 
+def _hasten(fd: int | None) -> None:
+    """Take the place of DVC's slower parts in this process; `fd` is that of the warm process."""
+    Lockfile.dump_stages = _dump_stages
+    param.load_path, param.read_param_file = _load_params, _read_params
+    strictyaml.parse_yaml = _parse
+    reproduction.collect_stages = _named  # type: ignore[attr-defined]
+    if fd is not None:
+        _start_from(fd)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dvc repro`` with these words; with ``--weights``, fetch those alone."""
-    Lockfile.dump_stages = _dump_stages
-    param.load_path = _load_params
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == [ALONE]:
-        reproduction.collect_stages = _of_index  # type: ignore[attr-defined]
-        if words[1]:
-            _start_from(int(words[1]))
-        return int(dvc(["--wait-for-lock", "repro", *words[2:]]))
     if words == [WEIGHTS]:
+        _hasten(None)
         return _fetch_weights()
     options = [word for word in words if word.startswith("-")]
     targets = [word for word in words if not word.startswith("-")]
     with warm.started() as fd:
-        if fd is not None:
-            _start_from(fd)
-        return (
-            int(dvc(["repro", *options, FIRST]))
-            or _side_by_side(targets, options, fd)
-            or int(dvc(["repro", *words]))
-        )
+        _hasten(fd)
+        if set(options) <= {ALLOW_MISSING}:
+            return _made(targets, options, fd)
+        return int(dvc(["repro", *words]))
 
 
 if __name__ == "__main__":

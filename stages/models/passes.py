@@ -6,8 +6,9 @@ at its first changed layer, so only later blocks, the final norm and the unembed
 several interventions in one batch. Taking heads out of block l changes its output by
 ``(new_h - old_h) W_h`` alone (with a sequential residual, the block's MLP runs again).
 Interventions in several layers that begin alike share the way to where they part: of all pairs of
-heads (a, b), the model without a runs once, and each pair only behind b. Nothing is approximated:
-the result is that of the full model up to rounding.
+heads (a, b), the model without a runs once, and each pair only behind b. Where few positions are
+scored, as of a cell with hidden genes, the last block is run for those alone. Nothing is
+approximated: the result is that of the full model up to rounding.
 
 What is read at the end is the loss of each sequence, or whatever an observer makes of the residual
 stream behind some blocks. Losses of positions, in nats or squared bins as the family is measured
@@ -40,6 +41,7 @@ from stages.models.interventions import (
     reference_mean,
 )
 from stages.models.losses import SequenceLoss
+from stages.models.positions import finish_at, run_at, states_at
 from stages.models.text import Text, check_text
 
 log = logging.getLogger("stages")
@@ -122,9 +124,10 @@ class Passes:
         self.batch = batch or self._fitting_batch()
         self.workers = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._loss = SequenceLoss(self.architecture, text, self.device)
+        self._scored = self._read_at()
         self._guard = Lock()
         self._progress = progress or (lambda _: None)
-        self._trunk = _Trunk(self, text)
+        self._trunk = _Trunk(self, text, self._scored)
         self._reference = None if reference is None else _Reference(self, reference)
 
     @torch.inference_mode()
@@ -159,9 +162,10 @@ class Passes:
         watch: Observer = observer or self._loss
         self._check_layers(watch.layers, "an observer asks for")
         kept = _Kept(len(plans), self.n_sequences, watch)
+        read = self._scored if observer is None else None
         first = min((plan[0][0] for plan in plans if plan), default=self.architecture.n_layers)
         if observer is not None or first < self._trunk.layer:
-            self._trunk = _Trunk(self, self.text)
+            self._trunk = _Trunk(self, self.text, read)
         if self._reference is not None:
             self._reference.prepare(plans)
         self._branch(self._trunk, list(enumerate(plans)), kept)
@@ -242,7 +246,7 @@ class Passes:
                 else:
                     stems.append((changes, members))
             if units:
-                self._forward(layer, numbers, trunk.starts(units), kept)
+                self._forward(layer, numbers, trunk.starts(units), kept, read=trunk.read)
             for changes, members in stems:
                 self._branch(trunk.stem(changes), members, kept)
 
@@ -262,6 +266,7 @@ class Passes:
         kept: "_Kept",
         *,
         last: int | None = None,
+        read: Tensor | None = None,
     ) -> None:
         """Run the blocks behind `layer`, up to `last`, for all pairs of a unit and a sequence.
 
@@ -269,6 +274,7 @@ class Passes:
         unit i is kept for all `numbers[i]`. When memory runs out, the batch is halved and the work
         goes on.
         """
+        model = self.architecture
         last = max((at for at in kept.layers if at >= layer), default=-2) if last is None else last
         if last < layer:
             return
@@ -287,8 +293,12 @@ class Passes:
             attended = self._attended(self.text, sequences, len(state))
             for at in range(layer, last + 1):
                 if at > layer:
-                    block = self.architecture.blocks[at]
-                    state = self.architecture.run(block, state.flatten(0, 1), attended).view(shape)
+                    block, flat = model.blocks[at], state.flatten(0, 1)
+                    if read is None or at < model.n_layers - 1:
+                        state = model.run(block, flat, attended).view(shape)
+                    else:
+                        wanted = read[sequences].repeat(len(state), 1)
+                        state = run_at(model, block, flat, wanted, attended).view(shape)
                 if at in kept.layers:
                     kept.add(at, numbers[units], sequences, state)
 
@@ -322,6 +332,13 @@ class Passes:
             return None
         seen = text.attended[sequences].to(self.device)
         return seen if copies == 1 else seen.repeat(copies, 1)
+
+    def _read_at(self) -> Tensor | None:
+        """Return which positions are scored, (n_sequences, seq); none: most are."""
+        scored = self.text.scored
+        if scored is None or int(scored.sum(dim=1).max()) > self.text.n_positions // 2:
+            return None
+        return scored.to(self.device)
 
     def _everyone(self, drain: Callable[[], None], *, n_pieces: int) -> None:
         """Let the workers empty a queue.
@@ -418,10 +435,18 @@ class _Trunk:
     """
 
     def __init__(
-        self, passes: Passes, text: Text, *, layer: int = -2, output: Tensor | None = None
+        self,
+        passes: Passes,
+        text: Text,
+        read: Tensor | None = None,
+        *,
+        layer: int = -2,
+        output: Tensor | None = None,
     ) -> None:
         self._passes = passes
         self.text = text
+        self.read = read
+        """Where the last block is read, (n_sequences, seq); none: everywhere."""
         self.layer = layer
         """The block that has run last; -1: the embedding; -2: nothing."""
         self._hidden: Tensor | None = None
@@ -490,7 +515,7 @@ class _Trunk:
             return (start(slice(0, 1), sequences)[0],)
 
         (output,) = self._everywhere(part)
-        return _Trunk(passes, self.text, layer=self.layer, output=output)
+        return _Trunk(passes, self.text, self.read, layer=self.layer, output=output)
 
     def _made(self, block: nn.Module | None, changes: _Changes) -> nn.Module | None:
         for change in changes:
@@ -522,8 +547,11 @@ class _Trunk:
                 base = out
         if model.additive:
             return after
-        hidden = self.hidden(sequences).expand_as(after).flatten(0, 1)
-        return model.finish(block, hidden, after.flatten(0, 1)).view_as(after)
+        hidden, flat = self.hidden(sequences).expand_as(after).flatten(0, 1), after.flatten(0, 1)
+        if self._everything:
+            return model.finish(block, hidden, flat).view_as(after)
+        wanted = self._there(self.read)[sequences].repeat(len(units), 1)
+        return finish_at(model, block, hidden, flat, wanted).view_as(after)
 
     def _changed(self, block: nn.Module | None, changes: _Changes, sequences: slice) -> Tensor:
         """Return the output of a block that is run again under any changes."""
@@ -555,6 +583,11 @@ class _Trunk:
             return None
         return reference.written(change, sequences)
 
+    @property
+    def _everything(self) -> bool:
+        """Whether the block is read at all positions, by others or by the next block."""
+        return self.read is None or self.layer < self._passes.architecture.n_layers - 1
+
     def _there(self, kept: Tensor | None) -> Tensor:
         if kept is None:
             msg = f"the pass holds no such state at layer {self.layer}."
@@ -581,11 +614,16 @@ class _Trunk:
 
         def run(sequences: slice) -> tuple[Tensor, ...]:
             hidden = entering[sequences].to(passes.device)
-            heads = model.heads(block, hidden, passes._attended(self.text, sequences))
-            attention = model.project(block, heads)
+            attended = passes._attended(self.text, sequences)
+            if self._everything:
+                heads = model.heads(block, hidden, attended)
+                attention = model.project(block, heads)
+                output = model.finish(block, hidden, attention)
+            else:
+                wanted = self._there(self.read)[sequences]
+                heads, attention, output = states_at(model, block, hidden, wanted, attended)
             # Where attention is only added, only the output is needed.
-            states = (heads, model.finish(block, hidden, attention))
-            return states if model.additive else (*states, attention)
+            return (heads, output) if model.additive else (heads, output, attention)
 
         self._hidden = entering
         self._heads, self._output, self._attention = (*self._everywhere(run), None)[:3]

@@ -48,7 +48,7 @@ def run_at(
 ) -> Tensor:
     """Return a block's output, (batch, seq, width), which is right where it is wanted.
 
-    Elsewhere stands anything finite.
+    Elsewhere stands 0.
 
     Parameters
     ----------
@@ -59,19 +59,72 @@ def run_at(
     attended
         Which positions are no padding, (batch, seq); none: all.
     """
-    n = int(wanted.sum(dim=1).max())
-    if n == wanted.shape[1]:
-        return architecture.run(block, hidden, attended)
-    # Sequences that want fewer are filled up with others of their positions.
-    at = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :n]
+    return states_at(architecture, block, hidden, wanted, attended)[2]
+
+
+def states_at(
+    architecture: Architecture,
+    block: nn.Module,
+    hidden: Tensor,
+    wanted: Tensor,
+    attended: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a block's heads write, what their projection makes of it, and its output.
+
+    Each (batch, seq, width), and right where it is wanted, as :func:`run_at` says.
+    """
+    if (at := _first(wanted)) is None:
+        heads = architecture.heads(block, hidden, attended)
+        attention = architecture.project(block, heads)
+        return heads, attention, architecture.finish(block, hidden, attention)
     if architecture.causal:
         heads = _rows(architecture.heads(block, hidden, attended), at)
     else:
         with _Asking(at):
             heads = architecture.heads(block, hidden, attended)
-    rows = architecture.finish(block, _rows(hidden, at), architecture.project(block, heads))
-    return hidden.scatter(1, at[..., None].expand_as(rows), rows)
+    attention = architecture.project(block, heads)
+    rows = architecture.finish(block, _rows(hidden, at), attention)
+    seq = hidden.shape[1]
+    return _spread(heads, at, seq), _spread(attention, at, seq), _spread(rows, at, seq)
+
+
+def finish_at(
+    architecture: Architecture,
+    block: nn.Module,
+    hidden: Tensor,
+    attention: Tensor,
+    wanted: Tensor,
+) -> Tensor:
+    """Return a block's output as :func:`run_at` does, from its input and the heads' projection.
+
+    Parameters
+    ----------
+    block, hidden, attention
+        A block, what enters it and what its heads' projection makes: (batch, seq, width).
+    wanted
+        (batch, seq)
+    """
+    if (at := _first(wanted)) is None:
+        return architecture.finish(block, hidden, attention)
+    rows = architecture.finish(block, _rows(hidden, at), _rows(attention, at))
+    return _spread(rows, at, hidden.shape[1])
+
+
+def _first(wanted: Tensor) -> Tensor | None:
+    """Return where each sequence is wanted, (batch, n); none: everywhere.
+
+    Sequences that want fewer are filled up with others of their positions.
+    """
+    n = int(wanted.sum(dim=1).max())
+    if n == wanted.shape[1]:
+        return None
+    return wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :n]
 
 
 def _rows(values: Tensor, at: Tensor) -> Tensor:
     return values.gather(1, at[..., None].expand(-1, -1, values.shape[2]))
+
+
+def _spread(rows: Tensor, at: Tensor, seq: int) -> Tensor:
+    whole = rows.new_zeros(len(rows), seq, rows.shape[2])
+    return whole.scatter_(1, at[..., None].expand_as(rows), rows)

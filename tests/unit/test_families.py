@@ -29,6 +29,7 @@ from stages.models.interventions import (
     single_heads,
 )
 from stages.models.load import load_model, shape_of
+from stages.models.losses import SequenceLoss
 from stages.models.passes import Passes
 from stages.models.positions import run_at
 from stages.models.text import Text, masked_tokens, next_tokens, text_of
@@ -294,6 +295,24 @@ def test_a_block_can_be_run_where_it_is_wanted(case, wanted):
         found = run_at(architecture, block, hidden, at, text.attended)
     assert found.shape == whole.shape
     assert (found - whole)[at].abs().max() < case.tolerance
+
+
+def test_the_last_block_is_run_where_it_is_scored_and_for_an_observer_everywhere():
+    model, tokens = make("bert", torch.float64), torch.arange(4 * SEQ).reshape(4, SEQ) % MASK
+    text = masked_tokens(tokens, MASK)
+    architecture, passes, seen = architecture_of(model), Passes(model, text), []
+    norm = architecture.blocks[-1].output.LayerNorm
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    changes = [one for layer in range(N_LAYERS) for one in single_heads(layer, range(N_HEADS))]
+    pairs = [(Heads(0, (1,)), Heads(2, (3,))), (Heads(1, (0,)), Heads(2, (1,)))]
+    found = passes.run([(), *changes, *pairs])
+    n_scored = int(text.scored.sum(dim=1).max())
+    assert max(seen) == n_scored < SEQ // 2
+    everywhere = SequenceLoss(architecture, text, torch.device("cpu"))
+    again = passes.run([(), *changes, *pairs], everywhere)[:, :, 0]
+    assert min(seen[-5:]) == SEQ
+    assert (found - again).abs().max() < TOLERANCE[torch.float64]
+    assert (found[1:] - found[0]).abs().max() > 1e-3
 
 
 def test_what_may_be_downloaded_can_be_taken_apart():

@@ -1,15 +1,18 @@
 """What is written of dvc.lock after a stage, beside what DVC itself writes."""
 
 import copy
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
-from dvc.utils.serialize import dumps_yaml, loads_yaml
+from dvc.utils.serialize import YAMLFileCorruptedError, dumps_yaml, loads_yaml, parse_yaml
 
 from stages.base import repro
+from tests.clones import copy_of
 
 
 @pytest.fixture(scope="module")
@@ -102,22 +105,23 @@ class TestLanes:
         apart = {"cell_heads@cell-mini", "cell_pairs@cell-mini", "trace@cell-mini"}
         assert [len(apart & set(of.names)) for of in lane.then if apart & set(of.names)] == [1] * 3
 
-    def test_what_took_longest_is_begun_first_and_what_needs_a_failure_never(self, monkeypatch):
-        began = []
+    def test_what_took_longest_is_begun_first_and_what_needs_a_failure_never(
+        self, monkeypatch, tmp_path
+    ):
+        log = tmp_path / "began"
 
-        def status(words):
-            began.append(words[-1])
-            return 255 if words[-1] == "bad" else 0
+        def make(words, fd):
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"{words[-1]}\n")
+            sys.exit(255 if words[-1] == "bad" else 0)
 
         lane = repro.Lane
         found = [lane(["short"]), lane(["bad"], (lane(["never"]),)), lane(["long"], (lane(["x"]),))]
-        monkeypatch.setattr(repro, "_status", status)
-        monkeypatch.setattr(repro, "lanes", lambda graph: found)
-        monkeypatch.setattr(repro, "left", lambda found, changed: found)
+        monkeypatch.setattr(repro, "_make", make)
         monkeypatch.setattr(repro, "_taken", lambda: {"long": 3.0, "x": 4.0, "bad": 5.0})
         monkeypatch.setattr(repro.os, "cpu_count", lambda: 1)
-        assert repro._side_by_side([], []) == 255
-        assert began == ["long", "bad", "x", "short"]
+        assert repro._side_by_side(found, []) == 255
+        assert log.read_text(encoding="utf-8").split() == ["long", "bad", "x", "short"]
 
     def test_where_nothing_has_changed_no_lane_is_begun_and_what_rests_on_a_change_is(self):
         lane = repro.Lane
@@ -127,23 +131,90 @@ class TestLanes:
         assert repro.left(found, lambda name: name == "b") == found[:1]
         assert repro.left(found, lambda name: name in "dg") == [after[0], found[1]]
 
-    def test_a_lane_that_fails_ends_the_run_before_what_joins_them(self, monkeypatch, graph):
-        asked = []
+    def test_what_joins_lanes_is_made_after_them_and_not_after_a_failure(self, monkeypatch, small):
+        asked, given, status = [], [], 255
         monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
-        monkeypatch.setattr(repro, "_side_by_side", lambda targets, options, fd: 255)
+        monkeypatch.setattr(
+            repro, "_side_by_side", lambda found, *_: given.append(_names(found)) or status
+        )
         monkeypatch.setattr(repro.warm, "started", lambda: nullcontext(None))
-        assert repro.main(["--allow-missing", "render"]) == 255
-        assert asked == [["repro", "--allow-missing", "study"]]
+        assert repro.main(["joined"]) == 255
+        assert asked == [["repro", "--single-item", "study"]]
+        assert sorted(given[-1]) == ["one@a", "one@b", "other"]
+        status = 0
+        assert repro.main(["joined"]) == 0
+        assert asked[1:] == [asked[0], ["repro", "--single-item", "study", "joined"]]
+        assert repro.main(["one"]) == 0
+        assert sorted(given[-1]) == ["one@a", "one@b"]
+        # Where files may be missing, DVC looks at what they come from as well.
+        assert repro.main(["--allow-missing", "joined"]) == 0
+        assert asked[-1] == ["repro", "--allow-missing", "joined"]
 
 
-def test_the_weights_that_are_fetched_are_those_that_the_demo_trains(repository, monkeypatch):
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Be where DVC has two systems and what joins them, none of it made."""
+    graph = """
+stages:
+  study: {cmd: echo, outs: [study]}
+  one: {foreach: [a, b], do: {cmd: python -m stages.cells.one, deps: [study], outs: ["${item}"]}}
+  other: {cmd: python -m stages.heads.other, deps: [study], outs: [c]}
+  joined: {cmd: python -m stages.plane.joined, deps: [a, b, c], outs: [d]}
+"""
+    Repo.init(str(tmp_path), no_scm=True).close()
+    (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_weights_that_are_fetched_are_those_that_the_demo_trains(
+    repository, monkeypatch, tmp_path
+):
     """A glob found none of them, and a fresh clone trained a model of other weights."""
     asked = []
     monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
-    monkeypatch.chdir(repository)
+    monkeypatch.chdir(copy_of(repository, tmp_path))
     assert repro.main(["--weights"]) == 0
     names = ["trained@pythia-mini", "cell_trained@cell-mini", "autoencoders@cell-mini"]
     assert asked == [["pull", "--quiet", "--allow-missing", *names]]
+    # One that would be trained anew is none of them.
+    settings = Path("params.yaml")
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("steps: 4096", "steps: 4095"), encoding="utf-8")
+    assert repro.main(["--weights"]) == 0
+    assert "cell_trained@cell-mini" not in asked[1]
+
+
+@pytest.fixture(scope="module")
+def text(repository):
+    return (repository / "dvc.lock").read_text(encoding="utf-8")
+
+
+class TestDvc:
+    """What takes the place of DVC's own gives what that gives."""
+
+    def test_entries_of_a_lock_file_are_parsed_as_the_whole_is(self, text, locked):
+        found = repro._parse(text, "dvc.lock")
+        assert found == parse_yaml(text, "dvc.lock")
+        # Whoever changes what it was given changes it for no other.
+        next(iter(found["stages"].values())).clear()
+        first = next(iter(locked["stages"]))
+        assert repro._parse(text, "dvc.lock")["stages"][first] == locked["stages"][first]
+
+    def test_what_else_stands_there_is_parsed_and_a_fault_said(self, text):
+        more = f"{text}datasets:\n- name: one\n"
+        assert repro._parse(more, "dvc.lock") == parse_yaml(more, "dvc.lock")
+        for wrong in (f"{text}  a: [1\n", f"{repro.HEAD}\t"):
+            with pytest.raises(YAMLFileCorruptedError):
+                repro._parse(wrong, "dvc.lock")
+
+    def test_settings_are_read_by_name_as_dvc_finds_them(self, repository):
+        path, fs = str(repository / "params.yaml"), LocalFileSystem()
+        names = ["sweep", "model.train.seed", "model.checkpoints", "conf_digest"]
+        for asked in (names, [*names, "nothing.there"], ["model.checkpoints.0"], None):
+            found = repro._read_params(fs, path, asked, flatten=True)
+            assert found == repro._read_by_dvc(fs, path, asked, flatten=True)
+        assert list(repro._read_params(fs, path, names, flatten=True)) == names
 
 
 def test_what_no_stage_makes_and_is_not_there_is_named(tmp_path, monkeypatch):
