@@ -58,12 +58,11 @@ endif
 export SET
 COMPOSE = python -m stages.base.compose $(if $(ATLAS),--atlas $(ATLAS)) $(if $(MODEL),--model $(MODEL)) $(if $(CELLMODEL),--cellmodel $(CELLMODEL)) $(if $(COMPUTE),--compute $(COMPUTE))
 # Another processor would train other weights: they are kept, and trained again if their settings or code changed.
-PULL_WEIGHTS = python -m stages.base.repro --weights || echo "note: the demo's weights could not be fetched, and are trained again" >&2
+REPRO = python -m stages.base.repro --weights
 
 .PHONY: reproduce
 reproduce: setup compose ## Rebuild what changed, from raw files to the paper
-	@$(PULL_WEIGHTS)
-	python -m stages.base.repro
+	$(REPRO)
 
 .PHONY: describe
 describe: setup ## Look into a table of cells and print the settings that it needs (FILE=...)
@@ -77,8 +76,7 @@ cells: setup ## Cells alone: no model is trained or read, and the paper speaks o
 .PHONY: heads
 heads: setup ## Heads alone: no atlas is read, and the paper speaks of heads (MODEL=...)
 	@$(COMPOSE) --alone heads $(if $(SET),--set "$$SET")
-	@$(PULL_WEIGHTS)
-	python -m stages.base.repro heads_alone
+	$(REPRO) heads_alone
 
 .PHONY: forest
 forest: setup ## Many datasets: every tissue of each compared, and all pooled in one figure (ATLAS=census)

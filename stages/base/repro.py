@@ -231,6 +231,9 @@ def _made(targets: Sequence[str], options: Sequence[str], fd: int | None) -> int
     with Repo() as repo:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in graph}
+        if not all(_matching(stages, [name]) for name in targets):
+            # DVC says what is wrong with one, or knows what it is.
+            return int(dvc(["repro", *options, *targets]))
         named = [stages[name] for name in _matching(stages, targets)]
         asked = get_subgraph_of_nodes(graph, named) if named else graph
         made = {out.fs_path for stage in graph for out in stage.outs}
@@ -303,11 +306,12 @@ def _make(words: Sequence[str], fd: int | None) -> None:
     sys.exit(int(dvc(["--wait-for-lock", "repro", "--single-item", *words])))
 
 
-def _fetch_weights() -> int:
+def _fetch_weights() -> None:
     """Fetch the weights that these settings have trained, of models and of autoencoders."""
     with Repo() as repo, repo.lock:
         names = [stage.addressing for stage in _named(repo, TRAINED) if _is_to_fetch(stage)]
-    return int(dvc(["pull", "--quiet", "--allow-missing", *names])) if names else 0
+    if names and dvc(["pull", "--quiet", "--allow-missing", *names]):
+        sys.stderr.write(f"note: {', '.join(names)} could not be fetched, and may be made again\n")
 
 
 def _is_to_fetch(stage: Any) -> bool:
@@ -362,15 +366,17 @@ def _hasten(fd: int | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dvc repro`` with these words; with ``--weights``, fetch those alone."""
+    """Run ``dvc repro`` with these words; with ``--weights``, fetch the kept weights first."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words == [WEIGHTS]:
-        _hasten(None)
-        return _fetch_weights()
-    options = [word for word in words if word.startswith("-")]
-    targets = [word for word in words if not word.startswith("-")]
     with warm.started() as fd:
         _hasten(fd)
+        if WEIGHTS in words:
+            words.remove(WEIGHTS)
+            # Where another run is at work, what follows says so.
+            with suppress(DvcException):
+                _fetch_weights()
+        options = [word for word in words if word.startswith("-")]
+        targets = [word for word in words if not word.startswith("-")]
         if set(options) <= {ALLOW_MISSING}:
             return _made(targets, options, fd)
         return int(dvc(["repro", *words]))

@@ -149,6 +149,9 @@ class TestLanes:
         # Where files may be missing, DVC looks at what they come from as well.
         assert repro.main(["--allow-missing", "joined"]) == 0
         assert asked[-1] == ["repro", "--allow-missing", "joined"]
+        # What is no stage is DVC's to refuse.
+        assert repro.main(["joined", "none"]) == 0
+        assert asked[-1] == ["repro", "joined", "none"]
 
 
 @pytest.fixture
@@ -174,14 +177,14 @@ def test_the_weights_that_are_fetched_are_those_that_the_demo_trains(
     asked = []
     monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
     monkeypatch.chdir(copy_of(repository, tmp_path))
-    assert repro.main(["--weights"]) == 0
+    repro._fetch_weights()
     names = ["trained@pythia-mini", "cell_trained@cell-mini", "autoencoders@cell-mini"]
     assert asked == [["pull", "--quiet", "--allow-missing", *names]]
     # One that would be trained anew is none of them.
     settings = Path("params.yaml")
     text = settings.read_text(encoding="utf-8")
     settings.write_text(text.replace("steps: 4096", "steps: 4095"), encoding="utf-8")
-    assert repro.main(["--weights"]) == 0
+    repro._fetch_weights()
     assert "cell_trained@cell-mini" not in asked[1]
 
 
