@@ -13,7 +13,10 @@ SHOWN = 3000
 # Settings of a run in which all is real and little of it: few draws, permutations and clusterings.
 FEW_OF_CELLS = """
     calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1]
-    clusters.equal_cells.draws=5 clusters.resolutions=[0.2,0.8] comparators.max_permutations=100
+    clusters.contrast.max_permutations=200 clusters.equal_cells.draws=5
+    clusters.resolutions=[0.2,0.8] comparators.max_permutations=100
+    concordance.max_permutations=200 contrast.max_permutations=1000 drivers.draws=100
+    medians.draws=100 medians.max_permutations=200 metrics.rarefaction.draws=20
     multiverse.min_cells=[1] reconstruction.draws=100 restriction.draws=50
     stability.seeds=2 stability.subsamples=0 substates.resolutions=[0.8] trend.max_permutations=200
 """

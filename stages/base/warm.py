@@ -32,6 +32,7 @@ import stages
 LIBRARIES = (
     "torch",
     "pandera.pandas",
+    "pandera.strategies.pandas_strategies",
     "pyarrow.parquet",
     "scipy.stats",
     "scipy.optimize",

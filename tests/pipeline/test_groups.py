@@ -12,8 +12,7 @@ from stages.cells.tables.contrast import CONTRAST, NOT_COMPARED
 from tests.clones import FEW_OF_CELLS, call, copy_of, must, stages_run
 
 QUICK = f"""{FEW_OF_CELLS}
-    contrast.max_permutations=200 drivers.draws=50 granularity.curve.resolutions=[0.05]
-    metrics.rarefaction.draws=5
+    granularity.curve.resolutions=[0.05]
 """
 KANG = """
     raw=cells.h5ad cohort=kang platform=droplet constants.tissue=PBMC animal_pattern='[0-9]+'
