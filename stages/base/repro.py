@@ -4,49 +4,32 @@ What one system's stages need of another's is nothing (docs/architecture.md), so
 repro`` of its own, as many at once as there are processors, what took longest first; before it, one
 for the inputs that some share, and after them all what joins them.
 
-After every stage, DVC 3.67 reads and writes the whole file in pure Python: 4 s for the 280 kB of
-this study, which is more than most of its stages take. Here the lines of the stage are put in the
-place of its old ones, and what was parsed once is not parsed again while its text stays the same.
-For every stage DVC reads ``params.yaml`` and goes through all of it for each setting; here it is
-read once, and asked by name. Lanes are forked from what has parsed all this. And stages are started
-from a process that has imported their libraries (:mod:`stages.base.warm`). The file that results is
-the same, byte for byte, and so is everything else: a person may as well type ``dvc repro``.
+DVC itself is hastened (:mod:`stages.base.hasten`), and lanes are forked from what has parsed its
+files. The lock that results is the same, byte for byte, and so is everything else: a person may as
+well type ``dvc repro``.
 """
 
-import importlib
 import json
 import multiprocessing
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from copy import deepcopy
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
-from dvc import rwlock
 from dvc.cli import main as dvc
-from dvc.dependency import param
-from dvc.dvcfile import PROJECT_FILE, Lockfile, ProjectFile
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.graph import get_subgraph_of_nodes
-from dvc.stage import run as running_stages
-from dvc.stage import serialize
-from dvc.stage.exceptions import StageCmdFailedError
-from dvc.utils import strictyaml
-from dvc.utils.serialize import YAMLFileCorruptedError, dumps_yaml, parse_yaml
 
 from stages.base import warm
-from stages.base.files import write_text
+from stages.base.hasten import hasten, looking, matching, named
 
-reproduction = importlib.import_module("dvc.repo.reproduce")
 FIRST = "study"
 """The stage that all others depend on."""
 JOINING = ("plane", "report", "audit")
@@ -57,87 +40,6 @@ INPUTS = "inputs"
 """The room whose stages several systems may share."""
 WEIGHTS, ALLOW_MISSING = "--weights", "--allow-missing"
 PROVENANCE = Path("reports/provenance.json")
-HEAD = "schema: '2.0'\nstages:\n"
-_by_dvc = Lockfile.dump_stages
-_run_by_dvc = running_stages._run
-_load_by_dvc = param.load_path
-_read_by_dvc = param.read_param_file
-_params: dict[tuple[str, int, int], Any] = {}
-
-
-def spliced(text: str, entries: Mapping[str, Any]) -> str:
-    """Return the text of a lock file in which these stages have these entries.
-
-    A stage that it does not have comes last, as DVC puts it.
-    """
-    for name, entry in entries.items():
-        lines = dumps_yaml({"stages": {name: entry}}).partition("\n")[2]
-        key = re.escape(lines.partition("\n")[0])
-        # Up to the next line that is indented no further.
-        found = re.search(rf"^{key}\n(?: {{3,}}.*\n|\n)*", text, flags=re.MULTILINE)
-        start, end = found.span() if found else (len(text), len(text))
-        text = text[:start] + lines + text[end:]
-    return text
-
-
-def _dump_stages(lock: Any, stages: Sequence[Any], **options: Any) -> None:
-    path = Path(lock.path)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    if not before.startswith(HEAD):
-        _by_dvc(lock, stages, **options)
-        return
-    entries = {k: v for s in stages for k, v in serialize.to_lockfile(s, **options).items()}
-    after = spliced(before, entries)
-    if after != before:
-        write_text(path, after)
-        lock.repo.scm_context.track_file(lock.relpath)
-
-
-def _load_params(path: str, fs: Any, **options: Any) -> Any:
-    state = Path(path).stat()
-    key = path, state.st_mtime_ns, state.st_size
-    if key not in _params:
-        _params[key] = _load_by_dvc(path, fs, **options)
-    return _params[key]
-
-
-def _read_params(
-    fs: Any,
-    path: str,
-    names: list[str] | None = None,
-    flatten: bool = False,  # noqa: FBT001, FBT002 - as DVC calls it
-    **options: Any,
-) -> Any:
-    if not (names and flatten):
-        return _read_by_dvc(fs, path, names, flatten, **options)
-    whole, found = _load_params(path, fs, **options), {}
-    for name in names:
-        value = whole
-        for part in name.split("."):
-            if not isinstance(value, dict) or part not in value:
-                # A list, a pattern, or nothing.
-                return _read_by_dvc(fs, path, names, flatten, **options)
-            value = value[part]
-        found[name] = value
-    return found
-
-
-_parsed = cache(parse_yaml)
-
-
-def _parse(text: str, path: str, typ: str = "safe") -> Any:
-    """Parse a file of DVC's; of a lock file, only the entries that are new."""
-    if typ != "safe":
-        return parse_yaml(text, path, typ)
-    if not text.startswith(HEAD):
-        return deepcopy(_parsed(text, path))
-    entries = re.split(r"^(?=  \S)", text.removeprefix(HEAD), flags=re.MULTILINE)
-    try:
-        each = [_parsed(entry, path) for entry in entries if entry]
-    except YAMLFileCorruptedError:
-        # Something else stands among them.
-        return parse_yaml(text, path)
-    return {"schema": "2.0", "stages": {k: deepcopy(v) for of in each for k, v in of.items()}}
 
 
 @dataclass(frozen=True)
@@ -225,17 +127,17 @@ def absent(stages: Iterable[Any], made: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _made(targets: Sequence[str], options: Sequence[str], fd: int | None) -> int:
+def _reproduce(targets: Sequence[str], options: Sequence[str], fd: int | None) -> int:
     """Make what all rest on, what lies in lanes, and what joins it; return the first fault."""
     missing = ALLOW_MISSING in options
     with Repo() as repo:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in graph}
-        if not all(_matching(stages, [name]) for name in targets):
+        if not all(matching(stages, [name]) for name in targets):
             # DVC says what is wrong with one, or knows what it is.
             return int(dvc(["repro", *options, *targets]))
-        named = [stages[name] for name in _matching(stages, targets)]
-        asked = get_subgraph_of_nodes(graph, named) if named else graph
+        ends = [stages[name] for name in matching(stages, targets)]
+        asked = get_subgraph_of_nodes(graph, ends) if ends else graph
         made = {out.fs_path for stage in graph for out in stage.outs}
         if not missing and (gone := absent(asked, made)):
             path, reader = min(gone.items())
@@ -249,27 +151,13 @@ def _made(targets: Sequence[str], options: Sequence[str], fd: int | None) -> int
             return status
         found = lanes(asked)
         # Where another run is at work, a lane says so.
-        with suppress(DvcException), _looking(repo, asked):
+        with suppress(DvcException), looking(repo, asked):
             found = left(found, lambda name: bool(stages[name].changed(allow_missing=missing)))
         joining = [name for name in _ordered(asked) if not _belongs_to_one_system(stages[name])]
     if status := _side_by_side(found, options, fd):
         return status
     # Lanes are made. Where files may be missing, DVC looks at what they come from as well.
     return int(dvc(["repro", *options, *(targets if missing else ["--single-item", *joining])]))
-
-
-@contextmanager
-def _looking(repo: Repo, stages: Iterable[Any]) -> Iterator[None]:
-    """Hold all files of some stages at once; DVC would, one by one, seven times a stage."""
-    paths = {item.fs_path for stage in stages for item in (*stage.deps, *stage.outs)}
-    hardlink = repo.config["core"].get("hardlink_lock", False)
-    each = rwlock.rwlock
-    with repo.lock, each(repo.tmp_dir, repo.fs, " ".join(sys.argv), [*paths], [], hardlink):
-        rwlock.rwlock = lambda *_: nullcontext()
-        try:
-            yield
-        finally:
-            rwlock.rwlock = each
 
 
 def _side_by_side(found: list[Lane], options: Sequence[str], fd: int | None = None) -> int:
@@ -301,7 +189,7 @@ def _begun(words: Sequence[str], fd: int | None) -> Any:
 
 
 def _make(words: Sequence[str], fd: int | None) -> None:
-    _hasten(fd)
+    hasten(fd)
     # Alone: what all rest on is made, and is busy for a lane that looks at it while others read it.
     sys.exit(int(dvc(["--wait-for-lock", "repro", "--single-item", *words])))
 
@@ -309,7 +197,7 @@ def _make(words: Sequence[str], fd: int | None) -> None:
 def _fetch_weights() -> None:
     """Fetch the weights that these settings have trained, of models and of autoencoders."""
     with Repo() as repo, repo.lock:
-        names = [stage.addressing for stage in _named(repo, TRAINED) if _is_to_fetch(stage)]
+        names = [stage.addressing for stage in named(repo, TRAINED) if _is_to_fetch(stage)]
     if names and dvc(["pull", "--quiet", "--allow-missing", *names]):
         sys.stderr.write(f"note: {', '.join(names)} could not be fetched, and may be made again\n")
 
@@ -320,56 +208,11 @@ def _is_to_fetch(stage: Any) -> bool:
     return known and stage.changed_outs() and not stage.changed(allow_missing=True)
 
 
-def _matching(names: Iterable[str], targets: Iterable[str]) -> list[str]:
-    """Return the names of stages that are targets, or one item of them."""
-    wanted = set(targets)
-    return [name for name in names if not wanted.isdisjoint((name, name.partition("@")[0]))]
-
-
-def _named(repo: Repo, targets: Sequence[str], **_: Any) -> list[Any]:
-    """Return stages by their names, or of all items: DVC would read the graph again for each."""
-    every = ProjectFile(repo, PROJECT_FILE).stages
-    of = {name: _matching(every, [name]) for name in targets}
-    # DVC says what is wrong with another target, or knows what it is.
-    return [
-        stage
-        for name, keys in of.items()
-        for stage in ([every[key] for key in keys] or repo.stage.collect(name))
-    ]
-
-
-def _start_from(fd: int) -> None:
-    """Have DVC start stages from the warm process that is asked here, where that can be."""
-
-    def run(executable: str | None, cmd: str, **options: Any) -> None:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            status = warm.run(fd, cmd, options["cwd"], options["env"])
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if status is None:
-            _run_by_dvc(executable, cmd, **options)
-        elif status:
-            raise StageCmdFailedError(cmd, status)
-
-    running_stages._run = run
-
-
-def _hasten(fd: int | None) -> None:
-    """Take the place of DVC's slower parts in this process; `fd` is that of the warm process."""
-    Lockfile.dump_stages = _dump_stages
-    param.load_path, param.read_param_file = _load_params, _read_params
-    strictyaml.parse_yaml = _parse
-    reproduction.collect_stages = _named  # type: ignore[attr-defined]
-    if fd is not None:
-        _start_from(fd)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dvc repro`` with these words; with ``--weights``, fetch the kept weights first."""
     words = list(sys.argv[1:] if argv is None else argv)
     with warm.started() as fd:
-        _hasten(fd)
+        hasten(fd)
         if WEIGHTS in words:
             words.remove(WEIGHTS)
             # Where another run is at work, what follows says so.
@@ -378,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = [word for word in words if word.startswith("-")]
         targets = [word for word in words if not word.startswith("-")]
         if set(options) <= {ALLOW_MISSING}:
-            return _made(targets, options, fd)
+            return _reproduce(targets, options, fd)
         return int(dvc(["repro", *words]))
 
 

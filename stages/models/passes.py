@@ -47,7 +47,8 @@ from stages.models.text import Text, check_text
 log = logging.getLogger("stages")
 
 ENGINE_VERSION = 2
-"""Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
+"""Raised when a change makes numbers that differ by more than rounding, so that finished shards are
+not mixed with new ones."""
 
 # Positions in one pass on a CPU: at 1,000, a block's activations stay in the second-level cache
 # of a small model and the products of a large one are as fast as they get.
@@ -124,7 +125,7 @@ class Passes:
         self.batch = batch or self._fitting_batch()
         self.workers = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._loss = SequenceLoss(self.architecture, text, self.device)
-        self._scored = self._read_at()
+        self._scored = self._few_scored()
         self._guard = Lock()
         self._progress = progress or (lambda _: None)
         self._trunk = _Trunk(self, text, self._scored)
@@ -162,10 +163,9 @@ class Passes:
         watch: Observer = observer or self._loss
         self._check_layers(watch.layers, "an observer asks for")
         kept = _Kept(len(plans), self.n_sequences, watch)
-        read = self._scored if observer is None else None
         first = min((plan[0][0] for plan in plans if plan), default=self.architecture.n_layers)
         if observer is not None or first < self._trunk.layer:
-            self._trunk = _Trunk(self, self.text, read)
+            self._trunk = _Trunk(self, self.text, self._scored if observer is None else None)
         if self._reference is not None:
             self._reference.prepare(plans)
         self._branch(self._trunk, list(enumerate(plans)), kept)
@@ -246,7 +246,7 @@ class Passes:
                 else:
                     stems.append((changes, members))
             if units:
-                self._forward(layer, numbers, trunk.starts(units), kept, read=trunk.read)
+                self._forward(trunk, numbers, trunk.starts(units), kept)
             for changes, members in stems:
                 self._branch(trunk.stem(changes), members, kept)
 
@@ -256,25 +256,24 @@ class Passes:
         def start(_: slice, sequences: slice) -> Tensor:
             return trunk.output(sequences)[None]
 
-        self._forward(trunk.layer, [numbers], start, kept, last=trunk.layer)
+        self._forward(trunk, [numbers], start, kept, last=trunk.layer)
 
     def _forward(
         self,
-        layer: int,
+        trunk: "_Trunk",
         numbers: Sequence[Sequence[int]],
         start: Callable[[slice, slice], Tensor],
         kept: "_Kept",
         *,
         last: int | None = None,
-        read: Tensor | None = None,
     ) -> None:
-        """Run the blocks behind `layer`, up to `last`, for all pairs of a unit and a sequence.
+        """Run the blocks behind a trunk, up to `last`, for all pairs of a unit and a sequence.
 
-        `start` gives what leaves block `layer`: (units, sequences, seq, hidden). What is read of
-        unit i is kept for all `numbers[i]`. When memory runs out, the batch is halved and the work
-        goes on.
+        `start` gives what leaves the trunk's block: (units, sequences, seq, hidden). What is read
+        of unit i is kept for all `numbers[i]`. When memory runs out, the batch is halved and the
+        work goes on.
         """
-        model = self.architecture
+        model, layer = self.architecture, trunk.layer
         last = max((at for at in kept.layers if at >= layer), default=-2) if last is None else last
         if last < layer:
             return
@@ -293,12 +292,8 @@ class Passes:
             attended = self._attended(self.text, sequences, len(state))
             for at in range(layer, last + 1):
                 if at > layer:
-                    block, flat = model.blocks[at], state.flatten(0, 1)
-                    if read is None or at < model.n_layers - 1:
-                        state = model.run(block, flat, attended).view(shape)
-                    else:
-                        wanted = read[sequences].repeat(len(state), 1)
-                        state = run_at(model, block, flat, wanted, attended).view(shape)
+                    flat, wanted = state.flatten(0, 1), trunk.read(at, sequences, len(state))
+                    state = run_at(model, model.blocks[at], flat, wanted, attended).view(shape)
                 if at in kept.layers:
                     kept.add(at, numbers[units], sequences, state)
 
@@ -333,7 +328,7 @@ class Passes:
         seen = text.attended[sequences].to(self.device)
         return seen if copies == 1 else seen.repeat(copies, 1)
 
-    def _read_at(self) -> Tensor | None:
+    def _few_scored(self) -> Tensor | None:
         """Return which positions are scored, (n_sequences, seq); none: most are."""
         scored = self.text.scored
         if scored is None or int(scored.sum(dim=1).max()) > self.text.n_positions // 2:
@@ -438,14 +433,14 @@ class _Trunk:
         self,
         passes: Passes,
         text: Text,
-        read: Tensor | None = None,
+        last_read: Tensor | None = None,
         *,
         layer: int = -2,
         output: Tensor | None = None,
     ) -> None:
         self._passes = passes
         self.text = text
-        self.read = read
+        self._last_read = last_read
         """Where the last block is read, (n_sequences, seq); none: everywhere."""
         self.layer = layer
         """The block that has run last; -1: the embedding; -2: nothing."""
@@ -477,6 +472,12 @@ class _Trunk:
     def all_heads(self) -> Tensor:
         """Return what the heads write in the whole text, where it is kept."""
         return self._there(self._heads)
+
+    def read(self, layer: int, sequences: slice, copies: int = 1) -> Tensor | None:
+        """Return where a block is read, once for each copy of the sequences; none: everywhere."""
+        if self._last_read is None or layer < self._passes.architecture.n_layers - 1:
+            return None
+        return self._last_read[sequences].repeat(copies, 1)
 
     def starts(self, units: Sequence[_Changes]) -> Callable[[slice, slice], Tensor]:
         """Return what gives the block's output under some of `units`, on some sequences.
@@ -515,7 +516,7 @@ class _Trunk:
             return (start(slice(0, 1), sequences)[0],)
 
         (output,) = self._everywhere(part)
-        return _Trunk(passes, self.text, self.read, layer=self.layer, output=output)
+        return _Trunk(passes, self.text, self._last_read, layer=self.layer, output=output)
 
     def _made(self, block: nn.Module | None, changes: _Changes) -> nn.Module | None:
         for change in changes:
@@ -548,9 +549,7 @@ class _Trunk:
         if model.additive:
             return after
         hidden, flat = self.hidden(sequences).expand_as(after).flatten(0, 1), after.flatten(0, 1)
-        if self._everything:
-            return model.finish(block, hidden, flat).view_as(after)
-        wanted = self._there(self.read)[sequences].repeat(len(units), 1)
+        wanted = self.read(self.layer, sequences, len(units))
         return finish_at(model, block, hidden, flat, wanted).view_as(after)
 
     def _changed(self, block: nn.Module | None, changes: _Changes, sequences: slice) -> Tensor:
@@ -583,11 +582,6 @@ class _Trunk:
             return None
         return reference.written(change, sequences)
 
-    @property
-    def _everything(self) -> bool:
-        """Whether the block is read at all positions, by others or by the next block."""
-        return self.read is None or self.layer < self._passes.architecture.n_layers - 1
-
     def _there(self, kept: Tensor | None) -> Tensor:
         if kept is None:
             msg = f"the pass holds no such state at layer {self.layer}."
@@ -615,13 +609,9 @@ class _Trunk:
         def run(sequences: slice) -> tuple[Tensor, ...]:
             hidden = entering[sequences].to(passes.device)
             attended = passes._attended(self.text, sequences)
-            if self._everything:
-                heads = model.heads(block, hidden, attended)
-                attention = model.project(block, heads)
-                output = model.finish(block, hidden, attention)
-            else:
-                wanted = self._there(self.read)[sequences]
-                heads, attention, output = states_at(model, block, hidden, wanted, attended)
+            heads, attention, output = states_at(
+                model, block, hidden, self.read(self.layer, sequences), attended
+            )
             # Where attention is only added, only the output is needed.
             return (heads, output) if model.additive else (heads, output, attention)
 

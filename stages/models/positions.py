@@ -43,35 +43,37 @@ def run_at(
     architecture: Architecture,
     block: nn.Module,
     hidden: Tensor,
-    wanted: Tensor,
+    wanted: Tensor | None,
     attended: Tensor | None = None,
 ) -> Tensor:
     """Return a block's output, (batch, seq, width), which is right where it is wanted.
 
-    Elsewhere stands 0.
+    Elsewhere stands anything finite.
 
     Parameters
     ----------
     block, hidden
         A block and what enters it.
     wanted
-        (batch, seq)
+        (batch, seq); none: everywhere.
     attended
         Which positions are no padding, (batch, seq); none: all.
     """
-    return states_at(architecture, block, hidden, wanted, attended)[2]
+    if wanted is None:
+        return architecture.run(block, hidden, attended)
+    return states_at(architecture, block, hidden, wanted, attended)[-1]
 
 
 def states_at(
     architecture: Architecture,
     block: nn.Module,
     hidden: Tensor,
-    wanted: Tensor,
+    wanted: Tensor | None,
     attended: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what a block's heads write, what their projection makes of it, and its output.
 
-    Each (batch, seq, width), and right where it is wanted, as :func:`run_at` says.
+    Each (batch, seq, width), as :func:`run_at` says.
     """
     if (at := _first(wanted)) is None:
         heads = architecture.heads(block, hidden, attended)
@@ -93,7 +95,7 @@ def finish_at(
     block: nn.Module,
     hidden: Tensor,
     attention: Tensor,
-    wanted: Tensor,
+    wanted: Tensor | None,
 ) -> Tensor:
     """Return a block's output as :func:`run_at` does, from its input and the heads' projection.
 
@@ -102,7 +104,7 @@ def finish_at(
     block, hidden, attention
         A block, what enters it and what its heads' projection makes: (batch, seq, width).
     wanted
-        (batch, seq)
+        (batch, seq); none: everywhere.
     """
     if (at := _first(wanted)) is None:
         return architecture.finish(block, hidden, attention)
@@ -110,13 +112,12 @@ def finish_at(
     return _spread(rows, at, hidden.shape[1])
 
 
-def _first(wanted: Tensor) -> Tensor | None:
+def _first(wanted: Tensor | None) -> Tensor | None:
     """Return where each sequence is wanted, (batch, n); none: everywhere.
 
     Sequences that want fewer are filled up with others of their positions.
     """
-    n = int(wanted.sum(dim=1).max())
-    if n == wanted.shape[1]:
+    if wanted is None or (n := int(wanted.sum(dim=1).max())) == wanted.shape[1]:
         return None
     return wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :n]
 

@@ -40,8 +40,8 @@ SETTINGS = {
 }
 # Features of the language model, by one setting, and few of them.
 FEATURES = """
-    features.of=model autoencoders.judged=4 autoencoders.positions=8000 autoencoders.seeds=1
-    autoencoders.training.batch=128 autoencoders.training.features=48
+    features.of=model autoencoders.judged=4 autoencoders.seeds=1 autoencoders.training.features=48
+    autoencoders.training.batch=128
     combine.min_sequences=5 combine.sets=2 trace.min_sequences=5 trace.nulls=4 trace.sequences=8
 """
 FIGURES = ("head_trajectories", "head_effects", "head_heatmap", "lorenz", "pythia_overlay_v2")

@@ -29,10 +29,8 @@ from tests.clones import FEW, call, copy_of, must, stages_run
 REPRO = ("python", "-m", "stages.base.repro")
 """What make calls; `dvc repro` does the same, and takes longer."""
 NOTICE = "Simulated demo data and demo model"
-# A real model in every respect, trained for a 32nd of the steps; by one thread each, since two wait
-# for one another where other tests run beside them.
+# A real model in every respect, trained for a 32nd of the steps.
 SMALL = f"""{FEW}
-    cellmodel.train.threads=1 model.train.threads=1
     cellmodel.train.steps=48 cellmodel.checkpoints=[step16,step48]
     model.train.steps=64 model.checkpoints=[step16,step64]
     model.text.n_sequences=24 model.text.reference_sequences=24

@@ -1,4 +1,4 @@
-"""What is written of dvc.lock after a stage, beside what DVC itself writes."""
+"""Stages in lanes, and what stands in the place of DVC's own, beside what DVC does."""
 
 import copy
 import sys
@@ -11,7 +11,7 @@ from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.utils.serialize import YAMLFileCorruptedError, dumps_yaml, loads_yaml, parse_yaml
 
-from stages.base import repro
+from stages.base import hasten, repro
 from tests.clones import copy_of
 
 
@@ -34,15 +34,15 @@ def test_a_stage_is_put_in_its_place_as_dvc_does(locked, place):
     name = list(locked["stages"])[place]
     entry = _changed(locked["stages"][name])
     whole = locked | {"stages": locked["stages"] | {name: entry}}
-    assert repro.spliced(dumps_yaml(locked), {name: entry}) == dumps_yaml(whole)
+    assert hasten.spliced(dumps_yaml(locked), {name: entry}) == dumps_yaml(whole)
 
 
 def test_a_new_stage_comes_last(locked):
     entry = _changed(next(iter(locked["stages"].values())))
     added = {"new@a b": entry, "another": {"cmd": "true"}}
     whole = locked | {"stages": locked["stages"] | added}
-    assert repro.spliced(dumps_yaml(locked), added) == dumps_yaml(whole)
-    assert repro.spliced(dumps_yaml(whole), added) == dumps_yaml(whole)
+    assert hasten.spliced(dumps_yaml(locked), added) == dumps_yaml(whole)
+    assert hasten.spliced(dumps_yaml(whole), added) == dumps_yaml(whole)
 
 
 @pytest.mark.parametrize("before", [None, "stages: {}\nschema: '2.0'\n"])
@@ -52,9 +52,9 @@ def test_a_file_that_is_not_there_or_is_written_otherwise_is_left_to_dvc(
     path, asked = tmp_path / "dvc.lock", []
     if before:
         path.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(repro, "_by_dvc", lambda *words, **options: asked.append((words, options)))
+    monkeypatch.setattr(hasten, "_by_dvc", lambda *words, **options: asked.append((words, options)))
     lock = SimpleNamespace(path=str(path))
-    repro._dump_stages(lock, ["stage"], with_files=True)
+    hasten._dump_stages(lock, ["stage"], with_files=True)
     assert asked == [((lock, ["stage"]), {"with_files": True})]
 
 
@@ -197,27 +197,27 @@ class TestDvc:
     """What takes the place of DVC's own gives what that gives."""
 
     def test_entries_of_a_lock_file_are_parsed_as_the_whole_is(self, text, locked):
-        found = repro._parse(text, "dvc.lock")
+        found = hasten._parse(text, "dvc.lock")
         assert found == parse_yaml(text, "dvc.lock")
         # Whoever changes what it was given changes it for no other.
         next(iter(found["stages"].values())).clear()
         first = next(iter(locked["stages"]))
-        assert repro._parse(text, "dvc.lock")["stages"][first] == locked["stages"][first]
+        assert hasten._parse(text, "dvc.lock")["stages"][first] == locked["stages"][first]
 
     def test_what_else_stands_there_is_parsed_and_a_fault_said(self, text):
         more = f"{text}datasets:\n- name: one\n"
-        assert repro._parse(more, "dvc.lock") == parse_yaml(more, "dvc.lock")
-        for wrong in (f"{text}  a: [1\n", f"{repro.HEAD}\t"):
+        assert hasten._parse(more, "dvc.lock") == parse_yaml(more, "dvc.lock")
+        for wrong in (f"{text}  a: [1\n", f"{hasten.HEAD}\t"):
             with pytest.raises(YAMLFileCorruptedError):
-                repro._parse(wrong, "dvc.lock")
+                hasten._parse(wrong, "dvc.lock")
 
     def test_settings_are_read_by_name_as_dvc_finds_them(self, repository):
         path, fs = str(repository / "params.yaml"), LocalFileSystem()
         names = ["sweep", "model.train.seed", "model.checkpoints", "conf_digest"]
         for asked in (names, [*names, "nothing.there"], ["model.checkpoints.0"], None):
-            found = repro._read_params(fs, path, asked, flatten=True)
-            assert found == repro._read_by_dvc(fs, path, asked, flatten=True)
-        assert list(repro._read_params(fs, path, names, flatten=True)) == names
+            found = hasten._read_params(fs, path, asked, flatten=True)
+            assert found == hasten._read_by_dvc(fs, path, asked, flatten=True)
+        assert list(hasten._read_params(fs, path, names, flatten=True)) == names
 
 
 def test_what_no_stage_makes_and_is_not_there_is_named(tmp_path, monkeypatch):
