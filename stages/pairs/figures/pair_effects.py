@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from stages.drawing import command, style
@@ -154,6 +154,9 @@ def _ratios(axes: Axes, rows: pd.DataFrame, states: Sequence[str]) -> None:
             axes.plot(at, found["value"], color=style.INK, linestyle=line, linewidth=0.9)
     axes.axhline(1, color=style.QUIET, linewidth=0.6)
     _log(axes)
+    # Few powers of ten: one label would be no scale.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_ylabel("Top heads / all pairs")
     _along(axes, states, last=True)
 
