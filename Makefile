@@ -41,9 +41,9 @@ $(STAMP): requirements.txt pyproject.toml
 	  echo "error: $(PYTHON) is $$($(PYTHON) --version); this project needs Python 3.11. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@[ ! -L .venv ] || { echo "error: .venv is a link, and what it points to would be emptied. Remove the link and run make again" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	@# Compiled on all processors, as pip does on one; some packages carry files of another Python.
+	@# Compiled on all processors, as pip does on one; some packages carry files of another Python, and tests that nobody runs.
 	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.txt
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 else

@@ -194,10 +194,13 @@ def _make(words: Sequence[str], fd: int | None) -> None:
     sys.exit(int(dvc(["--wait-for-lock", "repro", "--single-item", *words])))
 
 
-def _fetch_weights() -> None:
+def _fetch_weights(fd: int | None) -> None:
     """Fetch the weights that these settings have trained, of models and of autoencoders."""
     with Repo() as repo, repo.lock:
         names = [stage.addressing for stage in named(repo, TRAINED) if _is_to_fetch(stage)]
+    if names and fd is not None:
+        # What reads them has not run here.
+        warm.prepare(fd)
     if names and dvc(["pull", "--quiet", "--allow-missing", *names]):
         sys.stderr.write(f"note: {', '.join(names)} could not be fetched, and may be made again\n")
 
@@ -217,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             words.remove(WEIGHTS)
             # Where another run is at work, what follows says so.
             with suppress(DvcException):
-                _fetch_weights()
+                _fetch_weights(fd)
         options = [word for word in words if word.startswith("-")]
         targets = [word for word in words if not word.startswith("-")]
         if set(options) <= {ALLOW_MISSING}:

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ SHELL = frozenset(";&|<>$`*?~#(){}[]!\\\n=")
 def started() -> Iterator[int | None]:
     """Keep such a process; yield the file descriptor on which it is asked, None if there is none.
 
-    It imports when it is first asked, and ends with the last process that may ask it.
+    It imports when it is first asked, or told (:func:`prepare`), and ends with the last process
+    that may ask it.
     """
     if sys.platform != "linux":
         yield None
@@ -65,6 +66,12 @@ def started() -> Iterator[int | None]:
         theirs.close()
         ours.set_inheritable(True)
         yield ours.fileno()
+
+
+def prepare(fd: int) -> None:
+    """Have it import now, where it is known that stages will run."""
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as asked:
+        asked.send(b".")
 
 
 def run(fd: int, cmd: str, cwd: str, env: Mapping[str, str]) -> int | None:
@@ -111,6 +118,8 @@ def _serve(asked: socket.socket) -> list[str]:
         for name in LIBRARIES:
             importlib.import_module(name)
         gc.freeze()
+        if not fds:
+            continue
         forked = os.fork() == 0
         if not forked:
             for fd in fds:

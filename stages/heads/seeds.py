@@ -75,8 +75,14 @@ def along(states: Sequence[Effects], params: Measured, own: Seeds) -> list[Along
     Those as measured, their draws and floors have the digits of ``measured`` for absolute effects.
     """
     found = []
+    first = states[0]
+    halved = None
+    if first.n_replicates >= halves.MIN_REPLICATES:
+        # The same in every state: changes are paired.
+        rng = stream(own.seed, first.kind, first.condition)
+        halved = halves.halvings(first.n_replicates, times=own.halvings, draws=own.draws, rng=rng)
     for name, side in halves.SIDES.items():
-        rng = stream(params.seed, states[0].kind, states[0].condition)
+        rng = stream(params.seed, first.kind, first.condition)
         drawn = measured.resample(states, OF, draws=params.draws, rng=rng, size=side.size)
         floor = np.stack([_floor(part, side, params) for part in states])
         for m, metric in enumerate(METRICS):
@@ -89,7 +95,7 @@ def along(states: Sequence[Effects], params: Measured, own: Seeds) -> list[Along
                     np.full(len(states), np.nan),
                 )
             )
-        each = [_by_halves(part, side, own) for part in states]
+        each = [_by_halves(part, side, own, halved) for part in states]
         values, draws, again = (np.stack(parts) for parts in zip(*each, strict=True))
         none = np.full((len(states), 3), np.nan)
         found.append(Along((name, "split_half", "gini"), values, draws, none, again))
@@ -112,16 +118,16 @@ def _floor(part: Effects, side: halves.Side, params: Measured) -> Floats:
     return np.stack([np.median(drawn, axis=0), *ends])
 
 
-def _by_halves(part: Effects, side: halves.Side, own: Seeds) -> tuple[Floats, Floats, Floats]:
+def _by_halves(
+    part: Effects, side: halves.Side, own: Seeds, halved: halves.Halvings | None
+) -> tuple[Floats, Floats, Floats]:
     """Return the Gini coefficient, its draws, and which share of the sum is found again."""
-    if part.n_replicates < halves.MIN_REPLICATES:
+    if halved is None:
         none = np.full(own.draws, np.nan)
         return none[0], none, none[0]
     values = part.values
-    # The same halves and resamplings in every state: changes are paired.
-    rng = stream(own.seed, part.kind, part.condition)
-    found = halves.split_half(values, side, halvings=own.halvings, rng=rng)
-    drawn = halves.resampled(values, side, draws=own.draws, rng=rng)
+    found = halves.split_half(values, side, halved)
+    drawn = halves.resampled(values, side, halved)
     whole = float(measure(side.size(values.mean(axis=0)), [REGISTRY["sum_abs"]])[0])
     again: Floats = np.asarray(found.total / whole if whole else np.nan)
     return found.gini, drawn.gini, again

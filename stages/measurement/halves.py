@@ -72,9 +72,26 @@ class SplitHalf(NamedTuple):
     """Sum of the effects in one half by their signs in the other."""
 
 
-def split_half(
-    effects: Floats, side: Side, *, halvings: int, rng: np.random.Generator
-) -> SplitHalf:
+class Halvings(NamedTuple):
+    """How replicates are halved, drawn once for all that is measured on the same of them."""
+
+    first: Floats
+    """1 for the replicates of a first half and 0 for others: (halvings, n_replicates)."""
+    resampled: tuple[Floats, Floats]
+    """How often each half has each replicate once it is resampled within itself: one that stood in
+    both would bring its noise into the product. (draws * PER_RESAMPLE, n_replicates)."""
+
+
+def halvings(n: int, *, times: int, draws: int, rng: np.random.Generator) -> Halvings:
+    """Return random halvings of `n` replicates, and those of bootstrap draws."""
+    first, within = _halves(n, times, rng), _halves(n, draws * PER_RESAMPLE, rng)
+    n_one, n_other = _sizes(n)
+    one = rng.multinomial(n_one, within / n_one).astype(np.float64)
+    other = rng.multinomial(n_other, (1 - within) / n_other).astype(np.float64)
+    return Halvings(first, (one, other))
+
+
+def split_half(effects: Floats, side: Side, drawn: Halvings) -> SplitHalf:
     """Return the estimate from random halvings.
 
     Parameters
@@ -85,45 +102,35 @@ def split_half(
     Examples
     --------
     >>> exact = np.tile([1.0, -3.0, 0.0, 0.0], (8, 1))
-    >>> found = split_half(exact, SIDES["absolute"], halvings=4, rng=np.random.default_rng(0))
+    >>> drawn = halvings(8, times=4, draws=0, rng=np.random.default_rng(0))
+    >>> found = split_half(exact, SIDES["absolute"], drawn)
     >>> float(found.gini), float(found.total)
     (0.625, 4.0)
     """
-    first = _halves(len(effects), halvings, rng)
-    n_first = len(effects) // 2
-    means = first @ effects / n_first, (1 - first) @ effects / (len(effects) - n_first)
-    weighted, total = _sums(*means, side)
+    first, (n_one, n_other) = drawn.first, _sizes(len(effects))
+    weighted, total = _sums(first @ effects / n_one, (1 - first) @ effects / n_other, side)
     least = LEAST_FOUND_AGAIN * side.size(effects.mean(axis=0)).sum()
     return _ratio(weighted.mean(), total.mean(), effects.shape[1], least=float(least))
 
 
-def resampled(effects: Floats, side: Side, *, draws: int, rng: np.random.Generator) -> SplitHalf:
-    """Return the estimate over bootstrap draws, each half resampled within itself.
-
-    A replicate that stood in both halves would bring its noise into the product.
-
-    Returns
-    -------
-    SplitHalf
-        Arrays of shape (draws,).
-    """
-    n = len(effects)
-    first = _halves(n, draws * PER_RESAMPLE, rng)
-    means = []
-    for half in (first, 1 - first):
-        size = int(half[0].sum())
-        means.append(rng.multinomial(size, half / size) @ effects / size)
-    one, other = means
-    above, below = (
-        part.reshape(draws, PER_RESAMPLE).mean(axis=1) for part in _sums(one, other, side)
+def resampled(effects: Floats, side: Side, drawn: Halvings) -> SplitHalf:
+    """Return the estimate over bootstrap draws: arrays of shape (draws,)."""
+    one, other = (
+        counts @ effects / size
+        for counts, size in zip(drawn.resampled, _sizes(len(effects)), strict=True)
     )
+    above, below = (part.reshape(-1, PER_RESAMPLE).mean(axis=1) for part in _sums(one, other, side))
     return _ratio(above, below, effects.shape[1], least=0.0)
 
 
 def _halves(n: int, draws: int, rng: np.random.Generator) -> Floats:
     """Return 1 for the replicates of a first half and 0 for others: (draws, n)."""
     order = np.argsort(rng.random((draws, n)), axis=1)
-    return (order < n // 2).astype(np.float64)
+    return (order < _sizes(n)[0]).astype(np.float64)
+
+
+def _sizes(n: int) -> tuple[int, int]:
+    return n // 2, n - n // 2
 
 
 def _sums(one: Floats, other: Floats, side: Side) -> tuple[Floats, Floats]:

@@ -105,12 +105,14 @@ def by_exposure(effect: Floats, exposure: Floats) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    effect, exposure : shape (n_components,)
-        The exposure is at least 0.
+    effect : shape (..., n_components)
+        Each row has a line of its own.
+    exposure : shape (n_components,)
+        At least 0.
 
     Returns
     -------
-    predicted, left : arrays of shape (n_components,)
+    predicted, left : arrays of the shape of `effect`
         nan throughout where fewer than ``MIN_FITTED`` components can be fitted, or where all of
         these have one exposure.
 
@@ -120,17 +122,29 @@ def by_exposure(effect: Floats, exposure: Floats) -> tuple[Floats, Floats]:
     >>> predicted.round(9).tolist(), left.round(9).tolist()
     ([2.0, 4.0, 8.0], [1.0, 1.0, 1.0])
     """
-    size = np.abs(effect)
-    fitted = (size > 0) & (exposure > 0)
-    x = np.log(exposure[fitted])
-    if fitted.sum() < MIN_FITTED or np.ptp(x) == 0:
-        return np.full(size.shape, np.nan), np.full(size.shape, np.nan)
-    y = np.log(size[fitted])
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
-    predicted, left = np.zeros(size.shape), np.zeros(size.shape)
-    predicted[fitted] = np.exp(y.mean() + slope * (x - x.mean()))
-    left[fitted] = size[fitted] / predicted[fitted]
-    return predicted, left
+    size = np.abs(effect).reshape(math.prod(effect.shape[:-1]), exposure.size)
+    predicted, left = np.full(size.shape, np.nan), np.full(size.shape, np.nan)
+    if (exposure > 0).sum() < MIN_FITTED:
+        return predicted.reshape(effect.shape), left.reshape(effect.shape)
+    both = (size > 0) & (exposure > 0)
+    # Rows that leave out the same components, together.
+    packed = np.packbits(both, axis=1)
+    _, at, which = np.unique(
+        packed.view(f"V{packed.shape[1]}")[:, 0], return_index=True, return_inverse=True
+    )
+    for number, fitted in enumerate(both[at]):
+        x = np.log(exposure[fitted])
+        if fitted.sum() < MIN_FITTED or np.ptp(x) == 0:
+            continue
+        rows = np.flatnonzero(which == number)
+        there = np.ix_(rows, fitted)
+        y = np.log(size[there])
+        x, middle = x - x.mean(), y.mean(axis=1, keepdims=True)
+        slope = (x * (y - middle)).sum(axis=1, keepdims=True) / (x**2).sum()
+        predicted[rows], left[rows] = 0.0, 0.0
+        predicted[there] = np.exp(middle + slope * x)
+        left[there] = size[there] / predicted[there]
+    return predicted.reshape(effect.shape), left.reshape(effect.shape)
 
 
 def exchanged_states(values: Floats) -> Floats:

@@ -228,12 +228,7 @@ def resampled(first: Effects, last: Effects, params: Measured) -> dict[str, tupl
         estimate["left_"] = _log_ratio(
             [nulls.by_exposure(mean, at)[1] for (mean, _), at in exposed]
         )
-        drawn["left_"] = _log_ratio(
-            [
-                np.stack([nulls.by_exposure(size, at)[1] for size in sizes])
-                for (_, sizes), at in exposed
-            ]
-        )
+        drawn["left_"] = _log_ratio([nulls.by_exposure(sizes, at)[1] for (_, sizes), at in exposed])
     for what, draws in drawn.items():
         known = draws[np.isfinite(draws)]
         if len(known) < (1 + params.confidence) / 2 * len(draws) or not np.isfinite(estimate[what]):

@@ -10,6 +10,10 @@ from stages.measurement import concentration, halves
 N_COMPONENTS, N_REPLICATES = 48, 64
 
 
+def halved(effects, rng, times):
+    return halves.halvings(len(effects), times=times, draws=5, rng=rng)
+
+
 def enumerated(effects, name):
     """Return Gini and sum over every way to halve the replicates, written out head by head."""
     n, m = effects.shape
@@ -32,7 +36,7 @@ def enumerated(effects, name):
 def test_it_is_the_mean_over_all_halvings(name):
     rng = np.random.default_rng(3)
     effects = np.array([3.0, -1.0, 0.4, 0.1, 2.0]) + rng.normal(size=(6, 5))
-    found = halves.split_half(effects, halves.SIDES[name], halvings=20_000, rng=rng)
+    found = halves.split_half(effects, halves.SIDES[name], halved(effects, rng, 20_000))
     gini, total = enumerated(effects, name)
     # 20,000 draws of 20 halvings: observed within 0.001 and 0.003.
     assert float(found.gini) == pytest.approx(gini, abs=0.005)
@@ -46,9 +50,10 @@ def test_without_noise_it_is_the_gini_coefficient(name):
     effects = np.tile(truth, (9, 1))
     rng = np.random.default_rng(0)
     gini = concentration.gini(side.size(truth))
-    found = halves.split_half(effects, side, halvings=50, rng=rng)
+    once = halved(effects, rng, 50)
+    found = halves.split_half(effects, side, once)
     assert float(found.gini) == pytest.approx(gini, abs=1e-12)
-    drawn = halves.resampled(effects, side, draws=5, rng=rng)
+    drawn = halves.resampled(effects, side, once)
     assert drawn.gini == pytest.approx(np.full(5, gini), abs=1e-12)
     assert drawn.total == pytest.approx(np.full(5, side.size(truth).sum()), abs=1e-12)
 
@@ -58,7 +63,7 @@ def test_effects_of_noise_alone_sum_to_nothing_and_have_no_value():
     sums, plain, n_valued = [], [], 0
     for _ in range(200):
         effects = rng.normal(size=(N_REPLICATES, N_COMPONENTS))
-        found = halves.split_half(effects, halves.SIDES["absolute"], halvings=50, rng=rng)
+        found = halves.split_half(effects, halves.SIDES["absolute"], halved(effects, rng, 50))
         sums.append(float(found.total))
         plain.append(np.abs(effects.mean(axis=0)).sum())
         n_valued += not np.isnan(found.gini)
@@ -99,7 +104,7 @@ def test_it_is_nearly_unbiased_where_the_plain_coefficient_is_not(truth, plain_b
         spread = spread * np.exp(rng.normal(0, 0.5, N_COMPONENTS)) * (0.5 + 0.5 * size)
         noise = rng.standard_t(4, size=(N_REPLICATES, N_COMPONENTS)) / np.sqrt(2)
         effects = mean + spread * noise
-        found = halves.split_half(effects, halves.SIDES["absolute"], halvings=100, rng=rng)
+        found = halves.split_half(effects, halves.SIDES["absolute"], halved(effects, rng, 100))
         gini = float(concentration.gini(np.abs(mean)))
         off.append(float(found.gini) - gini)
         off_plain.append(float(concentration.gini(np.abs(effects.mean(axis=0)))) - gini)

@@ -306,6 +306,19 @@ def test_a_component_without_effect_or_exposure_is_left_out_of_the_line():
     assert left == pytest.approx([0, 1, 1, 1, 0])
 
 
+def test_each_row_of_effects_has_a_line_of_its_own_to_the_last_digit():
+    rng = np.random.default_rng(5)
+    exposure = np.append(rng.uniform(1, 9, size=30), 0.0)
+    effects = rng.normal(size=(2, 20, 31)) * (rng.random((2, 20, 31)) > 0.1)
+    effects[0, :9] = rng.normal(size=(9, 31))
+    effects[1, 3, 2:] = 0
+    found = nulls.by_exposure(effects, exposure)
+    assert np.isnan(found[0]).all(axis=-1).sum() == 1
+    for row in np.ndindex(2, 20):
+        for of_all, alone in zip(found, nulls.by_exposure(effects[row], exposure), strict=True):
+            np.testing.assert_array_equal(of_all[row], alone)
+
+
 # Values, intervals and changes
 
 

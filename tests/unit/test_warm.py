@@ -86,6 +86,26 @@ def test_it_says_and_ends_as_it_does_alone(asked, words, capfd):
     assert err.splitlines()[-1:] == alone.stderr.splitlines()[-1:]
 
 
+def test_it_imports_when_it_is_told_to_and_forks_nothing(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    before = _children(os.getpid())
+    with warm.started() as fd:
+        (server,) = (pid for pid in _children(os.getpid()) if pid not in before)
+        assert not _libraries(server)
+        warm.prepare(fd)
+        while not _libraries(server):
+            time.sleep(0.05)
+        assert not _children(server)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _libraries(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def test_it_has_the_libraries_its_own_name_and_its_own_start(asked, capfd):
     fd, folder, env = asked
     assert warm.run(fd, f"python -m double warm {folder.stat().st_mtime}", str(folder), env) == 0
