@@ -216,7 +216,7 @@ def test_heads_alone_need_no_more_than_their_own_paper(study):
 
 def test_nothing_runs_a_second_time(study):
     folder, _, _ = study
-    assert not stages_run(must(folder, "dvc", "repro"))
+    assert not stages_run(must(folder, *REPRO))
 
 
 def test_one_more_state_runs_that_alone_and_what_shows_all(study):

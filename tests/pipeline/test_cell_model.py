@@ -134,7 +134,7 @@ def made(repository, tmp_path_factory):
                 "[core]\n no_scm = true\n check_update = false\n"
             )
             run(folder, "stages.base.compose", *words)
-            said = run(folder, "dvc", "repro", "measured@cell_heads")
+            said = run(folder, "stages.base.repro", "measured@cell_heads")
             assert all(f"'{name}@" in said for name in STAGES)
         else:
             with chdir(folder):

@@ -115,7 +115,7 @@ def _run(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def study(request, repository, real_input, tmp_path_factory):
-    """Return a folder in which `dvc repro ablate` ran on one checkpoint of the published shape."""
+    """Return a folder in which one checkpoint of the published shape was ablated."""
     tokenizer, text = map(real_input, ("gpt_neox_20b_tokenizer.json", "wikitext2_valid.txt"))
     folder = tmp_path_factory.mktemp("published")
     # Two gigabytes, which pytest would keep for three runs.
@@ -142,7 +142,7 @@ def study(request, repository, real_input, tmp_path_factory):
     )
     chosen = ["--atlas", "demo", "--model", "pythia-410m-deduped"]
     _run(folder, "stages.base.compose", *chosen, "--set", *SETTINGS)
-    _run(folder, "dvc", "repro", "ablate")
+    _run(folder, "stages.base.repro", "ablate")
     return folder
 
 

@@ -1,6 +1,7 @@
 """The whole demo, for real: `make reproduce` in a copy of this tree, and what runs again."""
 
 import json
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -29,8 +30,10 @@ from tests.clones import FEW, call, copy_of, must, stages_run
 REPRO = ("python", "-m", "stages.base.repro")
 """What make calls; `dvc repro` does the same, and takes longer."""
 NOTICE = "Simulated demo data and demo model"
-# A real model in every respect, trained for a 32nd of the steps.
+READ = ",".join(f"{name}:{version(name)}" for name in ("networkx", "scipy"))
+# A real model in every respect, trained for a 32nd of the steps on the docstrings of two packages.
 SMALL = f"""{FEW}
+    model.corpus.packages={{{READ}}}
     cellmodel.train.steps=48 cellmodel.checkpoints=[step16,step48]
     model.train.steps=64 model.checkpoints=[step16,step64]
     model.text.n_sequences=24 model.text.reference_sequences=24
