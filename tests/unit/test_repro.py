@@ -177,14 +177,14 @@ def test_the_weights_that_are_fetched_are_those_that_the_demo_trains(
     asked = []
     monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
     monkeypatch.chdir(copy_of(repository, tmp_path))
-    repro._fetch_weights()
+    repro._fetch_weights(None)
     names = ["trained@pythia-mini", "cell_trained@cell-mini", "autoencoders@cell-mini"]
     assert asked == [["pull", "--quiet", "--allow-missing", *names]]
     # One that would be trained anew is none of them.
     settings = Path("params.yaml")
     text = settings.read_text(encoding="utf-8")
     settings.write_text(text.replace("steps: 4096", "steps: 4095"), encoding="utf-8")
-    repro._fetch_weights()
+    repro._fetch_weights(None)
     assert "cell_trained@cell-mini" not in asked[1]
 
 
