@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 SHOWN = 3000
+REPRO = ("python", "-m", "stages.base.repro")
+"""What make calls; `dvc repro` does the same, and takes longer."""
 # Settings of a run in which all is real and little of it: few draws, permutations and clusterings.
 FEW_OF_CELLS = """
     calibration.studies=40 calibration.designs=[[4,4]] calibration.gini_shifts=[0.1]

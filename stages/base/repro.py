@@ -198,10 +198,11 @@ def _fetch_weights(fd: int | None) -> None:
     """Fetch the weights that these settings have trained, of models and of autoencoders."""
     with Repo() as repo, repo.lock:
         names = [stage.addressing for stage in named(repo, TRAINED) if _is_to_fetch(stage)]
-    if names and fd is not None:
-        # What reads them has not run here.
-        warm.prepare(fd)
-    if names and dvc(["pull", "--quiet", "--allow-missing", *names]):
+    if not names:
+        return
+    # What reads them has not run here.
+    warm.prepare(fd)
+    if dvc(["pull", "--quiet", "--allow-missing", *names]):
         sys.stderr.write(f"note: {', '.join(names)} could not be fetched, and may be made again\n")
 
 

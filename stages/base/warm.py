@@ -68,10 +68,11 @@ def started() -> Iterator[int | None]:
         yield ours.fileno()
 
 
-def prepare(fd: int) -> None:
+def prepare(fd: int | None) -> None:
     """Have it import now, where it is known that stages will run."""
-    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as asked:
-        asked.send(b".")
+    if fd is not None:
+        with suppress(OSError), socket.socket(fileno=os.dup(fd)) as asked:
+            asked.send(b".")
 
 
 def run(fd: int, cmd: str, cwd: str, env: Mapping[str, str]) -> int | None:

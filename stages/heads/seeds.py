@@ -75,14 +75,8 @@ def along(states: Sequence[Effects], params: Measured, own: Seeds) -> list[Along
     Those as measured, their draws and floors have the digits of ``measured`` for absolute effects.
     """
     found = []
-    first = states[0]
-    halved = None
-    if first.n_replicates >= halves.MIN_REPLICATES:
-        # The same in every state: changes are paired.
-        rng = stream(own.seed, first.kind, first.condition)
-        halved = halves.halvings(first.n_replicates, times=own.halvings, draws=own.draws, rng=rng)
     for name, side in halves.SIDES.items():
-        rng = stream(params.seed, first.kind, first.condition)
+        rng = stream(params.seed, states[0].kind, states[0].condition)
         drawn = measured.resample(states, OF, draws=params.draws, rng=rng, size=side.size)
         floor = np.stack([_floor(part, side, params) for part in states])
         for m, metric in enumerate(METRICS):
@@ -95,8 +89,7 @@ def along(states: Sequence[Effects], params: Measured, own: Seeds) -> list[Along
                     np.full(len(states), np.nan),
                 )
             )
-        each = [_by_halves(part, side, own, halved) for part in states]
-        values, draws, again = (np.stack(parts) for parts in zip(*each, strict=True))
+        values, draws, again = _by_halves(states, side, own)
         none = np.full((len(states), 3), np.nan)
         found.append(Along((name, "split_half", "gini"), values, draws, none, again))
     return found
@@ -119,18 +112,23 @@ def _floor(part: Effects, side: halves.Side, params: Measured) -> Floats:
 
 
 def _by_halves(
-    part: Effects, side: halves.Side, own: Seeds, halved: halves.Halvings | None
+    states: Sequence[Effects], side: halves.Side, own: Seeds
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the Gini coefficient, its draws, and which share of the sum is found again."""
-    if halved is None:
-        none = np.full(own.draws, np.nan)
-        return none[0], none, none[0]
-    values = part.values
-    found = halves.split_half(values, side, halved)
-    drawn = halves.resampled(values, side, halved)
-    whole = float(measure(side.size(values.mean(axis=0)), [REGISTRY["sum_abs"]])[0])
-    again: Floats = np.asarray(found.total / whole if whole else np.nan)
-    return found.gini, drawn.gini, again
+    """Return of each state the Gini coefficient, its draws, and which share of the sum is found."""
+    first, every = states[0], [part.values for part in states]
+    if first.n_replicates < halves.MIN_REPLICATES:
+        none = np.full((len(states), own.draws), np.nan)
+        return none[:, 0], none, none[:, 0]
+    # The same halves and resamplings in every state: changes are paired.
+    rng = stream(own.seed, first.kind, first.condition)
+    halved = halves.halvings(first.n_replicates, times=own.halvings, draws=own.draws, rng=rng)
+    found = [halves.split_half(values, side, halved) for values in every]
+    drawn = [halves.resampled(values, side, halved).gini for values in every]
+    whole = measure(side.size(np.stack(every).mean(axis=1)), [REGISTRY["sum_abs"]])[:, 0]
+    total = np.array([one.total for one in found])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        again: Floats = np.where(whole == 0, np.nan, total / whole)
+    return np.array([one.gini for one in found]), np.stack(drawn), again
 
 
 def seeds(

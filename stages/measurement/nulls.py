@@ -122,10 +122,11 @@ def by_exposure(effect: Floats, exposure: Floats) -> tuple[Floats, Floats]:
     >>> predicted.round(9).tolist(), left.round(9).tolist()
     ([2.0, 4.0, 8.0], [1.0, 1.0, 1.0])
     """
-    size = np.abs(effect).reshape(math.prod(effect.shape[:-1]), exposure.size)
-    predicted, left = np.full(size.shape, np.nan), np.full(size.shape, np.nan)
-    if (exposure > 0).sum() < MIN_FITTED:
-        return predicted.reshape(effect.shape), left.reshape(effect.shape)
+    predicted, left = np.full(effect.shape, np.nan), np.full(effect.shape, np.nan)
+    n = exposure.size
+    if n < MIN_FITTED:
+        return predicted, left
+    size, line, rest = (values.reshape(-1, n) for values in (np.abs(effect), predicted, left))
     both = (size > 0) & (exposure > 0)
     # Rows that leave out the same components, together.
     packed = np.packbits(both, axis=1)
@@ -141,10 +142,10 @@ def by_exposure(effect: Floats, exposure: Floats) -> tuple[Floats, Floats]:
         y = np.log(size[there])
         x, middle = x - x.mean(), y.mean(axis=1, keepdims=True)
         slope = (x * (y - middle)).sum(axis=1, keepdims=True) / (x**2).sum()
-        predicted[rows], left[rows] = 0.0, 0.0
-        predicted[there] = np.exp(middle + slope * x)
-        left[there] = size[there] / predicted[there]
-    return predicted.reshape(effect.shape), left.reshape(effect.shape)
+        line[rows], rest[rows] = 0.0, 0.0
+        line[there] = np.exp(middle + slope * x)
+        rest[there] = size[there] / line[there]
+    return predicted, left
 
 
 def exchanged_states(values: Floats) -> Floats:

@@ -25,7 +25,7 @@ from stages.heads.tables.importance import HEAD_IMPORTANCE
 from stages.inputs.mini import tokenizer as tokenizers
 from stages.measurement.effects import read
 from stages.measurement.tables import CHANGES, MEASURED
-from tests.clones import FEW_OF_CELLS, FEW_OF_HEADS, copy_of, must, stages_run
+from tests.clones import FEW_OF_CELLS, FEW_OF_HEADS, REPRO, copy_of, must, stages_run
 
 N_SEQUENCES, SEQ_LEN, VOCAB = 8, 32, 400
 SETTINGS = {
@@ -78,8 +78,6 @@ def llama() -> LlamaForCausalLM:
     )
 
 
-REPRO = ("python", "-m", "stages.base.repro")
-"""What make calls; `dvc repro` does the same, and takes longer."""
 NAMED = ("ATLAS=local", "MODEL=local", "CELLMODEL=none")
 # What builds it, its states, and where its heads are mixed.
 CASES = {

@@ -14,7 +14,7 @@ import yaml
 from stages.base import tables
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane.tables import PLANE, PLANE_DIRECTIONS
-from tests.clones import copy_of, must
+from tests.clones import REPRO, copy_of, must
 
 METRICS = '''"""What the effects of toys are measured by: two of all, and one of their own."""
 
@@ -110,7 +110,7 @@ def test_only_what_is_new_would_run_and_what_shows_every_system(grown):
 def test_it_is_measured_and_stands_in_the_plane_without_a_change_elsewhere(grown):
     folder, _, _ = grown
     forced = ("--single-item", "--force", "widgets", "measured@toy")
-    must(folder, "python", "-m", "stages.base.repro", *forced)
+    must(folder, *REPRO, *forced)
     table = tables.read(folder / "reports/tables/measured/toy.csv", MEASURED)
     assert set(table["metric"]) > {"gini", "largest"}
     assert (table["n_components"] == 3).all()

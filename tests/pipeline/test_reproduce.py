@@ -25,10 +25,8 @@ from stages.models.interventions import single_heads
 from stages.models.load import load_model
 from stages.models.passes import Passes
 from stages.models.text import next_tokens
-from tests.clones import FEW, call, copy_of, must, stages_run
+from tests.clones import FEW, REPRO, call, copy_of, must, stages_run
 
-REPRO = ("python", "-m", "stages.base.repro")
-"""What make calls; `dvc repro` does the same, and takes longer."""
 NOTICE = "Simulated demo data and demo model"
 READ = ",".join(f"{name}:{version(name)}" for name in ("networkx", "scipy"))
 # A real model in every respect, trained for a 32nd of the steps on the docstrings of two packages.

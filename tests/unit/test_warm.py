@@ -86,24 +86,26 @@ def test_it_says_and_ends_as_it_does_alone(asked, words, capfd):
     assert err.splitlines()[-1:] == alone.stderr.splitlines()[-1:]
 
 
-def test_it_imports_when_it_is_told_to_and_forks_nothing(repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    before = _children(os.getpid())
+def test_it_imports_when_it_is_told_to_and_runs_nothing_by_that(asked, capfd):
+    _, folder, env = asked
+    before = _children()
     with warm.started() as fd:
-        (server,) = (pid for pid in _children(os.getpid()) if pid not in before)
-        assert not _libraries(server)
+        (server,) = _children() - before
+        maps = Path(f"/proc/{server}/maps")
+        assert "libtorch" not in maps.read_text()
         warm.prepare(fd)
-        while not _libraries(server):
+        until = time.monotonic() + 120
+        while "libtorch" not in maps.read_text():
+            assert time.monotonic() < until
             time.sleep(0.05)
-        assert not _children(server)
+        assert warm.run(fd, "python -m double 7", str(folder), env) == 7
+    out, err = capfd.readouterr()
+    assert (len(out.splitlines()), err) == (1, "")
 
 
-def _children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _libraries(pid: int) -> bool:
-    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+def _children() -> set[int]:
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return {int(pid) for pid in found.split()}
 
 
 def test_it_has_the_libraries_its_own_name_and_its_own_start(asked, capfd):
