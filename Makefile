@@ -98,8 +98,12 @@ compose: setup ## Compose params.yaml from conf/ (ATLAS=..., SET=...), if it doe
 	@$(COMPOSE) $(if $(SET),--set "$$SET")
 
 .PHONY: test
-test: setup ## Run all tests, one real run of the demo among them
-	pytest -n auto --dist loadfile --no-loadscope-reorder --ignore=tests/faults
+test: setup ## Run the tests, one real run of the demo among them
+	pytest -n auto --dist loadfile --no-loadscope-reorder --ignore=tests/routes --ignore=tests/faults
+
+.PHONY: routes
+routes: setup ## Take the other ways through the graph: atlases and models of one's own, the tutorials
+	pytest -n auto --dist loadfile tests/routes
 
 .PHONY: faults
 faults: setup ## Kill, fill up, delete and disturb a run of the demo, and see it end as it should

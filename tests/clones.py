@@ -38,8 +38,8 @@ FEW = f"""{FEW_OF_CELLS} {FEW_OF_HEADS}
     autoencoders.judged=8 autoencoders.positions=8000 autoencoders.seeds=2
     autoencoders.training.features=64 combine.min_sequences=5 combine.sets=2
     steer.features=2 steer.min_sequences=2 trace.nulls=6 trace.sequences=16
-    operator_factors.rotations=5 operator_gates.permutations=99 operator_gates.wrong_rulers=19
-    operator_maps.sequences=100 sweep.noise.draws=6
+    operator_factors.rotations=5 operator_gates.arccos.steps=20 operator_gates.permutations=99
+    operator_gates.wrong_rulers=19 operator_maps.sequences=100 sweep.noise.draws=6
 """
 
 

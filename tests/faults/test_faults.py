@@ -4,7 +4,7 @@ One run of the demo, on settings smaller still than those of the other tests, sa
 its copy lies in a folder with spaces and letters outside ASCII. Each test takes some outputs away,
 hurts the run that makes them again, and lets a person run it again and do nothing else.
 
-``make faults`` runs these; ``make test`` does not.
+``make faults`` runs these.
 """
 
 import fcntl
