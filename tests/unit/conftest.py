@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -69,10 +68,8 @@ from stages.measurement.states import step_of
 from stages.measurement.tables import CHANGES, MEASURED
 from stages.plane import axes, maturing, plane, splits
 from stages.plane.tables import MATURING
-from stages.report import manuscript
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
-from stages.report.writing import Templates
 from tests import made_spectra
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
@@ -415,12 +412,6 @@ def made_studies():
     return {}
 
 
-@pytest.fixture(scope="session")
-def one_reading():
-    """Return the templates, read and compiled once for all papers."""
-    return cache(Templates)
-
-
 @pytest.fixture
 def study_folder(
     settings,
@@ -433,13 +424,11 @@ def study_folder(
     cluster_tables,
     companion_tables,
     made_studies,
-    one_reading,
 ):
     """Return what writes all that the last stages read of a study, and works there.
 
     The same study is made once, and then copied.
     """
-    monkeypatch.setattr(manuscript, "Templates", one_reading)
 
     def go(platforms, **options):
         parts = {key: value for key, value in options.items() if key not in ("clusters", "states")}
