@@ -3,10 +3,11 @@
 Models of random weights, in the shape of pythia-mini but wider and deeper, and a text. *Growth*:
 one process, of its own each time, with twice the sequences, layers (and so heads) or width; beside
 the seconds, what counting operations says (docs/scale.md). *Workers*: the same sweep by processes
-and by as many Dask workers, in turn. Workers are started by the first turn, which is not counted;
-of the others the fastest counts. The bytes of all effects are compared.
+and by as many Dask workers, in turn. Workers are started by the first turn, which is not counted.
+Of the others the table has medians, and of the ratios within a turn the least and the largest. The
+bytes of all effects are compared.
 
-Run: ``python -m benchmarks.scale [--workers 1 2] [--sequences 16] [--repeats 2]``; needs
+Run: ``python -m benchmarks.scale [--workers 1 2] [--sequences 16] [--repeats 5]``; needs
 requirements-dask.txt.
 """
 
@@ -97,7 +98,8 @@ def growth(base: Shape, repeats: int) -> None:
 
 def workers(shape: Shape, numbers: Sequence[int], repeats: int) -> None:
     """Print what the sweep takes by processes and by Dask."""
-    print("| workers | processes, s | Dask, s | Dask / processes |\n|--:|--:|--:|--:|", flush=True)
+    print("| workers | processes, s | Dask, s | Dask / processes | from | to |", flush=True)
+    print("|--:|--:|--:|--:|--:|--:|", flush=True)
     contents = set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -105,14 +107,18 @@ def workers(shape: Shape, numbers: Sequence[int], repeats: int) -> None:
         for number in numbers:
             dask = Compute(name="dask", scheduler="dask", workers=number)
             routes = {"processes": (LOCAL, ["cpu"] * number), "dask": (dask, ["cpu"])}
-            best = dict.fromkeys(routes, float("inf"))
+            took: dict[str, list[float]] = {route: [] for route in routes}
             for turn in range(repeats + 1):
-                for route, (compute, on) in routes.items():
-                    took, content = swept(folder, compute, on, f"{route}{number}-{turn}")
+                # Each goes first in every second turn.
+                for route in sorted(routes, reverse=turn % 2 == 1):
+                    compute, on = routes[route]
+                    seconds, content = swept(folder, compute, on, f"{route}{number}-{turn}")
                     contents.add(content)
-                    best[route] = min(best[route], took) if turn else best[route]
-            one, other = best.values()
-            print(f"| {number} | {one:.2f} | {other:.2f} | {other / one:.3f} |", flush=True)
+                    took[route].append(seconds)
+            one, other = (np.array(took[route][1:]) for route in routes)
+            ratios = np.sort(other / one)
+            columns = [np.median(one), np.median(other), np.median(ratios), ratios[0], ratios[-1]]
+            print(f"| {number} | {' | '.join(f'{value:.2f}' for value in columns)} |", flush=True)
     print(f"\n{shape.n_layers + 1} shards; bytes of the effects: {len(contents)} kind(s)")
 
 
@@ -128,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     return cli.run(parser, _run, argv)
 
 
