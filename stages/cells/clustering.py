@@ -20,9 +20,12 @@ References
    well-connected communities. Scientific Reports 9:5233.
 """
 
+import argparse
+import hashlib
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,7 +44,7 @@ from stages.base.errors import AtlasError
 from stages.base.files import atomic_path
 from stages.cells.counts import SAMPLE, WHO
 from stages.cells.settings import Leiden, Neighbours
-from stages.compute.run import run
+from stages.compute import shards
 from stages.inputs import cells
 from stages.inputs.obs import read_obs
 from stages.inputs.settings import CellsFile
@@ -51,6 +54,7 @@ OBS = [*SAMPLE, "cell_type"]
 
 CONNECTIVITIES = "connectivities"
 COMPONENTS = "X_pca"
+COMPUTED_BY = ("igraph", "leidenalg", "scanpy")
 Matrix: TypeAlias = "sparse.csr_matrix | sparse.csc_matrix | NDArray[np.floating]"
 
 DECIMALS = 4
@@ -423,13 +427,53 @@ def _graph(
 # --- clusters ------------------------------------------------------------------------------------
 
 
+def add_scratch(parser: argparse.ArgumentParser) -> None:
+    """Let a stage be told where finished clusterings lie."""
+    parser.add_argument("--scratch", type=Path, required=True, help="folder of clusterings")
+
+
 def leiden_each(
-    graph: ad.AnnData, runs: Sequence[tuple[float, int]], settings: Leiden
+    graph: ad.AnnData, runs: Sequence[tuple[float, int]], settings: Leiden, *, scratch: Path
 ) -> list[NDArray[np.int64]]:
-    """Return :func:`leiden` of each resolution and seed, in their order, on all processors."""
+    """Return :func:`leiden` of each resolution and seed, in their order, on all processors.
+
+    Parameters
+    ----------
+    scratch
+        Folder of finished clusterings. Those that are there, of this graph, are not made again.
+    """
+    connected = sparse.csr_matrix(graph.obsp[CONNECTIVITIES])
+    digest = hashlib.sha256()
+    for array in (connected.indptr, connected.indices, connected.data):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    decides = {
+        "graph": digest.hexdigest(),
+        "settings": settings.model_dump(exclude={"seed"}),
+        "versions": {name: metadata.version(name) for name in COMPUTED_BY},
+    }
     # What a worker needs of the graph, and no more.
-    bare = ad.AnnData(obs=graph.obs[[]], obsp={CONNECTIVITIES: graph.obsp[CONNECTIVITIES]})
-    return run(leiden, [(bare, resolution, seed, settings) for resolution, seed in runs])
+    bare = ad.AnnData(obs=graph.obs[[]], obsp={CONNECTIVITIES: connected})
+    wanted = [
+        shards.Shard(
+            f"{resolution:g}-{seed}",
+            shards.key_of(decides | {"resolution": float(resolution), "seed": seed}),
+            (bare, resolution, seed, settings),
+        )
+        for resolution, seed in runs
+    ]
+
+    def fault(_: shards.Shard, arrays: shards.Arrays) -> str:
+        labels = arrays.get("labels", np.zeros(0))
+        right = labels.shape == (graph.n_obs,) and labels.dtype == np.int32
+        return "" if right else f"it holds no clusters of {graph.n_obs} cells"
+
+    found = shards.store(scratch, raises=AtlasError).filled(wanted, _clustered, fault=fault)
+    return [arrays["labels"].astype(np.int64) for arrays in found]
+
+
+def _clustered(task: tuple[ad.AnnData, float, int, Leiden]) -> shards.Arrays:
+    return {"labels": leiden(*task).astype(np.int32)}
 
 
 def leiden(graph: ad.AnnData, resolution: float, seed: int, settings: Leiden) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ FAMILIES = {
 
 
 def granularity(
-    graphs: Sequence[ad.AnnData], settings: Settings, rules: Granularity
+    graphs: Sequence[ad.AnnData], settings: Settings, rules: Granularity, *, scratch: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure and compare each tissue at each resolution.
 
@@ -37,6 +37,8 @@ def granularity(
     ----------
     graphs
         Of neighbours, one a tissue of a cohort on a platform.
+    scratch
+        Folder of finished clusterings.
 
     Returns
     -------
@@ -49,7 +51,9 @@ def granularity(
     resolutions = sorted({*clusters.resolutions, *rules.resolutions})
     measured = pd.concat(
         [
-            over_clusters.measure(graph, resolutions, leiden=settings.leiden, settings=clusters)
+            over_clusters.measure(
+                graph, resolutions, leiden=settings.leiden, settings=clusters, scratch=scratch
+            )
             for graph in graphs
         ],
         ignore_index=True,
@@ -67,7 +71,7 @@ def _run(args: argparse.Namespace) -> None:
     rules = settings.granularity[args.entry]
     keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues, rules.otherwise)
     graphs = [clustering.read_graph(args.graphs / f"{key}.h5ad") for key in keys]
-    measured, compared = granularity(graphs, settings, rules)
+    measured, compared = granularity(graphs, settings, rules, scratch=args.scratch)
     tables.write(measured, CLUSTER_METRICS, args.metrics)
     tables.write(compared, CLUSTER_CONTRAST, args.out)
 
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_params(parser)
     parser.add_argument("--entry", required=True, help="key of granularity in the settings")
     parser.add_argument("--graphs", type=Path, required=True, help="the folder of the graphs")
+    clustering.add_scratch(parser)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)

@@ -6,6 +6,7 @@ and the cell type within which the clusters are.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -95,6 +96,7 @@ def measure(
     *,
     leiden: Leiden,
     settings: Clusters,
+    scratch: Path,
     cell_type: str = ALL_TYPES,
 ) -> pd.DataFrame:
     """Cluster one graph at each resolution and measure its samples (``CLUSTER_METRICS``).
@@ -103,12 +105,14 @@ def measure(
     ----------
     graph
         Of :func:`stages.cells.clustering.neighbours`; every resolution starts from it.
+    scratch
+        Folder of finished clusterings (:func:`stages.cells.clustering.leiden_each`).
     cell_type
         The type that all cells have, or ``ALL_TYPES``.
     """
     parts = []
     runs = [(resolution, leiden.seed) for resolution in resolutions]
-    found = clustering.leiden_each(graph, runs, leiden)
+    found = clustering.leiden_each(graph, runs, leiden, scratch=scratch)
     for resolution, labels in zip(resolutions, found, strict=True):
         part = metrics.metrics(clusters_as_types(graph.obs, labels), rules(settings))
         parts.append(

@@ -321,7 +321,7 @@ def compare(
 
 
 def restriction(
-    graph: ad.AnnData, settings: Settings
+    graph: ad.AnnData, settings: Settings, *, scratch: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Cluster all libraries together at each resolution, and compare them.
 
@@ -329,6 +329,8 @@ def restriction(
     ----------
     graph
         Of :mod:`stages.cells.libraries`.
+    scratch
+        Folder of finished clusterings.
 
     Returns
     -------
@@ -351,7 +353,7 @@ def restriction(
     rules = over_clusters.rules(clusters)
     parts = []
     runs = [(resolution, leiden.seed) for resolution in clusters.resolutions]
-    clustered = clustering.leiden_each(graph, runs, leiden)
+    clustered = clustering.leiden_each(graph, runs, leiden, scratch=scratch)
     for resolution, labels in zip(clusters.resolutions, clustered, strict=True):
         found = compare(
             over_clusters.clusters_as_types(graph.obs, labels),
@@ -378,7 +380,9 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     schemas = (RESTRICTION_LIBRARIES, RESTRICTION, RESTRICTION_TESTS)
     found = [
-        restriction(clustering.read_graph(args.graphs / f"{key}.h5ad"), settings)
+        restriction(
+            clustering.read_graph(args.graphs / f"{key}.h5ad"), settings, scratch=args.scratch
+        )
         for key in settings.atlas.libraries
     ]
     if not found:
@@ -395,6 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--graphs", type=Path, required=True, help="the folder of the graphs")
+    clustering.add_scratch(parser)
     parser.add_argument("--libraries", type=Path, required=True)
     parser.add_argument("--tests", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -104,8 +104,15 @@ def change(obs: pd.DataFrame, labels: NDArray[np.int64], *, components: str) -> 
     return {metric: float(found.change(values[metric])) for metric in PLANE}
 
 
-def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def runs(
+    graph: ad.AnnData, settings: Settings, *, scratch: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cluster one graph at every resolution, with every seed, of all cells and of parts.
+
+    Parameters
+    ----------
+    scratch
+        Folder of finished clusterings.
 
     Returns
     -------
@@ -121,9 +128,8 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
     for number, part in enumerate(parts_of(graph.obs, rules)):
         among = clustering.neighbours_among(graph, part, settings.neighbours) if number else graph
         every = list(itertools.product(settings.clusters.resolutions, seeds_of(rules)))
-        labels = dict(
-            zip(every, clustering.leiden_each(among, every, settings.leiden), strict=True)
-        )
+        found = clustering.leiden_each(among, every, settings.leiden, scratch=scratch)
+        labels = dict(zip(every, found, strict=True))
         for resolution in settings.clusters.resolutions:
             of_seeds = {seed: labels[resolution, seed] for seed in seeds_of(rules)}
             if number == 0:
@@ -132,7 +138,7 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
                     for a, b in itertools.combinations(of_seeds.values(), 2)
                 ]
             for seed, of_seed in of_seeds.items():
-                found = change(among.obs, of_seed, components=settings.clusters.category_set)
+                changed = change(among.obs, of_seed, components=settings.clusters.category_set)
                 rows.append(
                     names
                     | {
@@ -143,8 +149,8 @@ def runs(graph: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, pd.DataFr
                         "clustering": numbers.setdefault(
                             (number, renamed(of_seed).tobytes()), len(numbers)
                         ),
-                        "gini_change": found["gini"],
-                        "effective_number_change": found["effective_number"],
+                        "gini_change": changed["gini"],
+                        "effective_number_change": changed["effective_number"],
                     }
                 )
     table = pd.DataFrame(rows)
@@ -211,7 +217,7 @@ def _run(args: argparse.Namespace) -> None:
     found, summaries = [], []
     for key in wanted(settings):
         graph = clustering.read_graph(args.graphs / f"{key}.h5ad")
-        table, agreement = runs(graph, settings)
+        table, agreement = runs(graph, settings, scratch=args.scratch)
         if table.empty:
             continue
         found.append(table)
@@ -229,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_params(parser)
     parser.add_argument("--graphs", type=Path, required=True, help="the folder of the graphs")
+    clustering.add_scratch(parser)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)

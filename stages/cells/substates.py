@@ -64,7 +64,7 @@ def types_of(
 
 
 def substates(
-    tissues: Iterable[ad.AnnData], settings: Settings
+    tissues: Iterable[ad.AnnData], settings: Settings, *, scratch: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return metrics and comparison over the substates of every type, and the types left out.
 
@@ -72,6 +72,8 @@ def substates(
     ----------
     tissues
         Annotated cells of one tissue each, with their counts; one at a time is held.
+    scratch
+        Folder of finished clusterings.
 
     Returns
     -------
@@ -89,6 +91,7 @@ def substates(
                 rules.resolutions,
                 leiden=settings.leiden,
                 settings=settings.clusters,
+                scratch=scratch,
                 cell_type=cell_type,
             )
             for cell_type, of_type in by_type.items()
@@ -110,7 +113,7 @@ def _run(args: argparse.Namespace) -> None:
     rules = settings.substates
     keys = over_clusters.graphs_of(settings, rules.cohorts, rules.tissues)
     tissues = (neighbours.read(settings, key) for key in keys)
-    measured, compared, left_out = substates(tissues, settings)
+    measured, compared, left_out = substates(tissues, settings, scratch=args.scratch)
     for row in left_out.itertuples():
         cli.log.info("%s %s %s: %s", row.platform, row.tissue, row.cell_type, row.reason)
     tables.write(measured, CLUSTER_METRICS, args.metrics)
@@ -122,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = cli.parser(__doc__)
     cli.add_params(parser)
+    clustering.add_scratch(parser)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--not-compared", type=Path, required=True)

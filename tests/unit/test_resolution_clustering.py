@@ -311,6 +311,38 @@ def test_written_graph_is_the_graph_and_its_bytes_are_the_same_each_time(graph, 
     assert np.array_equal(clustering.leiden(again, 0.8, 1, LEIDEN), labels)
 
 
+def test_only_what_decides_a_clustering_has_it_made_again(graph, tmp_path, caplog):
+    def made(of: ad.AnnData, runs: list[tuple[float, int]], settings: Leiden) -> list[np.ndarray]:
+        return clustering.leiden_each(of, runs, settings, scratch=tmp_path)
+
+    def there() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+
+    first = made(graph, [(0.8, 1), (0.2, 1)], LEIDEN)
+    assert [labels.dtype for labels in first] == [np.int64, np.int64]
+    assert np.array_equal(first[0], clustering.leiden(graph, 0.8, 1, LEIDEN))
+    before = there()
+    # The seed of the settings decides nothing here; a seed and a resolution are added.
+    runs = [(0.2, 1), (0.8, 1), (0.8, 2), (1.0, 1)]
+    again = made(graph, runs, LEIDEN.model_copy(update={"seed": 9}))
+    assert [np.array_equal(a, b) for a, b in zip(first, again[1::-1], strict=True)] == [True] * 2
+    after = there()
+    assert before.items() <= after.items()
+    assert len(after) == 4
+    # Another graph, another rule.
+    weaker = graph.copy()
+    weaker.obsp["connectivities"].data[:1] /= 2
+    made(weaker, runs[:1], LEIDEN)
+    made(graph, runs[:1], LEIDEN.model_copy(update={"n_iterations": 1}))
+    assert len(there()) == 6
+    # A damaged one is said, and made again.
+    (damaged,) = tmp_path.glob("1-1-*.npz")
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    assert np.array_equal(made(graph, runs[3:], LEIDEN)[0], again[3])
+    assert f"{damaged} is damaged" in caplog.text
+    assert len(there()) == 6
+
+
 @pytest.mark.parametrize("flavor", ["leidenalg", "igraph"])
 def test_one_seed_gives_one_clustering(graph, flavor):
     settings = LEIDEN.model_copy(update={"flavor": flavor, "directed": False})

@@ -1,6 +1,9 @@
 """Clusters as components: counted by hand, compared by the code of the types, planted signs."""
 
 import itertools
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import anndata as ad
@@ -87,8 +90,14 @@ def graph(folder) -> ad.AnnData:
 
 
 @pytest.fixture(scope="module")
-def measured(graph, draft) -> pd.DataFrame:
-    table = over_clusters.measure(graph, [0.3, 1.6], leiden=draft.leiden, settings=draft.clusters)
+def measured(graph, draft, folder) -> pd.DataFrame:
+    table = over_clusters.measure(
+        graph,
+        [0.3, 1.6],
+        leiden=draft.leiden,
+        settings=draft.clusters,
+        scratch=folder / "clusterings",
+    )
     return CLUSTER_METRICS.validate(table)
 
 
@@ -147,24 +156,71 @@ def test_comparison_is_the_compositions(measured, draft):
     )
 
 
-def test_stages_write_the_same_tables_each_time(folder, measured, draft):
-    args = ["--params", str(folder / "params.yaml"), "--graphs", str(folder / "graphs")]
-    written = []
-    for name, entry in (("a", "replication"), ("b", "replication"), ("c", "curve")):
-        out = [folder / name / "metrics.csv", folder / name / "contrast.csv"]
-        words = ["--entry", entry, "--metrics", str(out[0]), "--out", str(out[1])]
-        assert granularity.main([*args, *words]) == 0
-        written.append([path.read_bytes() for path in out])
-    assert written[0] == written[1]
+def words_of(folder: Path, entry: str, out: Path) -> list[str]:
+    """Return the words of a run of the stage that keeps its clusterings beside its tables."""
+    return [
+        *("--params", str(folder / "params.yaml"), "--graphs", str(folder / "graphs")),
+        *("--entry", entry, "--scratch", str(out / "clusterings")),
+        *("--metrics", str(out / "metrics.csv"), "--out", str(out / "contrast.csv")),
+    ]
+
+
+def bytes_in(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in ("metrics.csv", "contrast.csv")]
+
+
+@pytest.fixture(scope="module")
+def curve(folder) -> Path:
+    """Return what the stage writes of the curve: three resolutions."""
+    assert granularity.main(words_of(folder, "curve", folder / "c")) == 0
+    return folder / "c"
+
+
+SLOW = """
+import os, sys, time
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from stages.cells import clustering, granularity
+real = clustering.leiden
+def slow(*words):
+    time.sleep(0.3)
+    return real(*words)
+clustering.leiden = slow
+raise SystemExit(granularity.main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_goes_on_from_its_clusterings(folder, curve, tmp_path):
+    words = words_of(folder, "curve", tmp_path)
+    kept = tmp_path / "clusterings"
+    with subprocess.Popen([sys.executable, "-c", SLOW, *words], cwd=ROOT) as process:
+        deadline = time.monotonic() + 120
+        while not list(kept.glob("*.npz")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    before = {path: path.stat().st_mtime_ns for path in kept.glob("*.npz")}
+    assert len(before) < 3
+    assert not (tmp_path / "contrast.csv").exists()
+    assert granularity.main(words) == 0
+    assert bytes_in(tmp_path) == bytes_in(curve)
+    assert len(list(kept.glob("*.npz"))) == 3
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+def test_stages_write_the_same_tables_each_time(folder, measured, draft, curve):
+    for name in ("a", "b"):
+        assert granularity.main(words_of(folder, "replication", folder / name)) == 0
+    assert bytes_in(folder / "a") == bytes_in(folder / "b")
     replicated = tables.read(folder / "a" / "metrics.csv", CLUSTER_METRICS)
     assert len(replicated) == len(measured)
     # One tissue: its tests at a resolution are a family of one.
     alone = tables.read(folder / "a" / "contrast.csv", CLUSTER_CONTRAST)
     assert alone["rank_q"].tolist() == alone["rank_p"].tolist()
-    curve = tables.read(folder / "c" / "contrast.csv", CLUSTER_CONTRAST)
-    assert sorted(curve["resolution"].unique()) == [0.3, 1.6, 2.0]
+    table = tables.read(curve / "contrast.csv", CLUSTER_CONTRAST)
+    assert sorted(table["resolution"].unique()) == [0.3, 1.6, 2.0]
     # One cohort, one tissue: every resolution of the curve is a test of the family.
-    family = curve[(curve["cells"] == "all") & (curve["metric"] == "gini")]
+    family = table[(table["cells"] == "all") & (table["metric"] == "gini")]
     adjusted = resampling.benjamini_hochberg(family["rank_p"])
     assert family["rank_q"].to_numpy() == pytest.approx(adjusted)
 
@@ -204,12 +260,13 @@ def test_one_animal(draft, caplog):
     assert "tms droplet Kidney not compared: 2 and 1 samples in its groups" in caplog.text
 
 
-def test_a_cohort_without_a_graph_leaves_its_tables_empty(draft, caplog):
+def test_a_cohort_without_a_graph_leaves_its_tables_empty(draft, caplog, tmp_path):
     caplog.set_level("INFO")
     assert over_clusters.graphs_of(draft, ["kimmel"], ["Lung", "Kidney"]) == [KEY]
     assert over_clusters.graphs_of(draft, ["tms"], ["Kidney"]) == []
     assert "cohort tms and tissue Kidney; the atlas names kimmel-kidney (Kidney)" in caplog.text
-    measured, compared = granularity.granularity([], draft, draft.granularity["curve"])
+    rules = draft.granularity["curve"]
+    measured, compared = granularity.granularity([], draft, rules, scratch=tmp_path)
     assert CLUSTER_METRICS.validate(measured).empty
     assert CLUSTER_CONTRAST.validate(compared).empty
 
@@ -234,6 +291,7 @@ def test_an_atlas_of_another_study_has_its_own_graphs(draft):
 
 def test_an_unknown_entry_is_one_line(folder, tmp_path, caplog):
     args = ["--params", str(folder / "params.yaml"), "--graphs", str(folder / "graphs")]
+    args += ["--scratch", str(tmp_path / "clusterings")]
     out = [f"--metrics={tmp_path / 'metrics.csv'}", f"--out={tmp_path / 'contrast.csv'}"]
     assert granularity.main([*args, "--entry", "kidney", *out]) == 1
     assert "granularity has no entry 'kidney' in " in caplog.text

@@ -71,9 +71,9 @@ def test_agreement_is_the_adjusted_rand_index():
         assert stability.agreement_of(first, second) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_clear_direction_is_stable(graph, draft):
+def test_a_clear_direction_is_stable(graph, draft, tmp_path):
     """Planted: disperse, in every run."""
-    table, agreement = stability.runs(graph, draft)
+    table, agreement = stability.runs(graph, draft, scratch=tmp_path)
     STABILITY_RUNS.validate(table)
     # 2 resolutions x (all cells and 2 parts) x 2 seeds
     assert len(table) == 12
@@ -165,10 +165,10 @@ def test_clusterings_are_the_same_where_only_the_names_of_clusters_differ():
     assert 0 < n_same < 300
 
 
-def test_one_old_animal(graph, draft):
+def test_one_old_animal(graph, draft, tmp_path):
     fewer = clustering.neighbours_among(
         graph, (graph.obs["animal"] != "o2").to_numpy(), draft.neighbours
     )
-    runs, agreement = stability.runs(fewer, draft)
+    runs, agreement = stability.runs(fewer, draft, scratch=tmp_path)
     assert runs.empty
     assert agreement.empty

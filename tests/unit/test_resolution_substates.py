@@ -40,10 +40,10 @@ def cells(draft):
 
 
 @pytest.fixture(scope="module")
-def found(draft, cells):
+def found(draft, cells, tmp_path_factory):
     """Return the stage's tables for the two published cases alone."""
     chosen = cells[cells.obs["cell_type"].isin(CASES).to_numpy()].copy()
-    return substates.substates([chosen], draft)
+    return substates.substates([chosen], draft, scratch=tmp_path_factory.mktemp("scratch"))
 
 
 def test_podocytes_crystallize_and_macrophages_disperse(found):
@@ -65,7 +65,7 @@ def test_podocytes_crystallize_and_macrophages_disperse(found):
 
 
 @pytest.mark.slow
-def test_the_whole_kidney_flips_with_granularity(cells, draft):
+def test_the_whole_kidney_flips_with_granularity(cells, draft, tmp_path):
     """Planted: types crystallize while substates disperse.
 
     Observed: dGini +0.063 and deff_N -3.19 at resolution 0.02 with 17 clusters, -0.088 and +1.52 at
@@ -73,7 +73,7 @@ def test_the_whole_kidney_flips_with_granularity(cells, draft):
     """
     graph = clustering.neighbours(cells, draft.neighbours)
     measured = over_clusters.measure(
-        graph, [0.02, 0.8], leiden=draft.leiden, settings=draft.clusters
+        graph, [0.02, 0.8], leiden=draft.leiden, settings=draft.clusters, scratch=tmp_path
     )
     table = over_clusters.compare(measured, draft.clusters.contrast, family=["cohort"])
     quadrant = table.set_index(["cells", "resolution"])["quadrant"].to_dict()
@@ -143,7 +143,8 @@ def test_a_type_with_fewer_cells_than_neighbours_is_left_out(params):
     assert left_out["n_cells"].tolist() == [12]
 
 
-def test_no_type_at_all(draft):
+def test_no_type_at_all(draft, tmp_path):
     rules = draft.substates.model_copy(update={"tissues": ["Brain"]})
-    found = substates.substates([], draft.model_copy(update={"substates": rules}))
+    settings = draft.model_copy(update={"substates": rules})
+    found = substates.substates([], settings, scratch=tmp_path)
     assert all(table.empty for table in found)

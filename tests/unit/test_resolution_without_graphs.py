@@ -56,14 +56,15 @@ def folder(params, tmp_path_factory):
         return str(folder / f"{name}.csv")
 
     assert graphs.main([*shared, "--out", str(folder / "graphs/graphs.csv")]) == 0
-    read = [*shared, f"--graphs={folder / 'graphs'}"]
+    kept = f"--scratch={folder / 'clusterings'}"
+    read = [*shared, f"--graphs={folder / 'graphs'}", kept]
     words = ["--entry", "curve", "--metrics", path("granularity_curve_metrics")]
     assert granularity.main([*read, *words, "--out", path("granularity_curve")]) == 0
     words = ["--runs", path("stability_runs"), "--out", path("stability")]
     assert stability.main([*read, *words]) == 0
     words = ["--metrics", path("substates_metrics"), "--out", path("substates")]
     words += ["--not-compared", path("substates_not_compared")]
-    assert substates.main([*shared, *words]) == 0
+    assert substates.main([*shared, kept, *words]) == 0
     words = ["--libraries", path("restriction_libraries"), "--tests", path("restriction_tests")]
     words += ["--out", path("restriction")]
     assert restriction.main([*read, *words]) == 0

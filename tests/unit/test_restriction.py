@@ -432,6 +432,7 @@ def run(folder: Path, out: Path) -> int:
         [
             f"--params={folder / 'params.yaml'}",
             f"--graphs={folder}",
+            f"--scratch={out}-clusterings",
             f"--libraries={out / 'libraries.csv'}",
             f"--tests={out / 'tests.csv'}",
             f"--out={out / 'rescue.csv'}",
@@ -499,7 +500,7 @@ def test_the_same_seed_gives_the_same_tables_and_another_one_other_intervals(wri
     content["restriction"] |= {"seed": 7, "draws": 100}
     content["clusters"] |= {"resolutions": [0.8]}
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
-    _, other, _ = restriction.restriction(graph, parse(content))
+    _, other, _ = restriction.restriction(graph, parse(content), scratch=tmp_path)
     mine = tables.read(written / "tables" / "rescue.csv", RESTRICTION)
     key = ["cells", "metric", "libraries"]
     both = mine[mine["resolution"] == 0.8].merge(other, on=key, suffixes=("", "_other"))
@@ -526,11 +527,11 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(written, tmp_path, c
     assert not out.exists()
 
 
-def test_a_graph_of_other_cells_is_refused(written):
+def test_a_graph_of_other_cells_is_refused(written, tmp_path):
     graph = clustering.read_graph(written / f"{KEY}.h5ad")
     graph.obs["condition"] = None
     with pytest.raises(AtlasError, match="no graph of libraries"):
-        restriction.restriction(graph, load(written / "params.yaml"))
+        restriction.restriction(graph, load(written / "params.yaml"), scratch=tmp_path)
 
 
 # --- the figure ----------------------------------------------------------------------------------
