@@ -297,12 +297,17 @@ def best_cosines(directions: Tensor, others: Tensor) -> NDArray[np.float64]:
     return np.asarray((one.T @ two).max(dim=1).values)
 
 
-def save(autoencoder: Autoencoder, folder: Path, statement: dict[str, Any]) -> None:
-    """Write weights (safetensors) and what they are (JSON) into a folder that exists."""
+def tensors_of(autoencoder: Autoencoder) -> dict[str, Tensor]:
+    """Return its tensors by name; ``k`` is what they do not say."""
     tensors = {name: getattr(autoencoder, name).contiguous() for name in _SHAPES}
     if autoencoder.means is not None:
         tensors["means"] = autoencoder.means.contiguous()
-    save_file(tensors, folder / WEIGHTS_FILE)
+    return tensors
+
+
+def save(autoencoder: Autoencoder, folder: Path, statement: dict[str, Any]) -> None:
+    """Write weights (safetensors) and what they are (JSON) into a folder that exists."""
+    save_file(tensors_of(autoencoder), folder / WEIGHTS_FILE)
     content = statement | {
         "k": autoencoder.k,
         "n_features": autoencoder.n_features,

@@ -8,10 +8,13 @@ it can be said how many of those are found.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +23,10 @@ from numpy.typing import NDArray
 
 from stages.base import cli, tables
 from stages.base.errors import FeatureError
-from stages.base.files import atomic_folder
+from stages.base.files import atomic_folder, file_hash
 from stages.base.settings import Settings, load
-from stages.compute.run import a_process_each, kept, run, where_it_runs
+from stages.compute import shards
+from stages.compute.run import a_process_each, kept, where_it_runs
 from stages.features import autoencoder, subject
 from stages.features.autoencoder import KINDS, Autoencoder, Kind
 from stages.features.settings import Autoencoders, Training
@@ -34,6 +38,9 @@ from stages.models.losses import SequenceLoss
 
 Floats = NDArray[np.float32]
 Row = dict[str, object]
+
+VERSION = 1
+"""Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 
 PLANTED_DIRECTIONS, PLANTED_WIDTH, PLANTED_ROWS = 96, 48, 32_768
 PLANTED_FIRE = 4
@@ -262,7 +269,6 @@ def _judged(
 class Job:
     """An autoencoder to be trained and judged, in any process."""
 
-    files: Files
     rows: Path
     """Centred rows to learn from."""
     means: Path
@@ -281,9 +287,28 @@ def _subject(files: Files, on: str) -> tuple[Settings, Subject, Sequences]:
     return settings, of, of.sequences(of.measured, which)
 
 
-def _made(job: Job, *, device: str) -> tuple[Autoencoder, Row, NDArray[np.bool_]]:
-    """Train and judge one autoencoder."""
-    settings, of, judged = _subject(job.files.on(device), job.on)
+def _shard(files: Files, job: Job) -> shards.Shard:
+    """Return the shard of an autoencoder, named by what decides its weights and what it is worth.
+
+    Of the settings, `seeds`, `layers` and `source` decide which there are, and not what they are.
+    """
+    settings, of, _ = _subject(files, job.on)
+    params: Autoencoders = settings.autoencoders
+    decides = files.decide(of, chosen_sequences(of, params.judged, params.training.seed)) | {
+        "version": VERSION,
+        "autoencoders": None,
+        "rows": file_hash(job.rows),
+        "means": file_hash(job.means),
+        "job": [job.on, job.layer, job.kind, job.seed],
+        "settings": params.model_dump(include={"training", "min_frequency"}),
+    }
+    label = "-".join([*job.on.split(), f"L{job.layer}", job.kind, str(job.seed)])
+    return shards.Shard(label, shards.key_of(decides), job)
+
+
+def _made(files: Files, job: Job, *, device: str) -> shards.Arrays:
+    """Train and judge one autoencoder: its tensors, `alive` and, as JSON, its `row`."""
+    settings, of, judged = _subject(files.on(device), job.on)
     params: Autoencoders = settings.autoencoders
     drawn = int(stream(params.training.seed, "autoencoder", job.seed).integers(1 << 62))
     with matmul_precision("float32"):
@@ -292,8 +317,19 @@ def _made(job: Job, *, device: str) -> tuple[Autoencoder, Row, NDArray[np.bool_]
         )
         made = replace(made, means=torch.from_numpy(np.load(job.means)))
         row, alive = _judged(of, judged, job.layer, made, params)
-    made = made.to(torch.device("cpu"))
-    return made, {"on": job.on, "kind": job.kind, "seed": job.seed} | row, alive
+    tensors = autoencoder.tensors_of(made.to(torch.device("cpu")))
+    row = {"on": job.on, "kind": job.kind, "seed": job.seed} | row
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return arrays | {"alive": alive, "row": np.array(json.dumps(row))}
+
+
+def _read(arrays: shards.Arrays) -> tuple[Autoencoder, Row, NDArray[np.bool_]]:
+    """Return an autoencoder, its row and which of its features are alive."""
+    row: dict[str, Any] = json.loads(str(arrays["row"]))
+    tensors = {
+        name: torch.from_numpy(of) for name, of in arrays.items() if name not in ("alive", "row")
+    }
+    return Autoencoder(**tensors, k=row["k"]), row, arrays["alive"]
 
 
 def stabilities(
@@ -328,17 +364,19 @@ def _run(args: argparse.Namespace) -> None:
     with matmul_precision("float32"):
         files = harvested(of, layers, params, args.scratch, "stream")
         jobs = [
-            Job(where, *files[layer], "stream", layer, "trained", seed)
+            Job(*files[layer], "stream", layer, "trained", seed)
             for layer in layers
             for seed in range(params.seeds)
         ]
-        jobs += [Job(where, *files[source], "stream", source, kind, 0) for kind in KINDS[1:]]
+        jobs += [Job(*files[source], "stream", source, kind, 0) for kind in KINDS[1:]]
         states = settings.cellmodel if settings.features.of == "cellmodel" else settings.model
         if len(states.checkpoints) > 1:
             files = harvested(where.subject(state=0), (source,), params, args.scratch, "untrained")
-            jobs.append(Job(where, *files[source], "untrained model", source, "trained", 0))
+            jobs.append(Job(*files[source], "untrained model", source, "trained", 0))
     on = a_process_each(where_it_runs(devices, args.device))
-    found = run(_made, [(job,) for job in jobs], on=on)
+    at = shards.store(args.scratch, raises=FeatureError)
+    finished = at.filled([_shard(where, job) for job in jobs], partial(_made, where), on=on)
+    found = [_read(arrays) for arrays in finished]
     kept = {
         (job.layer, job.seed): one
         for job, one in zip(jobs, found, strict=True)
@@ -372,7 +410,9 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = subject.parser_of(__doc__, autoencoders=False)
-    parser.add_argument("--scratch", type=Path, required=True, help="folder of rows, removed")
+    parser.add_argument(
+        "--scratch", type=Path, required=True, help="folder of rows and of finished shards, removed"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of L<layer>_seed<seed>/")
     parser.add_argument("--table", type=Path, required=True)
     return cli.run(parser, _run, argv)

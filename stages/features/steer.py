@@ -10,6 +10,7 @@ late cells itself.
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from stages.base import cli, tables
+from stages.base.errors import FeatureError
+from stages.base.files import file_hash
 from stages.base.settings import Settings, load
-from stages.compute.run import a_process_each, kept, run, where_it_runs
+from stages.compute import shards
+from stages.compute.run import a_process_each, kept, where_it_runs
 from stages.features import autoencoder, subject
 from stages.features.autoencoder import Autoencoder
 from stages.features.autoencoders import layers_of, name_of, source_layer
@@ -36,12 +40,14 @@ from stages.measurement import resampling
 from stages.measurement.streams import stream
 from stages.models.architectures.base import Loss, linear
 from stages.models.devices import devices, matmul_precision
-from stages.models.load import shape_of
 from stages.representations import gather
 from stages.representations.streams import streams, width_of
 
 Floats = NDArray[np.float64]
 Row = dict[str, object]
+
+VERSION = 1
+"""Raised when a change makes other numbers, so that finished shards are not mixed with new ones."""
 
 RIDGE = tuple(10.0 ** np.arange(-2, 5))
 LATE = 1 / 3
@@ -306,8 +312,30 @@ def sets(
     return {kind: some for kind, some in found.items() if some}
 
 
-def _work(files: Files, layer: int, seed: int, *, device: str) -> list[Row]:
-    """Steer the features of one autoencoder; rows of ``STEERING``."""
+def _shards(files: Files) -> list[shards.Shard]:
+    """Return the autoencoders to be steered by, as shards named by what decides their rows."""
+    settings, of = load(files.params), files.subject()
+    layers = steered_layers(settings, of.architecture.n_layers)
+    decides = files.decide(of, np.arange(len(of.measured))) | {
+        "version": VERSION,
+        "learnt": of.learnt.source(),
+        "cells": file_hash(files.sequences / encoded.CELLS_FILE),
+        "steer": settings.steer.model_dump(),
+        "layers": layers,
+        "min_frequency": settings.autoencoders.min_frequency,
+    }
+    return [
+        shards.Shard(
+            f"L{layer}-seed{seed}", shards.key_of(decides | {"of": [layer, seed]}), (layer, seed)
+        )
+        for layer in layers
+        for seed in range(settings.autoencoders.seeds)
+    ]
+
+
+def _work(files: Files, task: tuple[int, int], *, device: str) -> shards.Arrays:
+    """Steer the features of the autoencoder of a layer and a seed; columns of ``STEERING``."""
+    layer, seed = task
     settings, cells = _ordered(files.on(device))
     params: Steer = settings.steer
     of = cells.subject
@@ -342,7 +370,8 @@ def _work(files: Files, layer: int, seed: int, *, device: str) -> list[Row]:
                 key = {"layer": layer, "seed": seed, "kind": kind, "dose": dose}
                 key["n_sequences"] = len(whole) / len(some)
                 rows += _summary(each, key, params)
-    return rows
+    table = pd.DataFrame(rows, columns=list(STEERING.columns))
+    return {column: np.asarray(table[column].tolist()) for column in table}
 
 
 def _summary(each: Floats, key: Mapping[str, object], params: Steer) -> list[Row]:
@@ -373,29 +402,25 @@ def _run(args: argparse.Namespace) -> None:
     settings = load(args.params)
     on = where_it_runs(devices, args.device)
     files = subject.files(args, on[0])
-    rows: list[Row] = []
+    steered: list[pd.DataFrame] = []
     has_order = (
         settings.features.of == "cellmodel"
         and settings.steer.order in encoded.read(args.sequences).cells
     )
     if has_order:
-        n_layers, _ = shape_of(args.checkpoints / settings.cellmodel.checkpoints[-1])
-        jobs = [
-            (files, layer, seed)
-            for layer in steered_layers(settings, n_layers)
-            for seed in range(settings.autoencoders.seeds)
-        ]
-        found = run(_work, jobs, on=a_process_each(on))
-        rows = [row for of_job in found for row in of_job]
+        at = shards.store(args.scratch, raises=FeatureError)
+        found = at.filled(_shards(files), partial(_work, files), on=a_process_each(on))
+        steered = [pd.DataFrame(arrays) for arrays in found if len(arrays["layer"])]
     else:
         cli.log.info("what is read has no column %s: nothing is steered", settings.steer.order)
-    table = pd.DataFrame(rows, columns=list(STEERING.columns)) if rows else tables.empty(STEERING)
-    tables.write(table, STEERING, args.out)
+    whole = pd.concat(steered, ignore_index=True) if steered else tables.empty(STEERING)
+    tables.write(whole, STEERING, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
     parser = subject.parser_of(__doc__)
+    parser.add_argument("--scratch", type=Path, required=True, help="folder of finished shards")
     parser.add_argument("--out", type=Path, required=True)
     return cli.run(parser, _run, argv)
 

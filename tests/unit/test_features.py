@@ -4,6 +4,10 @@ import json
 import math
 import os
 import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from stages.base import tables
 from stages.base.compose import CONF, compose, differences
 from stages.base.errors import FeatureError
+from stages.base.files import write_text
 from stages.base.settings import parse
 from stages.compute.shards import Shard, Store
 from stages.features import (
@@ -52,6 +59,7 @@ from stages.report import features as report
 from stages.report import reading
 from stages.report.writing import Templates
 
+ROOT = Path(__file__).parents[2]
 TRAINING = Training(
     features=96,
     k=4,
@@ -232,6 +240,89 @@ def test_an_autoencoder_survives_its_file_and_damage_is_one_line(tmp_path, made)
     (tmp_path / autoencoder.WEIGHTS_FILE).write_bytes(b"nothing")
     with pytest.raises(FeatureError, match="holds no autoencoder"):
         autoencoder.load(tmp_path)
+
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from stages.features import autoencoder, autoencoders
+said, slow, *words = sys.argv[1:]
+autoencoders.PLANTED_ROWS = 1024
+real = autoencoder.train
+def train(rows, params, *, seed, **how):
+    with Path(said).open("a") as file:
+        file.write(f"{seed}\\n")
+    time.sleep(float(slow))
+    return real(rows, params, seed=seed, **how)
+autoencoder.train = train
+raise SystemExit(autoencoders.main(words))
+"""
+
+
+@pytest.fixture
+def stage(params, tmp_path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Return how to start the stage on a small model of text: eight autoencoders, one at a time."""
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
+    for state in ("step0", "step1"):
+        GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "models" / state)
+    (tmp_path / "tokens").mkdir()
+    drawn = np.random.default_rng(0)
+    for name in ("tokens", "reference_tokens"):
+        text = drawn.integers(0, 50, (40, 16)).astype("int32")
+        np.save(tmp_path / "tokens" / f"{name}.npy", text)
+    content = params | {"model": params["model"] | {"checkpoints": ["step0", "step1"]}}
+    content["features"] = params["features"] | {"of": "model", "reads": "tokens"}
+    training = params["autoencoders"]["training"] | {"features": 24, "k": 4, "batch": 64}
+    content["autoencoders"] = params["autoencoders"] | {"training": training, "seeds": 2}
+    write_text(tmp_path / "params.yaml", yaml.safe_dump(content))
+
+    def start(name: str, seconds: float) -> subprocess.Popen[bytes]:
+        words = [
+            *(tmp_path / name / "said", str(seconds), "--params", tmp_path / "params.yaml"),
+            *("--checkpoints", tmp_path / "models", "--sequences", tmp_path / "tokens"),
+            *("--scratch", tmp_path / name / "scratch", "--out", tmp_path / name / "out"),
+            *("--table", tmp_path / name / "table.csv", "--device", "cpu"),
+        ]
+        (tmp_path / name).mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, "-c", STAGE, *map(str, words)], cwd=ROOT)
+
+    return start
+
+
+def test_a_killed_training_of_autoencoders_goes_on_from_those_that_are_done(stage, tmp_path):
+    with stage("whole", 0) as process:
+        assert process.wait() == 0
+    with stage("killed", 0.5) as process:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "killed" / "scratch").glob("*.npz"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert not (tmp_path / "killed" / "out").exists()
+    with stage("killed", 0) as process:
+        assert process.wait() == 0
+    whole, killed = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in sorted((tmp_path / name).rglob("*.*"))
+        }
+        for name in ("whole", "killed")
+    )
+    assert len(whole) == 9
+    assert whole == killed
+    # Eight autoencoders of the model, and four of planted directions in the end; one was cut short.
+    times = Counter((tmp_path / "killed" / "said").read_text(encoding="utf-8").split())
+    assert sum(times.values()) == 8 + 4 + 1
 
 
 def test_the_mean_of_what_is_read_is_that_of_each_id():
