@@ -4,8 +4,8 @@ Models of random weights, in the shape of pythia-mini but wider and deeper, and 
 one process, of its own each time, with twice the sequences, layers (and so heads) or width; beside
 the seconds, what counting operations says (docs/scale.md). *Workers*: the same sweep by processes
 and by as many Dask workers, in turn. Workers are started by the first turn, which is not counted.
-Of the others the table has medians, and of the ratios within a turn the least and the largest. The
-bytes of all effects are compared.
+Of the others the table has medians, and of the ratios within a turn the least and the largest; then
+what a task costs in which nothing is done. The bytes of all effects are compared.
 
 Run: ``python -m benchmarks.scale [--workers 1 2] [--sequences 16] [--repeats 5]``; needs
 requirements-dask.txt.
@@ -26,6 +26,7 @@ import torch
 from benchmarks.model_shapes import MINI, Shape, save
 from stages.base import cli
 from stages.compute import settings
+from stages.compute.run import run
 from stages.compute.settings import Compute
 from stages.heads.ablate import ablated
 from stages.heads.settings import Sweep
@@ -34,6 +35,7 @@ from stages.measurement.effects import State, write
 
 WIDE = replace(MINI, hidden=256, n_layers=12)
 LOCAL = Compute()
+EMPTY = 500
 
 
 def made(shape: Shape, folder: Path) -> None:
@@ -59,6 +61,20 @@ def swept(folder: Path, compute: Compute, on: list[str], label: str) -> tuple[fl
     seconds = time.perf_counter() - started
     write(folder / f"{label}.parquet", parts)
     return seconds, (folder / f"{label}.parquet").read_bytes()
+
+
+def nothing(number: int, *, device: str) -> int:
+    """Return a number, on a device."""
+    del device
+    return number
+
+
+def empty(compute: Compute, on: list[str]) -> float:
+    """Return the milliseconds of a task in which nothing is done."""
+    settings.chosen = lambda: compute  # type: ignore[assignment]
+    started = time.perf_counter()
+    run(nothing, [(number,) for number in range(EMPTY)], on=on)
+    return (time.perf_counter() - started) / EMPTY * 1e3
 
 
 def operations(shape: Shape) -> float:
@@ -98,8 +114,10 @@ def growth(base: Shape, repeats: int) -> None:
 
 def workers(shape: Shape, numbers: Sequence[int], repeats: int) -> None:
     """Print what the sweep takes by processes and by Dask."""
-    print("| workers | processes, s | Dask, s | Dask / processes | from | to |", flush=True)
-    print("|--:|--:|--:|--:|--:|--:|", flush=True)
+    print(
+        "| workers | processes, s | Dask, s | Dask / processes | from | to | nothing, ms | Dask |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     contents = set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,6 +136,7 @@ def workers(shape: Shape, numbers: Sequence[int], repeats: int) -> None:
             one, other = (np.array(took[route][1:]) for route in routes)
             ratios = np.sort(other / one)
             columns = [np.median(one), np.median(other), np.median(ratios), ratios[0], ratios[-1]]
+            columns += [empty(*route) for route in routes.values()]
             print(f"| {number} | {' | '.join(f'{value:.2f}' for value in columns)} |", flush=True)
     print(f"\n{shape.n_layers + 1} shards; bytes of the effects: {len(contents)} kind(s)")
 
