@@ -40,6 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:From 0.4 .update:FutureWarning"),
 ]
 
+ROOT = Path(__file__).parents[2]
 TEXT = '"id";age;extra\n007;3,x;x\nNA;3.0;\n;24m;y\n'
 TEXT_ROWS = [("3,x", "007"), ("3.0", "NA"), ("24m", None)]
 
@@ -295,6 +296,34 @@ def test_parquet_of_any_values_is_text(tmp_path, monkeypatch):
 
 
 # --- many files as one ---------------------------------------------------------------------------
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from stages.inputs.obs import count_obs
+print(len(count_obs(Path(sys.argv[1]), list("abcde"))))
+print(pa.default_memory_pool().max_memory() >> 20)
+"""
+
+
+def test_a_large_parquet_is_read_a_piece_at_a_time(tmp_path):
+    """Six million rows of five columns; observed: 29 MiB, and 142 where pyarrow reads ahead."""
+    rng = np.random.default_rng(0)
+    names = pa.array([f"d{number}" for number in range(400)])
+    schema = pa.schema([(column, pa.dictionary(pa.int32(), pa.string())) for column in "abcde"])
+    path = tmp_path / "large.parquet"
+    with pq.ParquetWriter(path, schema) as writer:
+        for _ in range(120):
+            codes = rng.integers(0, 400, 50_000).astype("int32")
+            columns = [pa.DictionaryArray.from_arrays(codes, names)] * 5
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    words = [sys.executable, "-c", MEMORY, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    n_rows, largest = map(int, done.stdout.split())
+    assert n_rows == 400
+    assert largest < 60
 
 
 def test_folders_of_parquet_that_name_a_value(tmp_path):
