@@ -114,9 +114,7 @@ def growth(base: Shape, repeats: int) -> None:
 
 def workers(shape: Shape, numbers: Sequence[int], repeats: int) -> None:
     """Print what the sweep takes by processes and by Dask."""
-    print(
-        "| workers | processes, s | Dask, s | Dask / processes | from | to | nothing, ms | Dask |"
-    )
+    print("| workers | processes, s | Dask, s | Dask / processes | from | to | empty task, ms ||")
     print("|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     contents = set()
     with tempfile.TemporaryDirectory() as name:

@@ -55,6 +55,8 @@ OBS = [*SAMPLE, "cell_type"]
 CONNECTIVITIES = "connectivities"
 COMPONENTS = "X_pca"
 COMPUTED_BY = ("igraph", "leidenalg", "scanpy")
+VERSION = 1
+"""Raised when a change here makes other clusters, so that finished ones are not mixed with new."""
 Matrix: TypeAlias = "sparse.csr_matrix | sparse.csc_matrix | NDArray[np.floating]"
 
 DECIMALS = 4
@@ -450,6 +452,7 @@ def leiden_each(
     decides = {
         "graph": digest.hexdigest(),
         "settings": settings.model_dump(exclude={"seed"}),
+        "version": VERSION,
         "versions": {name: metadata.version(name) for name in COMPUTED_BY},
     }
     # What a worker needs of the graph, and no more.

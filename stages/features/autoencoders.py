@@ -287,20 +287,21 @@ def _subject(files: Files, on: str) -> tuple[Settings, Subject, Sequences]:
     return settings, of, of.sequences(of.measured, which)
 
 
-def _shard(files: Files, job: Job) -> shards.Shard:
-    """Return the shard of an autoencoder, named by what decides its weights and what it is worth.
+def _decides(files: Files, of: Subject, params: Autoencoders) -> dict[str, object]:
+    """Return what decides all autoencoders of a subject: their weights, and what they are worth.
 
     Of the settings, `seeds`, `layers` and `source` decide which there are, and not what they are.
     """
-    settings, of, _ = _subject(files, job.on)
-    params: Autoencoders = settings.autoencoders
-    decides = files.decide(of, chosen_sequences(of, params.judged, params.training.seed)) | {
-        "version": VERSION,
-        "autoencoders": None,
+    judged = chosen_sequences(of, params.judged, params.training.seed)
+    settings = params.model_dump(include={"training", "min_frequency"})
+    return files.decide(of, judged) | {"version": VERSION, "settings": settings}
+
+
+def _shard(job: Job, decides: Mapping[str, object]) -> shards.Shard:
+    decides = dict(decides) | {
         "rows": file_hash(job.rows),
         "means": file_hash(job.means),
         "job": [job.on, job.layer, job.kind, job.seed],
-        "settings": params.model_dump(include={"training", "min_frequency"}),
     }
     label = "-".join([*job.on.split(), f"L{job.layer}", job.kind, str(job.seed)])
     return shards.Shard(label, shards.key_of(decides), job)
@@ -361,6 +362,7 @@ def _run(args: argparse.Namespace) -> None:
     of = where.subject()
     layers = layers_of(params, of.architecture.n_layers)
     source = source_layer(params, of.architecture.n_layers)
+    decides = {"stream": _decides(where, of, params)}
     with matmul_precision("float32"):
         files = harvested(of, layers, params, args.scratch, "stream")
         jobs = [
@@ -371,11 +373,14 @@ def _run(args: argparse.Namespace) -> None:
         jobs += [Job(*files[source], "stream", source, kind, 0) for kind in KINDS[1:]]
         states = settings.cellmodel if settings.features.of == "cellmodel" else settings.model
         if len(states.checkpoints) > 1:
-            files = harvested(where.subject(state=0), (source,), params, args.scratch, "untrained")
+            untrained = where.subject(state=0)
+            decides["untrained model"] = _decides(where, untrained, params)
+            files = harvested(untrained, (source,), params, args.scratch, "untrained")
             jobs.append(Job(*files[source], "untrained model", source, "trained", 0))
     on = a_process_each(where_it_runs(devices, args.device))
     at = shards.store(args.scratch, raises=FeatureError)
-    finished = at.filled([_shard(where, job) for job in jobs], partial(_made, where), on=on)
+    every = [_shard(job, decides[job.on]) for job in jobs]
+    finished = at.filled(every, partial(_made, where), on=on)
     found = [_read(arrays) for arrays in finished]
     kept = {
         (job.layer, job.seed): one

@@ -323,7 +323,8 @@ def _run(args: argparse.Namespace) -> None:
     on = where_it_runs(devices, args.device)
     files = subject.files(args, on[0])
     of = bench(files)
-    decides = files.decide(of.tail.subject, of.which) | {"version": VERSION}
+    decides = files.decide(of.tail.subject, of.which)
+    decides |= {"autoencoders": files.made(), "version": VERSION}
     sets = together(of.firing, params, stream(params.seed, "sets"))
     every = [
         Shard(one.name.replace("+", "-"), shards.key_of(decides | {"set": one.name}), one)

@@ -315,20 +315,19 @@ def sets(
 def _shards(files: Files) -> list[shards.Shard]:
     """Return the autoencoders to be steered by, as shards named by what decides their rows."""
     settings, of = load(files.params), files.subject()
-    layers = steered_layers(settings, of.architecture.n_layers)
     decides = files.decide(of, np.arange(len(of.measured))) | {
+        "autoencoders": files.made(),
         "version": VERSION,
         "learnt": of.learnt.source(),
         "cells": file_hash(files.sequences / encoded.CELLS_FILE),
         "steer": settings.steer.model_dump(),
-        "layers": layers,
         "min_frequency": settings.autoencoders.min_frequency,
     }
     return [
         shards.Shard(
             f"L{layer}-seed{seed}", shards.key_of(decides | {"of": [layer, seed]}), (layer, seed)
         )
-        for layer in layers
+        for layer in steered_layers(settings, of.architecture.n_layers)
         for seed in range(settings.autoencoders.seeds)
     ]
 

@@ -139,15 +139,18 @@ class Files:
         return of(settings, self.checkpoints, self.sequences, device, state)
 
     def decide(self, of: Subject, which: Rows) -> dict[str, object]:
-        """Return what decides the numbers of any shard: weights, autoencoders, text and device."""
-        weights = sorted(self.autoencoders.glob("*/*.safetensors"))
+        """Return what decides the numbers of any shard: weights, text and device."""
         return {
             "weights": fingerprint(of.checkpoint),
-            "autoencoders": {path.parent.name: file_hash(path) for path in weights},
             "torch": str(torch.__version__),
             "device": of.device.type,
             "text": of.measured.digest(which),
         }
+
+    def made(self) -> dict[str, str]:
+        """Return the sha256 of the weights of each autoencoder."""
+        weights = sorted(self.autoencoders.glob("*/*.safetensors"))
+        return {path.parent.name: file_hash(path) for path in weights}
 
 
 def parser_of(doc: str | None, *, autoencoders: bool = True) -> argparse.ArgumentParser:

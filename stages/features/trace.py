@@ -421,6 +421,7 @@ def _run(args: argparse.Namespace) -> None:
     files = subject.files(args, on[0])
     of = bench(files, 0).tail.subject
     decides = files.decide(of, chosen_sequences(of, params.sequences, params.seed)) | {
+        "autoencoders": files.made(),
         "version": VERSION,
         "trace": params.model_dump(),
         "alive": settings.autoencoders.min_frequency,

@@ -295,9 +295,6 @@ def test_parquet_of_any_values_is_text(tmp_path, monkeypatch):
     assert "one value a cell is read" in message
 
 
-# --- many files as one ---------------------------------------------------------------------------
-
-
 MEMORY = """
 import sys
 from pathlib import Path
@@ -324,6 +321,9 @@ def test_a_large_parquet_is_read_a_piece_at_a_time(tmp_path):
     n_rows, largest = map(int, done.stdout.split())
     assert n_rows == 400
     assert largest < 60
+
+
+# --- many files as one ---------------------------------------------------------------------------
 
 
 def test_folders_of_parquet_that_name_a_value(tmp_path):
