@@ -246,13 +246,14 @@ import os, sys, time
 from pathlib import Path
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 from stages.features import autoencoder, autoencoders
-said, slow, *words = sys.argv[1:]
+said, last, *words = sys.argv[1:]
 autoencoders.PLANTED_ROWS = 1024
 real = autoencoder.train
 def train(rows, params, *, seed, **how):
     with Path(said).open("a") as file:
         file.write(f"{seed}\\n")
-    time.sleep(float(slow))
+    if len(Path(said).read_text().split()) == int(last):
+        time.sleep(600)
     return real(rows, params, seed=seed, **how)
 autoencoder.train = train
 raise SystemExit(autoencoders.main(words))
@@ -284,9 +285,9 @@ def stage(params, tmp_path) -> Callable[..., subprocess.Popen[bytes]]:
     content["autoencoders"] = params["autoencoders"] | {"training": training, "seeds": 2}
     write_text(tmp_path / "params.yaml", yaml.safe_dump(content))
 
-    def start(name: str, seconds: float) -> subprocess.Popen[bytes]:
+    def start(name: str, hangs_in: int = 0) -> subprocess.Popen[bytes]:
         words = [
-            *(tmp_path / name / "said", str(seconds), "--params", tmp_path / "params.yaml"),
+            *(tmp_path / name / "said", str(hangs_in), "--params", tmp_path / "params.yaml"),
             *("--checkpoints", tmp_path / "models", "--sequences", tmp_path / "tokens"),
             *("--scratch", tmp_path / name / "scratch", "--out", tmp_path / name / "out"),
             *("--table", tmp_path / name / "table.csv", "--device", "cpu"),
@@ -298,17 +299,19 @@ def stage(params, tmp_path) -> Callable[..., subprocess.Popen[bytes]]:
 
 
 def test_a_killed_training_of_autoencoders_goes_on_from_those_that_are_done(stage, tmp_path):
-    with stage("whole", 0) as process:
+    said = tmp_path / "killed" / "said"
+    with stage("whole") as process:
         assert process.wait() == 0
-    with stage("killed", 0.5) as process:
+    with stage("killed", hangs_in=3) as process:
         deadline = time.monotonic() + 120
-        while len(list((tmp_path / "killed" / "scratch").glob("*.npz"))) < 2:
+        while not said.exists() or len(said.read_text(encoding="utf-8").split()) < 3:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
+    assert len(list((tmp_path / "killed" / "scratch").glob("*.npz"))) == 2
     assert not (tmp_path / "killed" / "out").exists()
-    with stage("killed", 0) as process:
+    with stage("killed") as process:
         assert process.wait() == 0
     whole, killed = (
         {
@@ -320,8 +323,7 @@ def test_a_killed_training_of_autoencoders_goes_on_from_those_that_are_done(stag
     assert len(whole) == 9
     assert whole == killed
     # Eight autoencoders of the model, and four of planted directions in the end; one was cut short.
-    begun = (tmp_path / "killed" / "said").read_text(encoding="utf-8").split()
-    assert len(begun) == 8 + 4 + 1
+    assert len(said.read_text(encoding="utf-8").split()) == 8 + 4 + 1
 
 
 def test_the_mean_of_what_is_read_is_that_of_each_id():
