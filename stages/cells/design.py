@@ -96,12 +96,14 @@ def between(blocks: pd.Series, reference: NDArray[np.bool_], compared: NDArray[n
         The block of each sample, missing where there is none, and its group.
     """
     both = reference | compared
+    alone = Design(np.flatnonzero(reference), np.flatnonzero(compared), paired=False)
+    if not both.any() or blocks[both].isna().any():
+        return alone
     of_block = pd.DataFrame({"reference": reference, "compared": compared})[both]
     counted = of_block.groupby(blocks.to_numpy()[both]).sum()
     complete = counted[counted.min(axis=1) > 0]
-    known = bool(blocks.to_numpy()[both].size) and not blocks[both].isna().any()
-    if not (known and len(complete) and (complete == 1).all(axis=None)):
-        return Design(np.flatnonzero(reference), np.flatnonzero(compared), paired=False)
+    if complete.empty or (complete > 1).any(axis=None):
+        return alone
     place = {
         name: dict(zip(blocks.to_numpy()[group], np.flatnonzero(group), strict=True))
         for name, group in (("reference", reference), ("compared", compared))

@@ -156,9 +156,9 @@ def compare(table: pd.DataFrame, settings: Contrast, *, family: Sequence[str]) -
     compared = pd.DataFrame(rows)
     tests = compared.groupby([*family, "cells", "metric"])["rank_p"]
     compared["rank_q"] = tests.transform(resampling.benjamini_hochberg)
-    parts = [part for _, part in compared.groupby(CLUSTERING)]
-    compared["quadrant"] = pd.concat([contrast.quadrants(part) for part in parts])
-    compared["emphasised"] = pd.concat([contrast.emphasised(part) for part in parts])
+    key = [*CLUSTERING, "cells"]
+    compared["quadrant"] = contrast.quadrants(compared, key)
+    compared["emphasised"] = contrast.emphasised(compared, key)
     return compared[list(CLUSTER_CONTRAST.columns)]
 
 

@@ -10,6 +10,8 @@ are alike in every tissue, cohort and file. Counts are negative binomial: Poisso
 gamma-distributed rates, with log-normal library sizes.
 """
 
+from functools import cache
+
 import numpy as np
 from scipy import sparse
 
@@ -51,6 +53,7 @@ PROGRAMME_SEED = 600
 CELLS_AT_ONCE = 4096
 
 
+@cache
 def housekeeping() -> Floats:
     """Return what every cell expresses: the share of each gene."""
     generator = model.rng(PROGRAMME_SEED, "housekeeping")
@@ -63,6 +66,7 @@ def housekeeping() -> Floats:
     return profile
 
 
+@cache
 def programme(name: str, *, first: int, among: int, n: int) -> Floats:
     """Return a programme: `n` genes with unequal shares, chosen by the name alone."""
     generator = model.rng(PROGRAMME_SEED, name)

@@ -162,6 +162,7 @@ def compositions(of: Cohort) -> dict[str, Composition]:
     return found
 
 
+@cache
 def substates(tissue: str, cell_type: str) -> tuple[Floats, Floats]:
     """Return young and old shares of a type's substates; the most specific rows win."""
     table = _table("substates")
