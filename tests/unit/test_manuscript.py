@@ -1,5 +1,6 @@
 """The paper's source: what fits simulated inputs, what fits real ones, and no number lost."""
 
+import functools
 import re
 import shutil
 from types import SimpleNamespace
@@ -48,9 +49,14 @@ def _read(markdown):
     )
 
 
+READ_ONCE = functools.cache(Templates)
+"""Of the paper's own folder: a test that changes a template has one of its own."""
+
+
 @pytest.fixture
-def project(study_folder, tmp_path):
+def project(study_folder, tmp_path, monkeypatch):
     """Return what writes all tables of a study, runs the stage and reads the paper."""
+    monkeypatch.setattr(manuscript, "Templates", READ_ONCE)
 
     def go(platforms, **options):
         made = study_folder(platforms, **options)
