@@ -11,6 +11,7 @@ import atexit
 import gc
 import importlib
 import json
+import mmap
 import os
 import runpy
 import shlex
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, util
@@ -44,6 +46,10 @@ LIBRARIES = (
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.bert.modeling_bert",
 )
+SOMETIMES = ("scanpy", "umap.umap_")
+"""What few stages need: imported once one of them did, for those that come after it."""
+_NEEDED = mmap.mmap(-1, len(SOMETIMES))
+"""A byte of each, which all processes that are forked from here share."""
 LONGEST = 1 << 17
 """Bytes of a request."""
 SHELL = frozenset(";&|<>$`*?~#(){}[]!\\\n=")
@@ -116,8 +122,11 @@ def _serve(asked: socket.socket) -> list[str]:
         request, fds, _, _ = socket.recv_fds(asked, LONGEST, 4)
         if not request:
             os._exit(0)
-        for name in LIBRARIES:
-            importlib.import_module(name)
+        needed = [name for name, known in zip(SOMETIMES, _NEEDED[:], strict=True) if known]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of parts that are not installed
+            for name in (*LIBRARIES, *needed):
+                importlib.import_module(name)
         gc.freeze()
         if not fds:
             continue
@@ -193,6 +202,8 @@ def _be(module: str) -> None:
     except BaseException:  # noqa: BLE001 - said as Python says it
         sys.excepthook(*sys.exc_info())
         status = 1
+    for place, name in enumerate(SOMETIMES):
+        _NEEDED[place] |= name in sys.modules
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     if not isinstance(status, int | None):

@@ -114,6 +114,18 @@ def test_it_has_the_libraries_its_own_name_and_its_own_start(asked, capfd):
     assert capfd.readouterr().out.splitlines()[-1] == "True double True"
 
 
+def test_what_few_stages_need_is_there_once_one_did(asked, capfd):
+    fd, folder, env = asked
+    (folder / "needs.py").write_text(
+        "import sys\nprint(*(name in sys.modules for name in ('scanpy', 'umap.umap_')))\n"
+        "if sys.argv[1:]: import scanpy\n",
+        encoding="utf-8",
+    )
+    for words in ("", " scanpy", ""):
+        assert warm.run(fd, f"python -m needs{words}", str(folder), env) == 0
+    assert capfd.readouterr().out.splitlines() == ["False False", "False False", "True False"]
+
+
 def test_its_workers_are_forked_and_have_one_thread_each(asked, capfd):
     fd, folder, env = asked
     assert warm.run(fd, "python -m double share", str(folder), env) == 0
