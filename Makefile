@@ -22,6 +22,8 @@ export DVC_NO_ANALYTICS := 1
 # Its locks and caches stay in the repository: elsewhere DVC keeps them where all users may write.
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/tmp/site
 export PYTHONHASHSEED := 0
+# Stages are many processes: what they import is compiled once, not in each.
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help

@@ -29,17 +29,17 @@ FEW_OF_HEADS = """
 # And two models that are trained and read for seconds.
 FEW = f"""{FEW_OF_CELLS} {FEW_OF_HEADS}
     granularity.curve.resolutions=[0.02,0.1] leiden.flavor=igraph leiden.directed=false
-    haematopoiesis.cells_a_donor=200
-    cellmodel.cells.n_encoded=1000 cellmodel.cells.n_cells=24 cellmodel.cells.reference_cells=24
+    haematopoiesis.cells_a_donor=150
+    cellmodel.cells.n_encoded=600 cellmodel.cells.n_cells=16 cellmodel.cells.reference_cells=16
     cell_heads.perturbations=[zero,mean] cell_seeds.draws=40 cell_seeds.halvings=40
     cell_pairs.n_sequences=8 pairs.which=published_reranked pairs.top=4 pairs.random=6
     pairs.seq_len=16 probes.draws=50 separation.permutations=99
     structures.draws=50 structures.permutations=99
-    autoencoders.judged=8 autoencoders.positions=8000 autoencoders.seeds=2
+    autoencoders.judged=8 autoencoders.positions=5000 autoencoders.seeds=2
     autoencoders.training.features=64 combine.min_sequences=5 combine.sets=2
     steer.features=2 steer.min_sequences=2 trace.nulls=6 trace.sequences=16
     operator_factors.rotations=5 operator_gates.arccos.steps=20 operator_gates.permutations=99
-    operator_gates.wrong_rulers=19 operator_maps.sequences=100 sweep.noise.draws=6
+    operator_gates.wrong_rulers=19 operator_maps.sequences=60 sweep.noise.draws=6
 """
 
 

@@ -34,7 +34,7 @@ SMALL = f"""{FEW}
     model.corpus.packages={{{READ}}}
     cellmodel.train.steps=24 cellmodel.checkpoints=[step8,step24]
     model.train.steps=32 model.checkpoints=[step8,step32]
-    model.text.n_sequences=24 model.text.reference_sequences=24
+    model.text.n_sequences=16 model.text.reference_sequences=16
 """
 
 
@@ -87,7 +87,7 @@ def test_heads_are_ablated_at_every_checkpoint_and_sequence(clone):
     found = tables.read(clone / "reports/tables/head_importance.csv", HEAD_IMPORTANCE)
     heads = found[found["unit"] == "head"]
     assert heads.groupby("position").size().to_dict() == {8: 48, 32: 48}
-    assert (heads["n_sequences"] == 24).all()
+    assert (heads["n_sequences"] == 16).all()
     along = tables.read(clone / "reports/tables/measured/heads.csv", MEASURED)
     loss = along.drop_duplicates("position").set_index("position")["baseline"]
     # Training lowers the loss; before training it would be ln 2048 = 7.62.
