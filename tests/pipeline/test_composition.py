@@ -5,12 +5,15 @@ import math
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pandera.errors import SchemaError
 
 from stages.base import tables
+from stages.base.columns import schema, text
 from stages.base.errors import AtlasError, SettingsError, TableError
 from stages.cells import concordance, contrast, counts, describe, drivers, metrics
 from stages.cells import proportions as proportions_stage
@@ -399,6 +402,23 @@ class TestTables:
         again = tables.read(path, COUNTS)
         assert again["age_months"].iloc[0] == 0.1 + 0.2
         assert (again["animal"].iloc[0], again["cell_type"].iloc[0]) == ("nan", "NA")
+
+    @pytest.mark.parametrize("nullable", [True, False])
+    @pytest.mark.parametrize(
+        "values",
+        [["a", "nan"], ["a", None], [None, np.nan], [1, "a"], [1.5, 2.0], [True, None], []],
+    )
+    def test_text_is_what_pandera_makes_of_it(self, values, nullable):
+        found = []
+        for column in (text(nullable=nullable), pa.Column(str, nullable=nullable, coerce=True)):
+            for values_of in (values, pd.Categorical(values)):
+                given = pd.DataFrame({"x": pd.Series(values_of, dtype=None if values else object)})
+                try:
+                    made = schema("some", {"x": column}, ["x"]).validate(given)["x"]
+                    found.append((str(made.dtype), made.where(made.notna(), None).tolist()))
+                except SchemaError as error:
+                    found.append((error.reason_code, error.failure_cases["failure_case"].tolist()))
+        assert str(found[:2]) == str(found[2:])
 
     @pytest.mark.parametrize(
         ("column", "value", "said"),
