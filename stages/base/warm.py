@@ -117,16 +117,15 @@ def _serve(asked: socket.socket) -> list[str]:
     # Whoever asks ignores an interrupt while a stage runs, as DVC does: it is for the stage.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", "Tensorflow not installed")  # says umap
     forked = False
     while not forked:
         request, fds, _, _ = socket.recv_fds(asked, LONGEST, 4)
         if not request:
             os._exit(0)
         needed = [name for name, known in zip(SOMETIMES, _NEEDED[:], strict=True) if known]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parts that are not installed
-            for name in (*LIBRARIES, *needed):
-                importlib.import_module(name)
+        for name in (*LIBRARIES, *needed):
+            importlib.import_module(name)
         gc.freeze()
         if not fds:
             continue

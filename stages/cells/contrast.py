@@ -29,7 +29,7 @@ from stages.measurement.resampling import SIGNIFICANT
 from stages.measurement.streams import stream
 
 PLANE = ["gini", "effective_number"]
-BY_TISSUE = (*counts.TISSUE, "cells")
+BY_TISSUE = [*counts.TISSUE, "cells"]
 
 
 def contrast(metrics: pd.DataFrame, settings: Contrast) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -146,17 +146,15 @@ def _within_blocks(
     }
 
 
-def quadrants(table: pd.DataFrame, key: Sequence[str] = BY_TISSUE) -> pd.Series:
+def quadrants(table: pd.DataFrame, key: list[str] = BY_TISSUE) -> pd.Series:
     """Name the quadrant of the change of what agrees in `key` (:func:`quadrant`)."""
     plane = table[table["metric"].isin(PLANE)]
-    change = plane.pivot_table(index=list(key), columns="metric", values="change", sort=False)
+    change = plane.pivot_table(index=key, columns="metric", values="change", sort=False)
     named = pd.Series(quadrant(change["gini"], change["effective_number"]), index=change.index)
-    return pd.Series(
-        named.loc[pd.MultiIndex.from_frame(table[list(key)])].to_numpy(), index=table.index
-    )
+    return pd.Series(named.loc[pd.MultiIndex.from_frame(table[key])].to_numpy(), index=table.index)
 
 
-def emphasised(table: pd.DataFrame, key: Sequence[str] = BY_TISSUE) -> pd.Series:
+def emphasised(table: pd.DataFrame, key: list[str] = BY_TISSUE) -> pd.Series:
     """Say of each tissue whether its direction is emphasised: the one rule for it.
 
     Of both metrics of the plane the interval of the change leaves out zero, and the exact p of the
@@ -175,9 +173,7 @@ def emphasised(table: pd.DataFrame, key: Sequence[str] = BY_TISSUE) -> pd.Series
     beyond = (plane["change_low"] > 0) | (plane["change_high"] < 0)
     beyond &= plane["rank_p"] <= SIGNIFICANT
     found = beyond.groupby([plane[name] for name in key]).sum() == len(PLANE)
-    return pd.Series(
-        found.loc[pd.MultiIndex.from_frame(table[list(key)])].to_numpy(), index=table.index
-    )
+    return pd.Series(found.loc[pd.MultiIndex.from_frame(table[key])].to_numpy(), index=table.index)
 
 
 def _run(args: argparse.Namespace) -> None:

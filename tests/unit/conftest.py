@@ -14,7 +14,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from matplotlib.text import Text
 
@@ -72,9 +71,6 @@ from stages.plane.tables import MATURING
 from stages.report.claims import __main__ as claims
 from stages.report.reading import FILES, SCHEMAS
 from tests import made_spectra
-
-# As many processes test as there are processors: more threads would take turns.
-torch.set_num_threads(1)
 
 EVEN, UNEVEN = (0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1)
 CRYSTALLIZE, DISPERSE = (EVEN, UNEVEN), (UNEVEN, EVEN)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.base import tables
@@ -119,7 +119,6 @@ def test_embedded_counts_are_those_of_the_reference(name):
     assert (both["_merge"] == "both").all()
 
 
-@settings(max_examples=30)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_the_cells_does_not_matter(random):
     obs = two_animals()

@@ -246,13 +246,13 @@ import os, sys, time
 from pathlib import Path
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 from stages.features import autoencoder, autoencoders
-said, last, *words = sys.argv[1:]
+said, hangs_in, *words = sys.argv[1:]
 autoencoders.PLANTED_ROWS = 1024
 real = autoencoder.train
 def train(rows, params, *, seed, **how):
     with Path(said).open("a") as file:
         file.write(f"{seed}\\n")
-    if len(Path(said).read_text().split()) == int(last):
+    if len(Path(said).read_text().split()) == int(hangs_in):
         time.sleep(600)
     return real(rows, params, seed=seed, **how)
 autoencoder.train = train
