@@ -152,7 +152,10 @@ def _reproduce(targets: Sequence[str], options: Sequence[str], fd: int | None) -
         found = lanes(asked)
         # Where another run is at work, a lane says so.
         with suppress(DvcException), looking(repo, asked):
-            found = left(found, lambda name: bool(stages[name].changed(allow_missing=missing)))
+            changed = {s.addressing for s in asked if s.changed(allow_missing=missing)}
+            found = left(found, changed.__contains__)
+            if len(changed) > warm.FEW:
+                warm.prepare(fd)
         joining = [name for name in _ordered(asked) if not _belongs_to_one_system(stages[name])]
     if status := _side_by_side(found, options, fd):
         return status

@@ -28,4 +28,4 @@ Metric = Literal[
 class Section(BaseModel):
     """A part of the settings: unknown keys are refused, values never change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

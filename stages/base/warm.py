@@ -50,6 +50,10 @@ SOMETIMES = ("scanpy", "umap.umap_")
 """What few stages need: imported once one of them did, for those that come after it."""
 _NEEDED = mmap.mmap(-1, len(SOMETIMES))
 """A byte of each, which all processes that are forked from here share."""
+FEW = 3
+"""Stages that start by themselves at first: to import what they do not need takes longer."""
+_ASKED = mmap.mmap(-1, 1)
+"""How many were asked for, up to `FEW`; all processes of a run share it."""
 LONGEST = 1 << 17
 """Bytes of a request."""
 SHELL = frozenset(";&|<>$`*?~#(){}[]!\\\n=")
@@ -60,9 +64,10 @@ SHELL = frozenset(";&|<>$`*?~#(){}[]!\\\n=")
 def started() -> Iterator[int | None]:
     """Keep such a process; yield the file descriptor on which it is asked, None if there is none.
 
-    It imports when it is first asked, or told (:func:`prepare`), and ends with the last process
-    that may ask it.
+    It imports when there are more than a few stages (`FEW`), or told (:func:`prepare`), and ends
+    with the last process that may ask it.
     """
+    _ASKED[0] = 0
     if sys.platform != "linux":
         yield None
         return
@@ -75,7 +80,8 @@ def started() -> Iterator[int | None]:
 
 
 def prepare(fd: int | None) -> None:
-    """Have it import now, where it is known that stages will run."""
+    """Have it import now, where it is known that more than a few stages will run."""
+    _ASKED[0] = FEW
     if fd is not None:
         with suppress(OSError), socket.socket(fileno=os.dup(fd)) as asked:
             asked.send(b".")
@@ -94,6 +100,9 @@ def run(fd: int, cmd: str, cwd: str, env: Mapping[str, str]) -> int | None:
     python, *words = shlex.split(cmd)
     found = shutil.which(python, path=env.get("PATH")) or ""
     if Path(found).parent != Path(sys.executable).parent or words[:1] != ["-m"]:
+        return None
+    if _ASKED[0] < FEW:
+        _ASKED[0] += 1
         return None
     request = json.dumps({"words": words[1:], "env": dict(env)}).encode()
     if len(request) > LONGEST:

@@ -70,8 +70,12 @@ def asked(repository, tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(repository))
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        env = dict(os.environ) | {"VARIABLE": "a value"}
         with warm.started() as fd:
-            yield fd, folder, dict(os.environ) | {"VARIABLE": "a value"}
+            # The first ones start by themselves, those of a shell not among them.
+            for cmd in ["double 0", "double 0 > a"] * warm.FEW:
+                assert warm.run(fd, f"python -m {cmd}", str(folder), env) is None
+            yield fd, folder, env
     assert Path.cwd() == before
 
 
@@ -159,8 +163,9 @@ def test_what_is_no_module_of_this_python_starts_by_itself(asked, cmd):
     assert warm.run(fd, "python -m double 0", str(folder.parent), env) is None
 
 
-def test_where_that_process_is_gone_a_stage_starts_by_itself(asked):
+def test_where_that_process_is_gone_a_stage_starts_by_itself(asked, monkeypatch):
     _, folder, env = asked
+    monkeypatch.setattr(warm, "FEW", 0)
     with warm.started() as fd:
         pass
     assert warm.run(fd, "python -m double 0", str(folder), env) is None
