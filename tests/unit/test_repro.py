@@ -132,8 +132,9 @@ class TestLanes:
         assert repro.left(found, lambda name: name in "dg") == [after[0], found[1]]
 
     def test_what_joins_lanes_is_made_after_them_and_not_after_a_failure(self, monkeypatch, small):
-        asked, given, status = [], [], 255
+        asked, given, prepared, status = [], [], [], 255
         monkeypatch.setattr(repro, "dvc", lambda words: asked.append(words) or 0)
+        monkeypatch.setattr(repro.warm, "prepare", prepared.append)
         monkeypatch.setattr(
             repro, "_side_by_side", lambda found, *_: given.append(_names(found)) or status
         )
@@ -144,8 +145,11 @@ class TestLanes:
         status = 0
         assert repro.main(["joined"]) == 0
         assert asked[1:] == [asked[0], ["repro", "--single-item", "study", "joined"]]
+        assert len(prepared) == 2
+        # Three stages are few.
         assert repro.main(["one"]) == 0
         assert sorted(given[-1]) == ["one@a", "one@b"]
+        assert len(prepared) == 2
         # Where files may be missing, DVC looks at what they come from as well.
         assert repro.main(["--allow-missing", "joined"]) == 0
         assert asked[-1] == ["repro", "--allow-missing", "joined"]
