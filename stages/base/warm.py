@@ -93,7 +93,8 @@ def run(fd: int, cmd: str, cwd: str, env: Mapping[str, str]) -> int | None:
     Returns
     -------
     int or None
-        Its exit status, that of :class:`subprocess.Popen`; None if it has to start by itself.
+        Its exit status, that of :class:`subprocess.Popen`; None if it has to start by itself, as
+        the first few do (`FEW`).
     """
     if not SHELL.isdisjoint(cmd) or not Path(cwd).samefile(Path.cwd()):
         return None
@@ -101,11 +102,11 @@ def run(fd: int, cmd: str, cwd: str, env: Mapping[str, str]) -> int | None:
     found = shutil.which(python, path=env.get("PATH")) or ""
     if Path(found).parent != Path(sys.executable).parent or words[:1] != ["-m"]:
         return None
-    if _ASKED[0] < FEW:
-        _ASKED[0] += 1
-        return None
     request = json.dumps({"words": words[1:], "env": dict(env)}).encode()
     if len(request) > LONGEST:
+        return None
+    if _ASKED[0] < FEW:
+        _ASKED[0] += 1
         return None
     answer, theirs = os.pipe()
     with os.fdopen(answer, "rb") as ended:
