@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from stages.base.errors import StageError
 from stages.base.record import n_processors
-from stages.compute.run import ONE_THREAD, called, gathered, let_go, one_thread
+from stages.compute.run import called, gathered, let_go, one_thread
 from stages.compute.settings import Compute
 
 Result = TypeVar("Result")
@@ -33,6 +33,13 @@ STARTED = {
 }
 DECIDING = ("numpy", "scipy", "torch", "scanpy", "igraph", "leidenalg")
 """Packages whose versions must be those of this process."""
+OWN = {
+    # It looks at a worker's stack 100 times a second, which takes a twentieth of its time.
+    "distributed.worker.profile.enabled": False,
+    # Pieces take seconds: none waits at one worker while another has nothing to do.
+    "distributed.scheduler.worker-saturation": 1.0,
+}
+"""Settings of the clusters that are started here."""
 RUN = os.urandom(8).hex()
 """Names this process to workers that serve several, one after another."""
 _served: list[str] = []
@@ -153,7 +160,8 @@ def _client(described: str) -> Any:
         if chosen.address:
             client = distributed.Client(chosen.address, security=security, timeout="10s")
         else:
-            client = distributed.Client(_started(chosen, distributed))
+            with _needed("dask", "distributed").config.set(OWN):
+                client = distributed.Client(_started(chosen, distributed))
         _say(client)
         client.wait_for_workers(1)
     # A refused certificate, a missing file, a host that is not there: each has a kind of its own.
@@ -168,10 +176,7 @@ def _client(described: str) -> Any:
 
 def _started(chosen: Compute, distributed: Any) -> Any:
     if chosen.cluster == "processes":
-        # Dask would have its workers give back freed memory at once (MALLOC_TRIM_THRESHOLD_): every
-        # product of matrices then waits for new pages.
-        own = {"distributed.nanny.pre-spawn-environ": ONE_THREAD}
-        with one_thread(), _needed("dask", "distributed").config.set(own):
+        with one_thread():
             return distributed.LocalCluster(
                 n_workers=chosen.workers or n_processors(),
                 threads_per_worker=1,

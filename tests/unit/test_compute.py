@@ -1,7 +1,11 @@
 """Work that is shared out among processors, by real processes."""
 
+import json
 import operator
 import os
+import platform
+import subprocess
+import sys
 import time
 
 import pytest
@@ -53,3 +57,30 @@ def test_a_worker_that_is_killed_is_one_line(monkeypatch):
     monkeypatch.setattr(workers, "n_processors", lambda: 2)
     with pytest.raises(StageError, match=r"one of 2 worker processes was killed; the memory"):
         workers.run(os._exit, [(9,), (9,)])
+
+
+AGAIN = """
+from resource import RUSAGE_SELF, getrusage
+import stages
+def filled():
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    b"1" * (48 << 20)
+    return getrusage(RUSAGE_SELF).ru_minflt - before
+print([filled() for _ in range(5)])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("variables", [{}, {"MALLOC_TRIM_THRESHOLD_": "65536"}], ids=["", "dask"])
+def test_memory_that_was_freed_is_used_again(variables):
+    said = subprocess.run(
+        [sys.executable, "-c", AGAIN],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    first, *others = json.loads(said)
+    # Pages of 4 KiB, each given once.
+    assert first > 12_000
+    assert max(others) < 100
