@@ -244,6 +244,20 @@ def test_a_tls_scheduler_refuses_a_client_of_another_authority(sweep, cluster, t
     assert answers["theirs"].stdout == ""
 
 
+def test_workers_that_a_stage_starts_have_no_profiler(sweep):
+    write_text(sweep.folder / "compute.yaml", yaml.safe_dump({"scheduler": "dask", "workers": 1}))
+    asked = "dask.config.get, [('distributed.worker.profile.enabled',)]"
+    said = subprocess.run(
+        [sys.executable, "-c", f"import dask\n{ASK.replace('math.sqrt, [(9,)]', asked)}"],
+        env=sweep.environment(0),
+        cwd=sweep.repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.strip() == "[False]"
+
+
 TLS = ("tls-ca-file", "tls-cert", "tls-key")
 
 
