@@ -50,5 +50,5 @@ if _has_avx2():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
-# A sweep allocates the same arrays again and again: it takes 15% less time so.
+# A sweep allocates the same arrays again and again (measured: docs/scale.md).
 _keep_freed_memory()

@@ -34,12 +34,12 @@ STARTED = {
 DECIDING = ("numpy", "scipy", "torch", "scanpy", "igraph", "leidenalg")
 """Packages whose versions must be those of this process."""
 OWN = {
-    # It looks at a worker's stack 100 times a second, which takes a twentieth of its time.
+    # It looks at a worker's stack 100 times a second (measured: docs/scale.md).
     "distributed.worker.profile.enabled": False,
     # Pieces take seconds: none waits at one worker while another has nothing to do.
     "distributed.scheduler.worker-saturation": 1.0,
 }
-"""Settings of the clusters that are started here."""
+"""Settings of clusters that are started here; jobs of a queue read their own of workers."""
 RUN = os.urandom(8).hex()
 """Names this process to workers that serve several, one after another."""
 _served: list[str] = []

@@ -71,7 +71,9 @@ print([filled() for _ in range(5)])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-@pytest.mark.parametrize("variables", [{}, {"MALLOC_TRIM_THRESHOLD_": "65536"}], ids=["", "dask"])
+@pytest.mark.parametrize(
+    "variables", [{}, {"MALLOC_TRIM_THRESHOLD_": "65536"}], ids=["plain", "dask"]
+)
 def test_memory_that_was_freed_is_used_again(variables):
     said = subprocess.run(
         [sys.executable, "-c", AGAIN],
@@ -81,6 +83,5 @@ def test_memory_that_was_freed_is_used_again(variables):
         check=True,
     ).stdout
     first, *others = json.loads(said)
-    # Pages of 4 KiB, each given once.
-    assert first > 12_000
-    assert max(others) < 100
+    # Pages, large or small, are given once.
+    assert max(others) < first / 2

@@ -213,10 +213,24 @@ def test_a_scheduler_that_is_killed_is_one_line_and_another_goes_on(
 
 ASK = (
     "import math\n"
+    "import dask\n"
     "from stages.base import cli\n"
     "from stages.compute import run\n"
-    "raise SystemExit(cli.run(cli.parser(''), lambda _: print(run.run(math.sqrt, [(9,)])), []))\n"
+    "raise SystemExit(cli.run(cli.parser(''), lambda _: print(run.run({}, [({},)])), []))\n"
 )
+
+
+def answer(sweep: Sweep, work: str, word: str, **compute: object) -> subprocess.CompletedProcess:
+    """Have a process of its own ask workers for ``work(word)``."""
+    write_text(sweep.folder / "compute.yaml", yaml.safe_dump({"scheduler": "dask"} | compute))
+    return subprocess.run(
+        [sys.executable, "-c", ASK.format(work, word)],
+        env=sweep.environment(0),
+        cwd=sweep.repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_tls_scheduler_refuses_a_client_of_another_authority(sweep, cluster, tmp_path):
@@ -227,17 +241,8 @@ def test_a_tls_scheduler_refuses_a_client_of_another_authority(sweep, cluster, t
     answers = {}
     for whose, paths in (("ours", ours), ("theirs", theirs)):
         tls = dict(zip(("ca_file", "cert", "key"), map(str, paths), strict=True))
-        content = {"scheduler": "dask", "cluster": "address", "address": address, "tls": tls}
-        write_text(sweep.folder / "compute.yaml", yaml.safe_dump(content))
-        command = [sys.executable, "-c", ASK]
-        answers[whose] = subprocess.run(
-            command,
-            env=sweep.environment(0),
-            cwd=sweep.repository,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        chosen = {"cluster": "address", "address": address, "tls": tls}
+        answers[whose] = answer(sweep, "math.sqrt", "9", **chosen)
     assert answers["ours"].stdout.strip() == "[3.0]", answers["ours"].stderr
     assert answers["theirs"].returncode == 1
     assert f"error: the Dask scheduler {address} cannot be had" in answers["theirs"].stderr
@@ -245,17 +250,8 @@ def test_a_tls_scheduler_refuses_a_client_of_another_authority(sweep, cluster, t
 
 
 def test_workers_that_a_stage_starts_have_no_profiler(sweep):
-    write_text(sweep.folder / "compute.yaml", yaml.safe_dump({"scheduler": "dask", "workers": 1}))
-    asked = "dask.config.get, [('distributed.worker.profile.enabled',)]"
-    said = subprocess.run(
-        [sys.executable, "-c", f"import dask\n{ASK.replace('math.sqrt, [(9,)]', asked)}"],
-        env=sweep.environment(0),
-        cwd=sweep.repository,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout.strip() == "[False]"
+    said = answer(sweep, "dask.config.get", "'distributed.worker.profile.enabled'", workers=1)
+    assert said.stdout.strip() == "[False]", said.stderr
 
 
 TLS = ("tls-ca-file", "tls-cert", "tls-key")
